@@ -1,0 +1,106 @@
+"""The one protocol: `y, logdet = b(x, context)` and `x, logdet = b.inverse(y, context)`, checked in one place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .checks import checked_method
+from .tree import Value
+
+
+class Bijector(nn.Module):
+    """Base class of the invertible maps.
+
+    A subclass defines exactly `forward(x, context=None)` and `inverse(y, context=None)`. Each returns the
+    image and the log-determinant of its own Jacobian, shape (batch,), float32 or wider; the inverse's is minus
+    the forward's. Tensors are (B, C, *spatial), spatial possibly empty. Both methods are wrapped with the
+    checks below, so a map need not check its own input.
+
+    Attributes (facts that the checks, `summary` and the tests rely on):
+        in_channels, out_channels: channels of x and of y, None for "any".
+        stride: the spatial sizes of x must be multiples of it; y is this much smaller.
+        constant_logdet: the log-det does not depend on the values of x.
+
+    Raises:
+        ValueError: from a call, if shape, channels, dtype or size are not what this layer takes.
+
+    Example:
+        >>> class Double(Bijector):
+        ...     def forward(self, x, context=None):
+        ...         return 2 * x, x.new_full((len(x),), x[0].numel() * 0.6931)
+        ...     def inverse(self, y, context=None):
+        ...         return y / 2, y.new_full((len(y),), -y[0].numel() * 0.6931)
+        >>> (Double() >> Double().inv)(torch.ones(1, 2))[0]
+        tensor([[1., 1.]])
+    """
+
+    in_channels: int | None = None
+    out_channels: int | None = None
+    stride: int = 1
+    constant_logdet: bool = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in ("forward", "inverse"):
+            if name in cls.__dict__:
+                setattr(cls, name, checked_method(cls.__dict__[name], forward=name == "forward"))
+
+    def inverse(self, y: Value, context: Value = None) -> tuple[Value, Tensor]:
+        """Maps y back to x. Returns x and the log-det of the inverse map, shape (batch,)."""
+        raise NotImplementedError(f"{type(self).__name__} defines no inverse")
+
+    @property
+    def inv(self) -> Bijector:
+        """The inverse map as a module of its own, on the same parameters."""
+        return Inverse(self)
+
+    def __rshift__(self, other: nn.Module) -> Bijector:
+        from .chain import Chain  # noqa: PLC0415 - the chain is itself a bijector
+
+        return Chain(self, other)
+
+    def __rrshift__(self, other: nn.Module) -> Bijector:
+        from .chain import Chain  # noqa: PLC0415
+
+        return Chain(other, self)
+
+
+class Inverse(Bijector):
+    """The inverse of a bijector, as a bijector: hooks, `torch.compile` and DDP see its forward.
+
+    `b.inv` makes one; `b.inv.inv` is b again.
+    """
+
+    def __init__(self, bijector: Bijector) -> None:
+        super().__init__()
+        self.bijector = bijector
+        self.in_channels = bijector.out_channels
+        self.out_channels = bijector.in_channels
+        self.constant_logdet = bijector.constant_logdet
+
+    @property
+    def inv(self) -> Bijector:
+        """The bijector that this is the inverse of."""
+        return self.bijector
+
+    def forward(self, x: Value, context: Value = None) -> tuple[Value, Tensor]:
+        """Applies the inverse of the wrapped map."""
+        return self.bijector.inverse(x, context)
+
+    def inverse(self, y: Value, context: Value = None) -> tuple[Value, Tensor]:
+        """Applies the wrapped map."""
+        out: tuple[Value, Tensor] = self.bijector(y, context)
+        return out
+
+
+def full_precision(x: Tensor) -> torch.autocast:
+    """Switches autocast off: only conditioner networks may run in low precision, never the map itself."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def no_logdet(x: Tensor) -> Tensor:
+    """The log-det of a map that keeps volume: zeros, shape (batch,)."""
+    return x.new_zeros(x.shape[0])

@@ -1,0 +1,78 @@
+"""The checks around every map: what comes in, what goes out, and one clear line if either is wrong."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+from .tree import Value, describe, leaves, map_leaves
+
+_Method = Callable[..., tuple[Value, Tensor]]
+
+
+def checked_method(method: _Method, forward: bool) -> _Method:
+    """Wraps `forward` or `inverse` of a bijector."""
+
+    @functools.wraps(method)
+    def checked(self: Any, x: Value, context: Value = None, **options: Any) -> tuple[Value, Tensor]:
+        x = _check_input(self, x, context, forward)
+        out = method(self, x, context, **options)
+        return _check_output(self, out, next(leaves(x)).shape[0])
+
+    return checked
+
+
+def _name(layer: nn.Module) -> str:
+    return f"{type(layer).__name__}({layer.extra_repr()})"
+
+
+def _check_input(layer: Any, x: Value, context: Value, forward: bool) -> Value:
+    tensors = list(leaves(x))
+    if not tensors:
+        raise ValueError(f"{_name(layer)}: expected a tensor or a tuple of tensors, got {describe(x)}")
+    for leaf in tensors:
+        if not isinstance(leaf, Tensor) or leaf.ndim < 2 or not leaf.is_floating_point():
+            raise ValueError(
+                f"{_name(layer)}: expected floating-point (B, C, *spatial), got {describe(leaf)}"
+                + (", convert it with .float()" if isinstance(leaf, Tensor) and leaf.ndim >= 2 else "")
+            )
+        if leaf.dtype.itemsize < 4:  # a half-precision image would make a half-precision log-det
+            return _check_input(layer, map_leaves(Tensor.float, x), context, forward)
+    first = tensors[0]
+    parameter = next(layer.parameters(), None)
+    if parameter is not None and parameter.is_floating_point() and parameter.dtype != first.dtype:
+        raise ValueError(
+            f"{_name(layer)}: parameters are {str(parameter.dtype).removeprefix('torch.')}, "
+            f"got {describe(first)}; convert one of them with .to(dtype)"
+        )
+    for leaf in (*tensors, *leaves(context)):
+        if leaf.shape[0] != first.shape[0]:
+            raise ValueError(
+                f"{_name(layer)}: batch sizes differ: {describe(x)} with context {describe(context)}"
+            )
+    if isinstance(x, Tensor):
+        _check_shape(layer, x, forward)
+    return x
+
+
+def _check_shape(layer: Any, x: Tensor, forward: bool) -> None:
+    channels = layer.in_channels if forward else layer.out_channels
+    if channels is not None and x.shape[1] != channels:
+        raise ValueError(f"{_name(layer)}: expected {channels} channels, got {describe(x)}")
+    if forward and any(size % layer.stride for size in x.shape[2:]):
+        raise ValueError(
+            f"{_name(layer)}: spatial sizes must be multiples of {layer.stride}, got {describe(x)}"
+        )
+
+
+def _check_output(layer: Any, out: Any, batch: int) -> tuple[Value, Tensor]:
+    if not isinstance(out, tuple) or len(out) != 2 or not isinstance(out[1], Tensor):
+        raise TypeError(f"{_name(layer)}: must return (value, logdet), got {describe(out)}")
+    logdet = out[1]
+    if logdet.shape != (batch,) or logdet.dtype.itemsize < 4:
+        raise TypeError(
+            f"{_name(layer)}: logdet must be ({batch},) float32 or wider, got {describe(logdet)}; "
+            "sum over everything but the batch, and compute under flowkit.bijector.full_precision"
+        )
+    return out

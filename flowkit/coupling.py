@@ -1,0 +1,118 @@
+"""Two combinators for maps whose parameters come from a network: Coupling and Injector."""
+
+import torch
+from torch import Tensor, nn
+
+from .bijector import Bijector
+from .kinds import Kind
+from .tree import Value, describe
+
+
+class Coupling(Bijector):
+    """Some channels pass and steer an elementwise map of the others (NICE, RealNVP; HCFlow, section 3.2).
+
+    Args:
+        net: called `net(passive, context)`; returns (B, kind.parameters · active, *spatial), the parameters of
+            one channel side by side (interleaved). It sees the context as it comes, which may be None.
+        keep: number of leading channels that pass. They steer the rest.
+        kind: the elementwise map, such as `Affine("atan")`.
+        flip: the rest passes and steers the first `keep` channels instead.
+
+    Raises:
+        ValueError: if x has no channel to transform, or the net returns another number of parameters.
+
+    Example:
+        >>> import flowkit
+        >>> b = flowkit.Coupling(flowkit.nets.MLP(1, 4), keep=1, kind=flowkit.Affine("tanh"))
+        >>> y, logdet = b(torch.randn(5, 3))
+        >>> y.shape
+        torch.Size([5, 3])
+    """
+
+    def __init__(self, net: nn.Module, keep: int, kind: Kind, flip: bool = False) -> None:
+        super().__init__()
+        if keep < 1:
+            raise ValueError(f"Coupling: keep must be at least 1, got {keep}")
+        self.net = net
+        self.keep = keep
+        self.kind = kind
+        self.flip = flip
+        self.constant_logdet = kind.keeps_volume
+
+    def extra_repr(self) -> str:
+        """Split and kind."""
+        return f"keep={self.keep}, {self.kind}" + (", flip=True" if self.flip else "")
+
+    def forward(self, x: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
+        """Transforms the active channels."""
+        passive, active = self._split(x)
+        active, logdet = self.kind.forward(active, self._parameters_of(passive, active, context))
+        return self._join(passive, active), logdet
+
+    def inverse(self, y: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
+        """Transforms the active channels back; the passive ones give the same parameters."""
+        passive, active = self._split(y)
+        active, logdet = self.kind.inverse(active, self._parameters_of(passive, active, context))
+        return self._join(passive, active), logdet
+
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if x.shape[1] <= self.keep:
+            raise ValueError(f"Coupling: keep={self.keep} leaves nothing of {describe(x)} to transform")
+        first, rest = x[:, : self.keep], x[:, self.keep :]
+        return (rest, first) if self.flip else (first, rest)
+
+    def _join(self, passive: Tensor, active: Tensor) -> Tensor:
+        return torch.cat([active, passive] if self.flip else [passive, active], 1)
+
+    def _parameters_of(self, passive: Tensor, active: Tensor, context: Value) -> Tensor:
+        return _per_channel("Coupling", self.kind, self.net(passive, context), active)
+
+
+class Injector(Bijector):
+    """An elementwise map of all channels whose parameters come from the context alone (SRFlow, section 3.3).
+
+    A learned Gaussian prior N(m(c), s(c)²) is an injector: it standardises (eq. 5 of HCFlow with the official
+    code's learned prior), so that every latent is standard normal.
+
+    Args:
+        net: called `net(context)`; returns (B, kind.parameters · C, *spatial), interleaved per channel.
+        kind: the elementwise map.
+
+    Raises:
+        ValueError: without a context, or if the net returns another number of parameters.
+    """
+
+    def __init__(self, net: nn.Module, kind: Kind) -> None:
+        super().__init__()
+        self.net = net
+        self.kind = kind
+        self.constant_logdet = kind.affine
+
+    def extra_repr(self) -> str:
+        """The kind."""
+        return str(self.kind)
+
+    def forward(self, x: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
+        """Transforms x given the context."""
+        return self.kind.forward(x, self._parameters_of(x, context))
+
+    def inverse(self, y: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
+        """Transforms y back given the context."""
+        return self.kind.inverse(y, self._parameters_of(y, context))
+
+    def _parameters_of(self, active: Tensor, context: Value) -> Tensor:
+        if context is None:
+            raise ValueError("Injector: its parameters come from the context, and none was given")
+        return _per_channel("Injector", self.kind, self.net(context), active)
+
+
+def _per_channel(layer: str, kind: Kind, parameters: Tensor, active: Tensor) -> Tensor:
+    """Unpacks (B, P·C, *spatial) to (B, C, P, *spatial), in the precision of the map."""
+    channels = active.shape[1]
+    expected = (active.shape[0], kind.parameters * channels, *active.shape[2:])
+    if parameters.shape != expected:
+        raise ValueError(
+            f"{layer}: the net returned {tuple(parameters.shape)}, but {kind} of {channels} channels "
+            f"needs {expected} ({kind.parameters} parameters per channel)"
+        )
+    return parameters.to(active.dtype).unflatten(1, (channels, kind.parameters))

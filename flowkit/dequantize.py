@@ -1,0 +1,58 @@
+"""The one stochastic map: uniform noise that turns grey levels into densities."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .bijector import Bijector
+from .tree import Value
+
+
+class Dequantize(Bijector):
+    """Spreads each grey level over its cell: y = x + u/bins, u uniform in [0, 1).
+
+    Its log-det is −log(bins) per element: a density of y integrates over the cell to a probability of x. The
+    inverse returns to the grid of multiples of 1/bins. (Being stochastic it is exempt from the round-trip law.)
+
+    Args:
+        bins: cells per unit; 256 for 8-bit images in [0, 1].
+        centred: x sits in the middle of its cell, y = x + (u − ½)/bins, so samples keep their mean brightness.
+
+    Example:
+        >>> y, logdet = Dequantize(256)(torch.full((1, 3, 4, 4), 7 / 256))
+        >>> bool(((y >= 7 / 256) & (y < 8 / 256)).all()), logdet.shape
+        (True, torch.Size([1]))
+    """
+
+    constant_logdet = True
+
+    def __init__(self, bins: float, centred: bool = False) -> None:
+        super().__init__()
+        if not bins > 0:
+            raise ValueError(f"Dequantize: bins must be positive, got {bins}")
+        self.bins = bins
+        self.centred = centred
+
+    def extra_repr(self) -> str:
+        """Bins and centring."""
+        return f"{self.bins}" + (", centred=True" if self.centred else "")
+
+    def forward(self, x: Tensor, context: Value = None, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Adds noise. `noise` is u, uniform in [0, 1) and of x's shape; None draws it."""
+        if noise is None:
+            # float32 rounding must not carry the sum into the next cell
+            noise = torch.rand_like(x).clamp(max=1 - 2**-10)
+        elif noise.shape != x.shape:
+            raise ValueError(f"Dequantize: noise {tuple(noise.shape)} for x {tuple(x.shape)}")
+        u = noise - 0.5 if self.centred else noise
+        return x + u / self.bins, self._logdet(x)
+
+    def inverse(self, y: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
+        """Returns to the grid."""
+        cells = y * self.bins
+        x = (cells.round() if self.centred else cells.floor()) / self.bins
+        return x, -self._logdet(y)
+
+    def _logdet(self, x: Tensor) -> Tensor:
+        return x.new_full((x.shape[0],), -math.log(self.bins) * math.prod(x.shape[1:]))

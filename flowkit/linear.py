@@ -1,0 +1,205 @@
+"""Channel-linear maps, y = W x + b at every pixel: ActNorm, the invertible 1×1 convolution, permutations."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .bijector import Bijector, full_precision, no_logdet
+from .tree import Value
+
+
+def pixels(x: Tensor) -> int:
+    """Number of positions of (B, C, *spatial); 1 if spatial is empty."""
+    return math.prod(x.shape[2:])
+
+
+def per_channel(parameter: Tensor, x: Tensor) -> Tensor:
+    """Views a (C,) parameter so that it broadcasts over (B, C, *spatial)."""
+    return parameter.view(-1, *(1 for _ in x.shape[2:]))
+
+
+def mix_channels(x: Tensor, matrix: Tensor) -> Tensor:
+    """Applies a (C, C) matrix to the channels of (B, C, *spatial), up to three spatial dimensions."""
+    convolution = (F.linear, F.conv1d, F.conv2d, F.conv3d)[x.ndim - 2]
+    with full_precision(x):
+        return convolution(x, matrix.view(*matrix.shape, *(1 for _ in x.shape[2:])))
+
+
+class ActNorm(Bijector):
+    """Shift and scale per channel, y = (x + bias)·exp(log_scale), set from data once (Glow, section 3.1).
+
+    It acts with its current parameters, the identity at the start, until `flowkit.initialize` sets them; a
+    buffer records that. A loaded state dict counts as initialised unless bias and log_scale are all zero.
+
+    Args:
+        channels: C of x.
+    """
+
+    initialized: Tensor
+    constant_logdet = True
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.in_channels = self.out_channels = channels
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.log_scale = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("initialized", torch.tensor(False))
+
+    def extra_repr(self) -> str:
+        """The channels, for repr and error messages."""
+        return str(self.in_channels)
+
+    def forward(self, x: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
+        """Shifts, then scales."""
+        y = (x + per_channel(self.bias, x)) * per_channel(self.log_scale.exp(), x)
+        return y, self._logdet(x)
+
+    def inverse(self, y: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
+        """Unscales, then shifts back."""
+        x = y * per_channel((-self.log_scale).exp(), y) - per_channel(self.bias, y)
+        return x, -self._logdet(y)
+
+    def _logdet(self, x: Tensor) -> Tensor:
+        return (self.log_scale.sum() * pixels(x)).expand(x.shape[0])
+
+    def statistics_input(self, x: Tensor) -> Tensor:
+        """What `initialize` standardises: the input itself."""
+        return x
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        mark_initialized(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def mark_initialized(state_dict: dict[str, Tensor], prefix: str) -> None:
+    """Derives the `initialized` flag of a layer that is being loaded from its values."""
+    values = [state_dict[prefix + name] for name in ("bias", "log_scale") if prefix + name in state_dict]
+    if values:
+        loaded = any(bool(value.count_nonzero()) for value in values)
+        flag = state_dict.get(prefix + "initialized", torch.tensor(False))
+        state_dict[prefix + "initialized"] = flag | loaded
+
+
+class InvertibleConv1x1(Bijector):
+    """A learned invertible matrix over the channels, log-det = pixels · log|det W| (Glow, section 3.2).
+
+    Args:
+        channels: C of x.
+        parametrization: "dense", one free matrix as in the published models; or "plu", W = P L (U + diag(d))
+            with triangular factors, whose determinant and inverse are cheap.
+        init: "orthogonal", a random rotation, or "identity".
+    """
+
+    permutation: Tensor
+    sign: Tensor
+    constant_logdet = True
+
+    def __init__(
+        self,
+        channels: int,
+        parametrization: Literal["dense", "plu"] = "dense",
+        init: Literal["orthogonal", "identity"] = "orthogonal",
+    ) -> None:
+        super().__init__()
+        if parametrization not in ("dense", "plu") or init not in ("orthogonal", "identity"):
+            raise ValueError(f"InvertibleConv1x1: no parametrization {parametrization!r} with init {init!r}")
+        self.in_channels = self.out_channels = channels
+        self.parametrization = parametrization
+        weight = torch.eye(channels)
+        if init == "orthogonal":
+            weight = torch.linalg.qr(torch.randn(channels, channels))[0]
+        if parametrization == "dense":
+            self.weight = nn.Parameter(weight)
+        else:
+            permutation, lower, upper = torch.linalg.lu(weight)
+            self.register_buffer("permutation", permutation)
+            self.register_buffer("sign", upper.diagonal().sign())
+            self.lower = nn.Parameter(lower.tril(-1))
+            self.upper = nn.Parameter(upper.triu(1))
+            self.log_diagonal = nn.Parameter(upper.diagonal().abs().log())
+
+    def extra_repr(self) -> str:
+        """Channels and parametrisation."""
+        return f"{self.in_channels}, {self.parametrization!r}"
+
+    def forward(self, x: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
+        """Multiplies every pixel by W."""
+        return mix_channels(x, self.matrix()), self._logdet(x)
+
+    def inverse(self, y: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
+        """Multiplies every pixel by W⁻¹, which is solved in float64."""
+        return mix_channels(y, self.inverse_matrix()), -self._logdet(y)
+
+    def matrix(self) -> Tensor:
+        """W, shape (C, C)."""
+        if self.parametrization == "dense":
+            return self.weight
+        lower, upper = self._triangles()
+        with full_precision(lower):
+            return self.permutation @ lower @ upper
+
+    def inverse_matrix(self) -> Tensor:
+        """W⁻¹, shape (C, C), solved in float64 and rounded to the parameters' dtype."""
+        if self.parametrization == "dense":
+            return torch.linalg.inv(self.weight.double()).to(self.weight.dtype)
+        lower, upper = (factor.double() for factor in self._triangles())
+        half = torch.linalg.solve_triangular(lower, self.permutation.T.double(), upper=False)
+        return torch.linalg.solve_triangular(upper, half, upper=True).to(self.lower.dtype)
+
+    def _triangles(self) -> tuple[Tensor, Tensor]:
+        eye = torch.eye(self.lower.shape[0], dtype=self.lower.dtype, device=self.lower.device)
+        diagonal = (self.sign * self.log_diagonal.exp()).diag()
+        return self.lower.tril(-1) + eye, self.upper.triu(1) + diagonal
+
+    def _logdet(self, x: Tensor) -> Tensor:
+        if self.parametrization == "dense":
+            value = torch.linalg.slogdet(self.weight).logabsdet
+        else:
+            value = self.log_diagonal.sum()
+        return (value * pixels(x)).expand(x.shape[0])
+
+
+class Permutation(Bijector):
+    """A fixed permutation of the channels: y[:, i] = x[:, order[i]]. It keeps volume.
+
+    Args:
+        order: the indices, or a number of channels for a random order.
+
+    Raises:
+        ValueError: if order is not a permutation of 0 … C−1.
+
+    Example:
+        >>> Permutation([2, 0, 1])(torch.tensor([[10.0, 11.0, 12.0]]))[0]
+        tensor([[12., 10., 11.]])
+    """
+
+    order: Tensor
+    back: Tensor
+    constant_logdet = True
+
+    def __init__(self, order: int | Sequence[int] | Tensor) -> None:
+        super().__init__()
+        indices = torch.randperm(order) if isinstance(order, int) else torch.as_tensor(order)
+        if sorted(indices.tolist()) != list(range(len(indices))):
+            raise ValueError(
+                f"Permutation: {indices.tolist()} is not a permutation of 0 … {len(indices) - 1}"
+            )
+        self.in_channels = self.out_channels = len(indices)
+        self.register_buffer("order", indices)
+        self.register_buffer("back", indices.argsort())
+
+    def extra_repr(self) -> str:
+        """The number of channels."""
+        return str(self.in_channels)
+
+    def forward(self, x: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
+        """Reorders the channels."""
+        return x.index_select(1, self.order), no_logdet(x)
+
+    def inverse(self, y: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
+        """Puts the channels back."""
+        return y.index_select(1, self.back), no_logdet(y)

@@ -1,0 +1,178 @@
+"""Conditioner networks: what steers couplings and injectors. Any module with `net(passive, context)` fits as well."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .linear import mark_initialized
+
+
+class MLP(nn.Module):
+    """A perceptron for vectors (B, in_features); its last layer starts at zero, so a coupling starts as identity.
+
+    Args:
+        in_features: channels of the passive part (or of the context, for an injector).
+        out_features: parameters to return.
+        hidden: width.
+        depth: number of hidden layers.
+        context_features: channels of the context, which is concatenated; 0 ignores any context.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, hidden: int = 64, depth: int = 2, context_features: int = 0
+    ) -> None:
+        super().__init__()
+        self.context_features = context_features
+        widths = [in_features + context_features, *[hidden] * depth]
+        layers: list[nn.Module] = []
+        for i, o in zip(widths, widths[1:], strict=False):
+            layers += [nn.Linear(i, o), nn.SiLU()]
+        last = nn.Linear(widths[-1], out_features)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.layers = nn.Sequential(*layers, last)
+
+    def forward(self, passive: Tensor, context: Tensor | None = None) -> Tensor:
+        """(B, in_features) to (B, out_features)."""
+        out: Tensor = self.layers(with_context(passive, context, self.context_features))
+        return out
+
+
+class FCN(nn.Module):
+    """Glow's network: 3×3, ActNorm, ReLU, 1×1, ActNorm, ReLU, zero-initialised 3×3 (HCFlow and SRFlow couplings).
+
+    Args:
+        in_channels: channels of the passive part (or of the context, for an injector).
+        out_channels: parameters to return.
+        hidden: width.
+        context_channels: channels of the context, which is concatenated; 0 ignores any context.
+        init_std: standard deviation of the first two layers' weights; None is Xavier-normal × 0.1.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        hidden: int = 64,
+        context_channels: int = 0,
+        init_std: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.context_channels = context_channels
+        self.conv1 = ActNormConv2d(in_channels + context_channels, hidden, 3, init_std)
+        self.conv2 = ActNormConv2d(hidden, hidden, 1, init_std)
+        self.conv3 = ZeroConv2d(hidden, out_channels)
+
+    def forward(self, passive: Tensor, context: Tensor | None = None) -> Tensor:
+        """(B, in_channels, H, W) to (B, out_channels, H, W)."""
+        h = F.relu(self.conv1(with_context(passive, context, self.context_channels)))
+        out: Tensor = self.conv3(F.relu(self.conv2(h)))
+        return out
+
+
+class DenseBlock(nn.Module):
+    """Five 3×3 convolutions, each on all before it (IRN's network; HCFlow's in the rescaling flow).
+
+    Args:
+        in_channels: channels of the passive part.
+        out_channels: parameters to return; their layer starts at zero.
+        growth: channels that each of the first four layers adds.
+        context_channels: channels of the context, which is concatenated; 0 ignores any context.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, growth: int = 32, context_channels: int = 0
+    ) -> None:
+        super().__init__()
+        self.context_channels = context_channels
+        width = in_channels + context_channels
+        self.convs = nn.ModuleList(nn.Conv2d(width + i * growth, growth, 3, padding=1) for i in range(4))
+        self.last = nn.Conv2d(width + 4 * growth, out_channels, 3, padding=1)
+        for conv in self.convs:
+            small_xavier(conv)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+
+    def forward(self, passive: Tensor, context: Tensor | None = None) -> Tensor:
+        """(B, in_channels, H, W) to (B, out_channels, H, W)."""
+        x = with_context(passive, context, self.context_channels)
+        for conv in self.convs:
+            x = torch.cat([x, F.leaky_relu(conv(x), 0.2)], 1)
+        out: Tensor = self.last(x)
+        return out
+
+
+class ActNormConv2d(nn.Module):
+    """A convolution without bias and an ActNorm on its output, as one convolution: (W∗x + bias)·exp(log_scale).
+
+    `flowkit.initialize` sets bias and log-scale. The log-det of this ActNorm is nobody's business: it acts inside
+    a network.
+    """
+
+    initialized: Tensor
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, init_std: float | None = None
+    ) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.log_scale = nn.Parameter(torch.zeros(out_channels))
+        self.register_buffer("initialized", torch.tensor(False))
+        if init_std is None:
+            small_xavier(self)
+        else:
+            nn.init.normal_(self.weight, std=init_std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to (B, out_channels, H, W)."""
+        return _scaled_conv(x, self.weight, self.bias, self.log_scale.exp())
+
+    def statistics_input(self, x: Tensor) -> Tensor:
+        """What `flowkit.initialize` standardises: the convolution's output."""
+        return F.conv2d(x, self.weight, padding=self.weight.shape[-1] // 2)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: object) -> None:
+        mark_initialized(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[arg-type]
+
+
+class ZeroConv2d(nn.Module):
+    """A 3×3 convolution that starts at zero, times exp(3·log_scale) per output channel (Glow)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(out_channels, in_channels, 3, 3))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.log_scale = nn.Parameter(torch.zeros(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to (B, out_channels, H, W)."""
+        return _scaled_conv(x, self.weight, self.bias, (3 * self.log_scale).exp())
+
+
+def _scaled_conv(x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor) -> Tensor:
+    """(weight∗x + bias)·scale. Scaling the weights costs nothing next to scaling the pixels."""
+    scaled = weight * scale.view(-1, 1, 1, 1)
+    return F.conv2d(x, scaled, bias * scale, padding=weight.shape[-1] // 2)
+
+
+def small_xavier(conv: nn.Module) -> None:
+    """Xavier-normal × 0.1 and no bias: how the three papers start their networks' inner layers."""
+    nn.init.xavier_normal_(conv.weight, gain=0.1)  # type: ignore[arg-type]
+    if isinstance(conv.bias, Tensor):
+        nn.init.zeros_(conv.bias)
+
+
+def with_context(passive: Tensor, context: Tensor | None, channels: int) -> Tensor:
+    """concat[passive, context], where the network was made for `channels` channels of context.
+
+    Raises:
+        ValueError: if it needs a context and gets none, or one of another width.
+    """
+    if channels == 0:
+        return passive
+    if context is None or context.shape[1] != channels:
+        got = "none" if context is None else tuple(context.shape)
+        raise ValueError(f"net: expected a context with {channels} channels, got {got}")
+    return torch.cat([passive, context.to(passive.dtype)], 1)

@@ -1,0 +1,139 @@
+"""Neighbours: transforms of the nflows library as bijectors, and bijectors as nflows transforms.
+
+The two protocols are the same on purpose, so an nflows transform stands in a `Chain` as it is and a bijector in an
+nflows `CompositeTransform`. The adapters here do what duck typing can't.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .bijector import Bijector, full_precision
+from .hierarchy import Hierarchy
+from .tree import Value, describe, leaves, map_leaves
+
+try:
+    from nflows.transforms.base import InverseNotAvailable, Transform
+except ImportError as error:
+    raise ImportError('flowkit.nflows needs nflows: pip install "flowkit-torch[nflows]"') from error
+
+
+class FromNflows(Bijector):
+    """See `from_nflows`."""
+
+    def __init__(self, transform: nn.Module) -> None:
+        super().__init__()
+        self.transform = transform
+
+    def extra_repr(self) -> str:
+        """The transform's class."""
+        return type(self.transform).__name__
+
+    def forward(self, x: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
+        """The transform's forward, in full precision."""
+        with full_precision(x):
+            y, logdet = self.transform(x, context)
+        return y, _widen(logdet)
+
+    def inverse(self, y: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
+        """The transform's inverse, in full precision."""
+        try:
+            with full_precision(y):
+                x, logdet = self.transform.inverse(y, context)
+        except InverseNotAvailable as error:
+            raise NotImplementedError(f"{type(self.transform).__name__} has no inverse") from error
+        return x, _widen(logdet)
+
+
+def from_nflows(transform: nn.Module) -> Bijector:
+    """Makes a bijector of an nflows transform: checked, log-det in float32 or wider.
+
+    Args:
+        transform: an `nflows.transforms.Transform`.
+
+    Returns:
+        The bijector, on the same parameters. Its `inverse` raises NotImplementedError if the transform has none.
+
+    Raises:
+        TypeError: if it is not a transform.
+
+    Example:
+        >>> from nflows.transforms import LULinear
+        >>> y, logdet = from_nflows(LULinear(3))(torch.randn(2, 3))
+        >>> logdet.dtype
+        torch.float32
+    """
+    if not isinstance(transform, Transform):
+        raise TypeError(f"from_nflows: expected an nflows Transform, got {type(transform).__name__}")
+    return transform.bijector if isinstance(transform, ToNflows) else FromNflows(transform)
+
+
+class ToNflows(Transform):  # type: ignore[misc]
+    """See `to_nflows`."""
+
+    def __init__(self, bijector: Bijector, shape: tuple[int, ...] | None = None) -> None:
+        super().__init__()
+        self.bijector = bijector
+        self.shape = None if shape is None else tuple(shape)
+
+    def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Maps x to one tensor: the value itself, or its leaves flattened and joined, (B, D)."""
+        if self.shape is None:
+            self.shape = tuple(inputs.shape[1:])
+        elif self.shape != tuple(inputs.shape[1:]):
+            raise ValueError(
+                f"to_nflows: made for inputs of shape {self.shape}, got {tuple(inputs.shape[1:])}"
+            )
+        value, logdet = self.bijector(inputs, self._context(context))
+        if isinstance(value, Tensor):
+            return value, logdet
+        return torch.cat([leaf.flatten(1) for leaf in leaves(value)], 1), logdet
+
+    def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Maps that one tensor back to x."""
+        out: tuple[Tensor, Tensor] = self.bijector.inverse(
+            self._unflatten(inputs, context), self._context(context)
+        )
+        return out
+
+    def _context(self, context: Tensor | None) -> Value:
+        if context is not None and isinstance(self.bijector, Hierarchy):
+            return (context,) * len(self.bijector.levels)
+        return context
+
+    def _unflatten(self, inputs: Tensor, context: Tensor | None) -> Value:
+        if self.shape is None:
+            if inputs.ndim > 2 or not isinstance(self.bijector, Hierarchy):
+                return inputs
+            raise ValueError("to_nflows: the shape of x is not known yet; pass to_nflows(b, shape=(C, H, W))")
+        blank = inputs.new_zeros(1, *self.shape)
+        with torch.no_grad():
+            like = self.bijector(blank, self._context(None if context is None else context[:1]))[0]
+        if isinstance(like, Tensor):
+            return inputs
+        sizes = [math.prod(leaf.shape[1:]) for leaf in leaves(like)]
+        if inputs.ndim != 2 or inputs.shape[1] != sum(sizes):
+            raise ValueError(f"to_nflows: expected (B, {sum(sizes)}), got {describe(inputs)}")
+        parts = iter(inputs.split(sizes, 1))
+        return map_leaves(lambda leaf: next(parts).reshape(-1, *leaf.shape[1:]), like)
+
+
+def to_nflows(bijector: Bijector, shape: tuple[int, ...] | None = None) -> Transform:
+    """Makes an nflows transform of a bijector whose values are trees, or that wants a context per level.
+
+    Trees are flattened and joined to one (B, D) tensor. The one context tensor of nflows goes to the bijector as it
+    is; a `Hierarchy` gets it at every level.
+
+    Args:
+        bijector: any bijector.
+        shape: shape of x without the batch; None takes it from the first forward call.
+
+    Returns:
+        The transform, on the same parameters.
+    """
+    return bijector.transform if isinstance(bijector, FromNflows) else ToNflows(bijector, shape)
+
+
+def _widen(logdet: Tensor) -> Tensor:
+    return logdet.float() if logdet.dtype.itemsize < 4 else logdet

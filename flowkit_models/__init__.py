@@ -1,0 +1,1 @@
+"""Super-resolution and rescaling models built with flowkit."""

@@ -1,0 +1,119 @@
+"""Every law over every row of the registry, and over random compositions of rows."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from examples import EXAMPLES, Case, Example, cases
+from hypothesis import given, settings
+
+import flowkit
+from flowkit.testing import laws
+from flowkit.tree import leaves, map_leaves
+
+rows = pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+
+
+def double(case: Case) -> tuple[Any, Any, Any]:
+    return case.b.double(), *(map_leaves(torch.Tensor.double, v) for v in (case.x, case.context))
+
+
+@rows
+@pytest.mark.parametrize("law", laws.EXACT, ids=lambda law: law.__name__)
+@given(data=st.data())
+@settings(max_examples=4)
+def test_exact_laws(example: Example, law: Any, data: st.DataObject) -> None:
+    law(*double(data.draw(cases(example))))
+
+
+@rows
+@given(data=st.data())
+@settings(max_examples=3)
+def test_other_image_sizes(example: Example, data: st.DataObject) -> None:
+    case = data.draw(cases(example))
+    reference = next(leaves(case.x)).shape[2:]
+    size = [s + example.multiple * (i + 1) for i, s in enumerate(reference)]
+    torch.manual_seed(case.seed)
+    laws.image_size(*double(case), size)
+
+
+@rows
+@pytest.mark.parametrize(
+    "law", [laws.precision, laws.state_dict, laws.rejected_inputs], ids=lambda law: law.__name__
+)
+@given(data=st.data())
+@settings(max_examples=3)
+def test_policies(example: Example, law: Any, data: st.DataObject) -> None:
+    case = data.draw(cases(example))
+    law(case.b, case.x, case.context)
+
+
+@rows
+@given(data=st.data())
+@settings(max_examples=2)
+def test_metadata_is_true(example: Example, data: st.DataObject) -> None:
+    case = data.draw(cases(example))
+    b, x, context = double(case)
+    y, logdet = b(x, context)
+    if isinstance(x, torch.Tensor) and b.in_channels is not None:
+        assert x.shape[1] == b.in_channels
+    if isinstance(y, torch.Tensor):
+        assert b.out_channels in (None, y.shape[1])
+        if isinstance(x, torch.Tensor) and not isinstance(b, flowkit.Inverse):
+            assert [s * b.stride for s in y.shape[2:]] == list(x.shape[2:])
+    if b.constant_logdet:
+        torch.testing.assert_close(b(map_leaves(lambda leaf: 2 * leaf + 1, x), context)[1], logdet)
+
+
+def test_every_public_bijector_is_in_the_registry() -> None:
+    public = {
+        value
+        for value in vars(flowkit).values()
+        if isinstance(value, type)
+        and issubclass(value, flowkit.Bijector | flowkit.kinds.Kind | flowkit.given.Given)
+    }
+    exempt = {flowkit.Bijector, flowkit.Dequantize}  # the base class; the one stochastic map
+    shown: set[type] = set()
+    for example in EXAMPLES:
+        for module in example.bijector(0).modules():
+            shown |= {type(module), type(getattr(module, "kind", None))}
+    assert public - exempt - shown == set()
+
+
+SAME_SHAPE = [e for e in EXAMPLES if e.keeps_shape and 2 in e.dims]
+
+
+@st.composite
+def compositions(draw: st.DrawFn) -> Case:
+    """Random chains of shape-preserving maps, some inverted, alone or as the parts of a random hierarchy."""
+    seed = draw(st.integers(0, 2**16))
+    torch.manual_seed(seed)
+
+    def chain() -> flowkit.Bijector:
+        parts = []
+        for example in draw(st.lists(st.sampled_from(SAME_SHAPE), max_size=4)):
+            b = example.bijector(draw(st.integers(0, 2**16)))
+            parts.append(b.inv if draw(st.booleans()) else b)
+        return flowkit.Chain(*parts)
+
+    if draw(st.booleans()):
+        x = torch.randn(2, 4, draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+        return Case(chain(), x, torch.randn(2, 3, *x.shape[2:]), seed)
+    # 4 channels in every body and 4 in every latent: a level squeezes c to 4c, mixes 4 of them at a time
+    levels = [
+        flowkit.Level(flowkit.Squeeze() >> chain(), keep=draw(st.integers(1, 3))),
+        flowkit.Level(draw(st.sampled_from([flowkit.Squeeze, flowkit.Haar]))(), keep=None),
+    ]
+    x = torch.randn(2, 1, 4 * draw(st.integers(1, 2)), 4)
+    context = (torch.randn(2, 3, x.shape[2] // 2, 2), None)
+    return Case(flowkit.Hierarchy(levels), x, context, seed)
+
+
+@given(case=compositions())
+@settings(max_examples=40)
+def test_random_compositions(case: Case) -> None:
+    b, x, context = double(case)
+    for law in laws.EXACT:
+        law(b, x, context)
+    laws.precision(b.float(), case.x, case.context)

@@ -1,0 +1,167 @@
+"""Metrics against the official codes' numbers and scikit-image, and by their laws."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from flowkit_models.bicubic import bicubic_resize
+from flowkit_models.metrics import consistency, diversity, luma, psnr, ssim, to_uint8
+
+
+def photo(*size, seed=0, batch=2):
+    return torch.randint(0, 256, (batch, 3, *size), generator=torch.Generator().manual_seed(seed)).byte()
+
+
+def close(tensor, number, atol=1e-9):
+    assert tensor.dtype == torch.float64
+    torch.testing.assert_close(
+        tensor, torch.as_tensor(number, dtype=torch.float64).expand(tensor.shape), atol=atol, rtol=0
+    )
+
+
+@pytest.fixture
+def pair(golden):
+    g = golden("hcflow_components")  # stored as blue, green, red
+    return [g[f"metrics.img{i}_bgr_u8"].flip(-1).movedim(-1, 0)[None] for i in (1, 2)]
+
+
+@pytest.mark.parametrize("crop", [0, 4, 8])
+def test_hcflow_golden(golden, pair, crop):
+    expected = golden("hcflow_components").about["scalars"][f"metrics.crop{crop}"]
+    a, b = pair
+    close(psnr(a, b, crop), [expected["psnr"]])
+    close(ssim(a, b, crop), [expected["ssim"]])
+    close(psnr(luma(a), luma(b), crop), [expected["psnr_y"]])
+    close(ssim(luma(a), luma(b), crop), [expected["ssim_y"]])
+
+
+def test_hcflow_golden_consistency_of_float_bicubic(golden, pair):
+    expected = golden("hcflow_components").about["scalars"]["metrics.consistency_x4"]
+    a, b = (bicubic_resize(x.double() / 255, Fraction(1, 4)) for x in pair)
+    close(psnr(a, b), [expected["psnr"]])
+    close(ssim(a, b), [expected["ssim"]])
+    close(psnr(luma(a), luma(b)), [expected["psnr_y"]])
+    close(ssim(luma(a), luma(b)), [expected["ssim_y"]])
+
+
+def test_hcflow_golden_diversity(golden):
+    g = golden("hcflow_components")
+    close(diversity(g["diversity.samples"][:, None]), [g.about["scalars"]["diversity"]], atol=1e-4)  # float32
+
+
+@pytest.mark.parametrize("i", [0, 1, 2])
+def test_irn_golden(golden, i):
+    g = golden("metrics_irn")
+    expected = g.about["config"]["measures"][f"pair{i}"]
+    gt, sr = (g[f"in.pair{i}.{name}"].movedim(-1, 0)[None] for name in ("gt", "sr"))
+    crop = expected["border"]
+    torch.testing.assert_close(255 * luma(gt)[0, 0], g[f"out.pair{i}.gt_y"], atol=1e-9, rtol=0)
+    close(psnr(sr, gt, crop), [expected["psnr_rgb"]])
+    close(ssim(sr, gt, crop), [expected["ssim_rgb"]])
+    close(psnr(luma(sr), luma(gt), crop), [expected["psnr_y"]])
+    close(ssim(luma(sr), luma(gt), crop), [expected["ssim_y"]])
+
+
+@pytest.mark.parametrize("i", [0, 1])
+def test_srflow_golden_psnr(golden, i):  # its SSIM has another window
+    g = golden("metrics_srflow")
+    gt, sr = (g[name].movedim(-1, 0)[None] for name in (f"in.pair{i}.gt", f"out.pair{i}.sr_u8"))
+    close(psnr(sr, gt), [g.about["config"]["measures"][f"pair{i}"]["psnr"]])
+
+
+def test_scikit_image_agrees():
+    a, b = photo(32, 40, seed=1), photo(32, 40, seed=2)
+    for i in range(len(a)):
+        x, y = a[i].numpy(), b[i].numpy()
+        close(psnr(a, b)[i], peak_signal_noise_ratio(x, y))
+        options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
+        _, full = structural_similarity(
+            x.astype(float), y.astype(float), channel_axis=0, full=True, **options
+        )
+        close(ssim(a, b)[i], full[:, 5:-5, 5:-5].mean())
+
+
+def test_float_images_count_as_levels_over_255():
+    a, b = photo(16, 20, seed=1), photo(16, 20, seed=2)
+    for metric in (psnr, ssim):
+        close(metric(a.double() / 255, b), metric(a, b))
+    close(luma(a.double() / 255), luma(a))
+
+
+def test_equal_images():
+    a = photo(16, 20)
+    assert psnr(a, a).tolist() == [float("inf")] * 2
+    close(ssim(a, a), 1.0)
+
+
+def test_crop_is_slicing():
+    a, b = photo(30, 24, seed=1), photo(30, 24, seed=2)
+    inside = (..., slice(4, -4), slice(4, -4))
+    for metric in (psnr, ssim):
+        close(metric(a, b, 4), metric(a[inside], b[inside]))
+
+
+def test_known_values():
+    a = torch.zeros(1, 3, 12, 12)
+    close(psnr(a, a + 1), [0.0])
+    close(psnr(a, a + 0.1), [20.0], atol=1e-6)
+    red = torch.tensor([255, 0, 0], dtype=torch.uint8).view(1, 3, 1, 1)
+    close(luma(red), 81.481 / 255)
+
+
+def test_gradients():
+    a, b = (torch.rand(1, 2, 12, 11, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    assert torch.autograd.gradcheck(psnr, (a, b))
+    assert torch.autograd.gradcheck(ssim, (a, b))
+
+
+def test_device_is_kept():
+    a = photo(16, 16).to("meta")
+    assert {f(a, a).device.type for f in (psnr, ssim, consistency)} == {luma(a).device.type} == {"meta"}
+
+
+def test_to_uint8_clamps_and_rounds():
+    x = torch.tensor([-1.0, 0.0, 0.49 / 255, 0.51 / 255, 254.6 / 255, 3.0])
+    assert to_uint8(x).tolist() == [0, 0, 0, 1, 255, 255]
+    levels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_uint8(levels.float() / 255), levels)
+    assert to_uint8(levels) is levels
+
+
+def test_diversity_is_the_unbiased_deviation():
+    samples = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1, 1).expand(2, 2, 3, 4, 5)
+    close(diversity(samples), 255 / 2**0.5)
+    close(diversity(samples[:1].expand(4, -1, -1, -1, -1)), 0.0)
+
+
+def test_consistency_shrinks_the_stored_image():
+    sr = torch.rand(2, 3, 32, 24)
+    lr = bicubic_resize(to_uint8(sr), Fraction(1, 4))
+    assert consistency(sr, lr).tolist() == [float("inf")] * 2
+    close(consistency(to_uint8(sr), lr.int().sub(1).clamp(0).byte()), 20 * torch.tensor(255.0).log10(), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: psnr(photo(8, 8), photo(8, 9)), r"\(2, 3, 8, 8\), \(2, 3, 8, 9\)"),
+        (lambda: ssim(photo(8, 8)[0], photo(8, 8)[0]), r"got \(3, 8, 8\)"),
+        (lambda: psnr(photo(8, 9), photo(8, 9), 4), "crop of 4 pixels leaves nothing of 8 × 9"),
+        (lambda: psnr(photo(8, 9), photo(8, 9), -1), "crop of -1"),
+        (lambda: ssim(photo(10, 40), photo(10, 40)), "11 × 11 pixels, got 10 × 40"),
+        (lambda: ssim(photo(18, 40), photo(18, 40), 4), "got 10 × 32 after cropping 4"),
+        (lambda: psnr(photo(8, 8).int(), photo(8, 8).int()), "torch.int32"),
+        (lambda: luma(photo(8, 8)[:, :1]), r"RGB.*\(2, 1, 8, 8\)"),
+        (lambda: diversity(torch.rand(1, 2, 3, 4, 4)), "n >= 2"),
+        (lambda: diversity(torch.rand(2, 3, 4, 4)), "n >= 2"),
+        (lambda: consistency(photo(33, 32), photo(8, 8)), "whole multiple"),
+        (lambda: consistency(photo(32, 64), photo(8, 8)), "whole multiple"),
+        (lambda: consistency(photo(4, 4), photo(8, 8)), "whole multiple"),
+    ],
+)
+def test_rejects(call, message):
+    with pytest.raises(ValueError, match=message) as error:
+        call()
+    assert "\n" not in str(error.value)
