@@ -111,7 +111,7 @@ class InvertibleConv1x1(Bijector):
         self.parametrization = parametrization
         weight = torch.eye(channels)
         if init == "orthogonal":
-            weight = torch.linalg.qr(torch.randn(channels, channels))[0]
+            weight = torch.linalg.qr(torch.randn(channels, channels))[0].contiguous()
         if parametrization == "dense":
             self.weight = nn.Parameter(weight)
         else:

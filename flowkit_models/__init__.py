@@ -1,1 +1,7 @@
-"""Super-resolution and rescaling models built with flowkit."""
+"""Image models made of flowkit: HCFlow for super-resolution; checkpoints, data, metrics."""
+
+from .checkpoints import load
+from .imageflow import Encoded, ImageFlow
+from .models import create, list_models
+
+__all__ = ["Encoded", "ImageFlow", "create", "list_models", "load"]

@@ -1,0 +1,150 @@
+"""Checkpoints: written atomically, read without executing code; ours, and the official ones."""
+
+import dataclasses
+import json
+import os
+import pickle
+import tempfile
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .imageflow import ImageFlow
+from .models import MODELS, build
+from .official import check_keys, load_official
+
+FORMAT = "1"
+
+
+def save(model: ImageFlow, path: str | os.PathLike[str], about: Mapping[str, str] | None = None) -> None:
+    """Writes a model to a .safetensors file with its config, atomically: the old file stays until the new is whole.
+
+    Args:
+        model: any `ImageFlow`.
+        path: ends in .safetensors.
+        about: further notes for the file's metadata, strings by name.
+
+    Raises:
+        ValueError: if the name ends otherwise.
+        OSError: if the file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path}: a checkpoint's name ends in .safetensors")
+    metadata = {
+        **(about or {}),
+        "flowkit": FORMAT,
+        "model": type(model).__name__,
+        "config": json.dumps(dataclasses.asdict(model.config)),
+    }
+    tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata)
+        Path(temporary).replace(path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def load(path: str | os.PathLike[str], memory: str = "plain", precision: str = "float32", **overrides: Any) -> ImageFlow:
+    """Opens a checkpoint: one of ours (.safetensors), or an official one (.pth), told by its content.
+
+    Nothing in the file is executed. Architecture and sizes come from the stored config, or for an official
+    checkpoint from its names and shapes; the model is in eval mode, on the CPU, in the precision of the file.
+
+    Args:
+        path: the file.
+        memory: as for `create`.
+        precision: as for `create`.
+        **overrides: fields of the config that weights can't tell, such as quant.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is no checkpoint of a known model, or its weights do not fit, or are not finite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint")
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start[8:9] == b"{" or path.suffix == ".safetensors":
+        return _load_ours(path, memory, precision, overrides)
+    return _load_pickled(path, start, memory, precision, overrides)
+
+
+def _load_ours(path: Path, memory: str, precision: str, overrides: dict[str, Any]) -> ImageFlow:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+    except SafetensorError as error:
+        raise ValueError(f"{path}: damaged or truncated safetensors file ({error})") from None
+    if "flowkit" not in metadata:
+        return _load_official(path, state, memory, precision, overrides)
+    if metadata["flowkit"] != FORMAT or metadata.get("model") not in MODELS:
+        raise ValueError(f"{path}: written by another flowkit ({metadata.get('model')}, format {metadata['flowkit']})")
+    config = json.loads(metadata["config"])
+    model = build(metadata["model"], config, memory, precision, overrides)
+    check_keys({name: tuple(t.shape) for name, t in model.state_dict().items()}, state, str(path))
+    _match_dtype(model, state).load_state_dict(state)
+    return model.eval()
+
+
+def _load_pickled(path: Path, start: bytes, memory: str, precision: str, overrides: dict[str, Any]) -> ImageFlow:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of pickle protocols before it refuses them
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can fail in any way; none of them runs its code
+        if isinstance(error, pickle.UnpicklingError) and "Weights only load failed" in str(error) and _is_pickle(start):
+            raise ValueError(f"{path}: refused, it holds more than weights (loading it would run its code)") from None
+        reason = str(error).partition("\n")[0][:120]
+        raise ValueError(f"{path}: not a checkpoint, or a truncated one ({reason})") from None
+    return _load_official(path, content, memory, precision, overrides)
+
+
+def _is_pickle(start: bytes) -> bool:
+    return start.startswith((b"PK", b"\x80"))
+
+
+def _load_official(path: Path, content: Any, memory: str, precision: str, overrides: dict[str, Any]) -> ImageFlow:
+    state = _unwrap(content)
+    if not state:
+        raise ValueError(f"{path}: holds {type(content).__name__} without weights; a state dict was expected")
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    for name, model_class in MODELS.items():
+        config = model_class.config_from_official(shapes)
+        if config is not None:
+            model = build(name, dataclasses.asdict(config), memory, precision, overrides)
+            load_official(_match_dtype(model, state), state, str(path))
+            return model.eval()
+    known = ", ".join(MODELS)
+    first = ", ".join(list(state)[:3])
+    raise ValueError(f"{path}: looks like another network ({len(state)} tensors: {first}, …); known are {known}")
+
+
+def _unwrap(content: Any) -> dict[str, Tensor]:
+    """The state dict in what a file holds: plain, or under a name; without `module.` in front."""
+    for _ in range(3):
+        if not isinstance(content, Mapping):
+            return {}
+        tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
+        if tensors:
+            return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+        nested = [v for v in content.values() if isinstance(v, Mapping)]
+        content = nested[0] if nested else None
+    return {}
+
+
+def _match_dtype(model: ImageFlow, state: Mapping[str, Tensor]) -> ImageFlow:
+    """Takes over float64 weights as they are; half-precision ones are widened on loading."""
+    wide = any(tensor.dtype == torch.float64 for tensor in state.values())
+    return model.double() if wide else model

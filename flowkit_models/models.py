@@ -1,0 +1,89 @@
+"""The models by name: published sizes, and small ones for the recipes."""
+
+import dataclasses
+from typing import Any
+
+from .hcflow import HCFlow, HCFlowConfig
+from .imageflow import ImageFlow
+
+MODELS: dict[str, Any] = {"HCFlow": HCFlow}
+"""Model classes by the name that a checkpoint stores. Each is made from its config."""
+
+CONFIGS: dict[str, type[Any]] = {"HCFlow": HCFlowConfig}
+
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "hcflow_sr_x4": ("HCFlow", {}),
+    "hcflow_face_x8": ("HCFlow", {"scale": 8, "blocks": ((5, 5),) * 3, "quant": 256}),
+    # starts from a sane image: Haar and identity 1×1 convolutions make the LR image a block mean at once
+    "hcflow_sr_x4_small": (
+        "HCFlow",
+        {
+            "steps": 2,
+            "conditional_steps": 2,
+            "hidden": 32,
+            "conditional_hidden": 32,
+            "blocks": ((0, 0), (1, 1)),
+            "features": 32,
+            "growth": 16,
+            "squeeze": "haar",
+            "init": "identity",
+            "quant": 256,
+            "centred": True,
+            "lr_rounded": False,
+        },
+    ),
+}
+
+
+def list_models() -> list[str]:
+    """The names that `create` knows.
+
+    Example:
+        >>> "hcflow_sr_x4" in list_models()
+        True
+    """
+    return sorted(PRESETS)
+
+
+def create(name: str, memory: str = "plain", precision: str = "float32", **overrides: Any) -> ImageFlow:
+    """Makes a model with fresh weights.
+
+    Args:
+        name: one of `list_models()`.
+        memory: "plain".
+        precision: "float32", or "bf16" for the networks (the invertible maps stay in float32).
+        **overrides: fields of the model's config.
+
+    Raises:
+        ValueError: for an unknown name, an unknown field, or an impossible choice.
+
+    Example:
+        >>> model = create("hcflow_sr_x4_small", steps=1)
+        >>> model.config.steps, model.config.scale
+        (1, 4)
+    """
+    if name not in PRESETS:
+        raise ValueError(f"no model {name!r}; there are {', '.join(list_models())}")
+    family, config = PRESETS[name]
+    return build(family, config, memory, precision, overrides)
+
+
+def build(family: str, config: dict[str, Any], memory: str, precision: str, overrides: dict[str, Any]) -> ImageFlow:
+    """Makes a model of a family from the fields of its config, some of them overridden."""
+    if memory != "plain":
+        raise ValueError(f'memory must be "plain", got {memory!r}')
+    if precision not in ("float32", "bf16"):
+        raise ValueError(f'precision must be "float32" or "bf16", got {precision!r}')
+    fields = {field.name for field in dataclasses.fields(CONFIGS[family])}
+    unknown = [name for name in (*config, *overrides) if name not in fields]
+    if unknown:
+        raise ValueError(f"{family} has no option {unknown[0]!r}; it has {', '.join(sorted(fields))}")
+    values = {name: _frozen(value) for name, value in {**config, **overrides}.items()}
+    model: ImageFlow = MODELS[family](CONFIGS[family](**values))
+    model.precision = precision  # type: ignore[assignment]
+    return model
+
+
+def _frozen(value: Any) -> Any:
+    """Lists, which JSON makes of tuples, back to tuples."""
+    return tuple(_frozen(part) for part in value) if isinstance(value, list | tuple) else value

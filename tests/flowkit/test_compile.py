@@ -1,0 +1,36 @@
+"""torch.compile takes every row of the registry in both directions, in one graph."""
+
+import pytest
+import torch
+from examples import EXAMPLES, Example, case
+
+from flowkit.testing import laws
+
+rows = pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+
+
+def compiled(example: Example, backend: str) -> None:
+    its = case(example, seed=0, batch=2, dims=max(d for d in example.dims if d < 3), size=(2, 2))
+    laws.compiled(its.b.eval(), its.x, its.context, backend)
+
+
+@rows
+def test_no_graph_break(example: Example) -> None:
+    compiled(example, "eager")
+
+
+@rows
+@pytest.mark.slow
+def test_inductor(example: Example) -> None:
+    compiled(example, "inductor")
+
+
+def test_the_law_sees_a_graph_break() -> None:
+    class Breaks(torch.nn.Module):
+        def forward(self, x: torch.Tensor, context: object = None) -> tuple[torch.Tensor, torch.Tensor]:
+            return (x if float(x.sum()) > 0 else x + 0), x.new_zeros(len(x))
+
+        inverse = forward
+
+    with pytest.raises(AssertionError, match="Breaks breaks the law: compiles \\(forward\\)"):
+        laws.compiled(Breaks(), torch.randn(2, 2), backend="eager")

@@ -1,0 +1,174 @@
+"""Elementwise maps: each formula against numpy, and the mixture's inverse and gradients."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowkit import Additive, Affine, MixtureLogistic, RationalQuadratic
+from flowkit.kinds import Kind
+
+T, R = np.array([0.7, -1.2, 2.0]), np.array([0.5, -2.0, 3.0])
+SCALES = {
+    "atan": np.exp(0.318 * np.arctan(2 * R)),
+    "sigmoid": 1 / (1 + np.exp(-(R + 2))) + 1e-4,
+    "tanh": np.exp(2 / (1 + np.exp(-R)) - 1),
+    "exp": np.exp(R),
+}
+
+
+def parameters(*columns: Any) -> torch.Tensor:
+    """Columns of one number per channel to (1, C, P)."""
+    return torch.tensor(np.stack(columns, -1))[None]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("order", ["shift_first", "scale_first"])
+def test_affine_is_its_formula(scale: Any, order: Any) -> None:
+    x = np.array([1.0, -2.0, 0.3])
+    s = SCALES[scale]
+    expected = (x + T) * s if order == "shift_first" else x * s + T
+    y, logdet = Affine(scale, order).forward(torch.tensor(x)[None], parameters(T, R))
+    np.testing.assert_allclose(y[0], expected, rtol=1e-12)
+    np.testing.assert_allclose(logdet, [np.log(s).sum()], rtol=1e-12)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("order", ["shift_first", "scale_first"])
+def test_inverted_swaps_the_directions(scale: Any, order: Any) -> None:
+    x, p = torch.randn(2, 3).double(), parameters(T, R).expand(2, -1, -1)
+    plain, inverted = Affine(scale, order), Affine(scale, order, inverted=True)
+    torch.testing.assert_close(inverted.forward(x, p), plain.inverse(x, p))
+    torch.testing.assert_close(inverted.inverse(x, p), plain.forward(x, p))
+
+
+def test_affine_inverted_is_a_standardisation() -> None:
+    a = np.array([1.0, -2.0, 0.3])
+    kind = Affine("exp", "scale_first", inverted=True)
+    z, logdet = kind.forward(torch.tensor(a)[None], parameters(T, R))
+    np.testing.assert_allclose(z[0], (a - T) / np.exp(R), rtol=1e-12)
+    np.testing.assert_allclose(logdet, [-R.sum()], rtol=1e-12)
+
+
+def test_the_published_constants_are_arguments() -> None:
+    x, p = torch.ones(1, 3).double(), parameters(T, R)
+    for kind, expected in (
+        (Affine("atan", clamp=0.5), 0.5 * np.arctan(2 * R)),
+        (Affine("tanh", clamp=0.8), 0.8 * np.tanh(R / 2)),
+        (Affine("sigmoid", offset=1.0, floor=0.1), np.log(1 / (1 + np.exp(-(R + 1))) + 0.1)),
+    ):
+        np.testing.assert_allclose(kind.forward(x, p)[1], [expected.sum()], rtol=1e-12)
+
+
+@pytest.mark.parametrize("scale", ["atan", "sigmoid", "tanh"])
+def test_clamped_scales_neither_vanish_nor_explode(scale: Any) -> None:
+    p = torch.tensor([[[0.0, -1e4]], [[0.0, 1e4]]])
+    kind = Affine(scale)
+    x = kind.inverse(kind.forward(torch.ones(2, 1), p)[0], p)[0]
+    torch.testing.assert_close(x, torch.ones(2, 1))
+    slopes = kind.forward(torch.zeros(2, 1), p)[1].exp()
+    assert float(slopes[0]) == pytest.approx({"atan": 0.6068, "sigmoid": 1e-4, "tanh": 0.3679}[scale], rel=1e-3)
+
+
+def test_additive_shifts() -> None:
+    y, logdet = Additive().forward(torch.zeros(1, 3).double(), parameters(T))
+    np.testing.assert_allclose(y[0], T)
+    assert torch.equal(logdet, torch.zeros(1).double())
+    np.testing.assert_allclose(Additive().inverse(y, parameters(T))[0], np.zeros((1, 3)), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Affine("relu"), 'scale must be "atan", "sigmoid", "tanh" or "exp", got \'relu\''),
+        (lambda: Affine("exp", "shift"), 'order must be "shift_first" or "scale_first", got \'shift\''),
+        (lambda: RationalQuadratic(0), "0 bins"),
+        (lambda: RationalQuadratic(2000), "2000 bins of the least size do not fit"),
+        (lambda: RationalQuadratic(4, tail_bound=-1.0), "tail_bound"),
+        (lambda: RationalQuadratic(4, min_slope=1.0), "min_slope"),
+        (lambda: MixtureLogistic(0), "components"),
+    ],
+)
+def test_wrong_arguments(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("kind", "count"),
+    [(Additive(), 1), (Affine(), 2), (RationalQuadratic(5), 14), (MixtureLogistic(4), 12)],
+    ids=str,
+)
+def test_parameters_per_channel(kind: Kind, count: int) -> None:
+    assert kind.parameters == count
+
+
+def mixture_by_hand(x: np.ndarray, weights: np.ndarray, means: np.ndarray, log_scales: np.ndarray) -> np.ndarray:
+    cdf = (weights / (1 + np.exp(-(x[:, None] - means) / np.exp(log_scales)))).sum(-1)
+    return np.log(cdf / (1 - cdf))
+
+
+def test_mixture_is_the_logit_of_its_cdf() -> None:
+    logits, means, log_scales = np.array([0.0, 1.0, -1.0]), np.array([-1.0, 0.5, 2.0]), np.array([0.0, -0.7, 0.4])
+    weights = np.exp(logits) / np.exp(logits).sum()
+    x = np.linspace(-4, 4, 17)
+    p = torch.tensor(np.concatenate([logits, means, log_scales])).expand(1, 17, 9)
+    y, logdet = MixtureLogistic(3).forward(torch.tensor(x)[None], p)
+    np.testing.assert_allclose(y[0], mixture_by_hand(x, weights, means, log_scales), rtol=1e-9)
+    h = 1e-6
+    slope = (
+        mixture_by_hand(x + h, weights, means, log_scales) - mixture_by_hand(x - h, weights, means, log_scales)
+    ) / (2 * h)
+    np.testing.assert_allclose(logdet, [np.log(slope).sum()], rtol=1e-6)
+
+
+def test_mixture_of_zeros_is_the_identity() -> None:
+    x = torch.linspace(-8, 8, 33).double()[None]
+    y, logdet = MixtureLogistic(3).forward(x, torch.zeros(1, 33, 9).double())
+    torch.testing.assert_close(y, x)
+    torch.testing.assert_close(logdet, torch.zeros(1).double(), atol=1e-12, rtol=0)
+
+
+@given(seed=st.integers(0, 2**16), components=st.integers(1, 5), spread=st.floats(0.1, 5.0))
+def test_mixture_inverts_to_the_stated_tolerance(seed: int, components: int, spread: float) -> None:
+    torch.manual_seed(seed)
+    p = torch.randn(4, 3, 3 * components).double()
+    p[..., components : 2 * components] *= spread
+    y = 3 * torch.randn(4, 3).double()
+    kind = MixtureLogistic(components)
+    alone = p[..., components : 2 * components] + p[..., 2 * components :].exp() * y[..., None]
+    bracket = (alone.amax(-1) - alone.amin(-1)).clamp_min(1.0)
+    exact = kind.inverse(y, p)[0]
+    slope = torch.autograd.functional.jacobian(lambda x: kind.forward(x, p)[0].sum(), exact)
+    residual = (kind.forward(exact, p)[0] - y).abs() / slope  # the error of x, to first order
+    assert bool((residual <= 1e-9 * bracket).all())
+    rounded = kind.inverse(y.float(), p.float())[0]
+    assert bool(((rounded - exact).abs() <= 1e-5 * bracket * (1 + 1 / slope)).all())
+
+
+def test_the_mixtures_inverse_has_the_implicit_gradient() -> None:
+    torch.manual_seed(0)
+    kind = MixtureLogistic(3)
+    y = (2 * torch.randn(2, 2).double()).requires_grad_()
+    p = torch.randn(2, 2, 9).double().requires_grad_()
+    for function in (kind.forward, kind.inverse):
+        assert torch.autograd.gradcheck(function, (y, p), eps=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_mixture_is_finite_in_the_far_tails(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    kind = MixtureLogistic(3)
+    x = torch.tensor([[-1e3, -100.0, 100.0, 1e3]], dtype=dtype, requires_grad=True)
+    p = torch.randn(1, 4, 9, dtype=dtype, requires_grad=True)
+    for function in (kind.forward, kind.inverse):
+        y, logdet = function(x, p)
+        assert y.isfinite().all()
+        assert logdet.isfinite().all()
+        for gradient in torch.autograd.grad(y.sum() + logdet.sum(), (x, p)):
+            assert gradient.isfinite().all()
+    back = kind.inverse(kind.forward(x, p)[0], p)[0]
+    torch.testing.assert_close(back, x, rtol=1e-5, atol=1e-3)

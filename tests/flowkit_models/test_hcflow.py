@@ -1,0 +1,218 @@
+"""HCFlow for SR against the numbers of the official implementation, and its own laws."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+import flowkit_models
+from flowkit import initialize
+from flowkit.testing import check_bijector, perturb
+from flowkit_models import ImageFlow
+
+FIXTURES = ["hcflow_sr_x4", "hcflow_sr_x8"]
+
+
+def opened(state: dict[str, Tensor], folder: Path) -> ImageFlow:
+    """As a user opens an official checkpoint."""
+    torch.save(state, folder / "official.pth")
+    return flowkit_models.load(folder / "official.pth")
+
+
+def close(got: Tensor, expected: Tensor, relative: float) -> None:
+    scale = float(expected.abs().max())
+    assert got.shape == expected.shape
+    assert float((got - expected).detach().abs().max()) <= relative * max(scale, 1e-3)
+
+
+@pytest.fixture(params=[(name, suffix) for name in FIXTURES for suffix in ("", "_f64")], ids=lambda p: p[0] + p[1])
+def case(request, golden, tmp_path):
+    """A golden file, the model with its weights, and the tolerance that its precision allows."""
+    name, suffix = request.param
+    weights, numbers = golden(name), golden(name + suffix)
+    model = opened(weights.part("sd."), tmp_path)
+    dtype = torch.float64 if suffix else torch.float32
+    return numbers, weights, model.to(dtype), 1e-9 if suffix else 1e-4
+
+
+def inputs(weights, dtype: torch.dtype) -> dict[str, Tensor]:
+    names = ["hr", "lr", "noise", *(n for n in weights.tensors if n.startswith("eps_level"))]
+    return {name: weights[name].to(dtype) for name in names}
+
+
+def test_encode_and_likelihood(case) -> None:
+    numbers, weights, model, tolerance = case
+    given = inputs(weights, next(model.parameters()).dtype)
+    levels = model.config.levels
+    encoded = model.encode(given["hr"])
+    close(encoded.lr, numbers["fwd_clean.y_pre"], tolerance)
+    for i, z in enumerate(encoded.latents):
+        close(z, numbers[f"fwd_clean.level{levels - 1 - i}.z_std"], tolerance)
+    for which, noise in (("fwd_noise", given["noise"]), ("fwd_clean", torch.zeros_like(given["noise"]))):
+        close(model.nll(given["hr"], given["lr"], noise).mean().view(1), numbers[f"{which}.nll"], tolerance)
+    # flow_total = init + every log-det + log N(z; m, e^s), and ours counts the standardisation in the log-det
+    noisy = model.encode(given["hr"] + given["noise"] / model.config.quant)
+    standard = sum(-0.5 * (z**2 + math.log(2 * math.pi)).flatten(1).sum(1) for z in noisy.latents)
+    total = noisy.logdet + standard - math.log(model.config.quant) * given["hr"][0, 0].numel()
+    close(total, numbers["fwd_noise.objective.flow_total"], tolerance)
+
+
+def test_upscale_with_latents(case) -> None:
+    numbers, weights, model, tolerance = case
+    given = inputs(weights, next(model.parameters()).dtype)
+    epsilon = tuple(given[f"eps_level{i}"] for i in reversed(range(model.config.levels)))
+    for tau, name in ((0.0, "inv_t00"), (0.8, "inv_t08")):
+        close(model.decode(given["lr"], tuple(tau * z for z in epsilon)), numbers[f"{name}.x_pre"], tolerance)
+        image = model.upscale(given["lr"], temperature=tau, latents=epsilon)
+        close(image[0], numbers[f"{name}.x"], tolerance)
+
+
+def test_round_trip(case) -> None:
+    _, weights, model, tolerance = case
+    hr = weights["hr"].to(next(model.parameters()).dtype)
+    encoded = model.encode(hr)
+    close(model.decode(encoded.lr, encoded.latents), hr, tolerance)
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_gradients_of_both_losses(name, golden, tmp_path) -> None:
+    weights, numbers = golden(name), golden(name + "_f64")
+    model = opened(weights.part("sd."), tmp_path).double()
+    given = inputs(weights, torch.float64)
+    pixel = (model.upscale(given["lr"], temperature=0.0)[0] - given["hr"]).abs().mean()
+    nll = model.nll(given["hr"], given["lr"], given["noise"]).mean()
+    from flowkit_models.official import entries  # noqa: PLC0415
+
+    for loss, prefix in ((nll, "grad_nll."), (pixel, "grad_pix_tau0.")):
+        model.zero_grad()
+        loss.backward()
+        stored = numbers.part(prefix)
+        compared = 0
+        for key, p, shape in entries(model):
+            if key in stored and p.grad is not None:
+                close(p.grad.reshape(shape), stored[key].double(), 1e-6)
+                compared += 1
+        assert compared > 50
+        assert compared == len([key for key in stored if "." in key])
+
+
+def test_data_dependent_initialisation(golden, tmp_path) -> None:
+    file = golden("hcflow_actnorm_init_sr_x4")
+    before = file.part("sd_before.")
+    model = opened(before, tmp_path)
+    x = file["hr"] + file["noise"] / model.config.quant
+    initialize(model.flow, x)
+    state = model.official_state_dict()
+    for key, value in file.part("after.").items():
+        close(state[key], value, 1e-4)
+    close(model.nll(file["hr"], file["lr"], file["noise"]).mean().view(1), file["nll"].view(1), 1e-4)
+    initialize(model.flow, 2 * x)  # a second time changes nothing
+    assert all(torch.equal(state[k], v) for k, v in model.official_state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["hcflow_sr_x4", "hcflow_sr_x8"])
+def test_export_equals_import(name, golden, tmp_path) -> None:
+    state = golden(name).part("sd.")
+    exported = opened({f"module.{k}": v for k, v in state.items()}, tmp_path).official_state_dict()
+    assert exported.keys() == state.keys()
+    assert all(torch.equal(exported[k], state[k]) for k in state)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "parameters"),
+    [("hcflow_sr_x4", "hcflow_keys_sr_x4", 23_232_539), ("hcflow_face_x8", "hcflow_keys_sr_x8", 27_017_723)],
+)
+def test_full_size(name, keys, parameters, shared) -> None:
+    import json  # noqa: PLC0415
+
+    model = flowkit_models.create(name)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    expected = json.loads((shared / "reference" / f"{keys}.json").read_text())
+    official = {key: list(value.shape) for key, value in model.official_state_dict().items()}
+    assert official == expected
+    assert list(official) == list(expected)
+    hr = torch.rand(1, 3, 32, 48)
+    initialize(model.flow, hr)
+    with torch.no_grad():
+        encoded = model.encode(hr)
+        assert float((model.decode(encoded.lr, encoded.latents) - hr).abs().max()) < 1e-3
+
+
+NO_BLOCKS = ((0, 0), (0, 0))
+SIZES = {"steps": 2, "conditional_steps": 1, "hidden": 5, "conditional_hidden": 4, "features": 3, "growth": 2}
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8])
+@pytest.mark.parametrize("squeeze", ["squeeze", "haar"])
+def test_laws(scale, squeeze) -> None:
+    model = flowkit_models.create("hcflow_sr_x4", scale=scale, squeeze=squeeze, blocks=((1, 1),) * (scale.bit_length() - 1), **SIZES)
+    x = torch.rand(2, 3, scale, 2 * scale)
+    check_bijector(model.flow, x, sizes=[(2 * scale, scale)] if scale < 8 else None)
+
+
+def test_small_preset_starts_from_a_sane_image() -> None:
+    model = flowkit_models.create("hcflow_sr_x4_small")
+    lr = torch.rand(1, 3, 5, 7)
+    close(model.upscale(lr, temperature=0.0)[0], torch.nn.functional.interpolate(lr, scale_factor=4), 1e-6)
+
+
+def test_any_size_up_and_down() -> None:
+    model = flowkit_models.create("hcflow_sr_x4_small", steps=1, conditional_steps=1, blocks=NO_BLOCKS)
+    for height, width in ((1, 1), (3, 7), (8, 5)):
+        assert model.upscale(torch.rand(2, 3, height, width), n=3).shape == (3, 2, 3, 4 * height, 4 * width)
+        assert model.downscale(torch.rand(2, 3, height, width)).shape == (2, 3, -(-height // 4), -(-width // 4))
+
+
+def test_one_seed_gives_one_image_whatever_n() -> None:
+    model = perturb(flowkit_models.create("hcflow_sr_x4_small", steps=1, conditional_steps=1, blocks=NO_BLOCKS), 0.05)
+    lr = torch.rand(1, 3, 4, 4)
+    one, three = (model.upscale(lr, n, 0.8, torch.Generator().manual_seed(3)) for n in (1, 3))
+    assert torch.equal(one[0], three[0])
+    assert not torch.equal(three[0], three[1])
+
+
+def test_bits_per_dim_counts_every_element() -> None:
+    model = flowkit_models.create("hcflow_sr_x4_small", steps=0, conditional_steps=0, blocks=NO_BLOCKS)
+    hr = torch.rand(2, 3, 8, 8)
+    lr = torch.nn.functional.avg_pool2d(hr, 4)
+    with torch.no_grad():
+        latents, logdet = model.flow(hr)
+        log_density = model.base.log_prob(latents, lr) + logdet
+        exact = math.log2(model.config.quant) - log_density / (math.log(2) * hr[0].numel())
+        no_noise = model.nll(hr, lr, noise=torch.full_like(hr, 0.5))  # the noise is centred
+        close(torch.tensor([model.per_dim(float(v)) for v in no_noise]), exact, 1e-5)
+        torch.manual_seed(0)
+        drawn = model.bits_per_dim(hr, lr)
+    close(drawn, exact, 0.05)
+
+
+def test_bf16_runs_only_the_networks_in_bf16() -> None:
+    torch.manual_seed(0)
+    model = perturb(flowkit_models.create("hcflow_sr_x4_small", precision="bf16", **SIZES), 0.05)
+    hr = torch.rand(1, 3, 16, 16)
+    with torch.no_grad():
+        encoded = model.encode(hr)
+        assert encoded.logdet.dtype == encoded.latents[0].dtype == torch.float32
+        assert float((model.decode(encoded.lr, encoded.latents) - hr).abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m: m.encode(torch.rand(1, 3, 18, 16)), "multiples of 4, got 18 × 16"),
+        (lambda m: m.encode(torch.rand(1, 1, 16, 16)), r"expected images \(B, 3, H, W\)"),
+        (lambda m: m.encode(torch.full((1, 3, 16, 16), math.nan)), "hr: contains NaN"),
+        (lambda m: m.upscale(torch.zeros(1, 3, 4, 4, dtype=torch.uint8)), "divide 8-bit images by 255"),
+        (lambda m: m.upscale(torch.rand(1, 3, 4, 4), n=0), "n must be at least 1"),
+        (lambda m: m.upscale(torch.rand(1, 3, 4, 4), temperature=-1), "temperature"),
+        (lambda m: m.decode(torch.rand(1, 3, 4, 4), (torch.rand(1, 21, 4, 4),)), "latents: expected shapes"),
+        (lambda m: m.nll(torch.rand(1, 3, 16, 16), torch.rand(1, 3, 5, 4)), "lr: expected"),
+        (lambda m: m.encode(torch.rand(1, 3, 16, 16).double()), "float32"),
+    ],
+)
+def test_bad_input(call, message) -> None:
+    model = flowkit_models.create("hcflow_sr_x4_small", steps=1, conditional_steps=1, blocks=NO_BLOCKS)
+    with pytest.raises(ValueError, match=message):
+        call(model)
