@@ -18,6 +18,7 @@ from .hierarchy import Hierarchy, Latents, Level
 from .initialize import initialize
 from .kinds import Additive, Affine, MixtureLogistic
 from .linear import ActNorm, InvertibleConv1x1, Permutation
+from .reversible import Reversible
 from .spatial import Haar, Split, Squeeze
 from .spline import RationalQuadratic
 from .summary import summary
@@ -47,6 +48,7 @@ __all__ = [
     "Near",
     "Permutation",
     "RationalQuadratic",
+    "Reversible",
     "SingleScale",
     "Split",
     "Squeeze",

@@ -30,7 +30,7 @@ class StandardNormal(nn.Module):
 
 
 class Near(StandardNormal):
-    """y is N(y*, std²) around the context y*; the latents beside it are standard normal (HCFlow, eq. 3).
+    """y is N(y*, std²) around the context y*; the latents beside it are standard normal (HCFlow, eq. (3)).
 
     This is the narrow Gaussian in place of the paper's Dirac δ(y − y*). A value is `Latents(y, z)`, or y alone.
 
@@ -56,7 +56,7 @@ class Near(StandardNormal):
 
     def log_prob(self, value: Value, context: Value = None) -> Tensor:
         """Log-density in nats, shape (B,)."""
-        y, z = value if isinstance(value, Latents) else (value, ())
+        y, z = self._parts(value)
         target = self._target(y, context)
         if self.levels is not None:
             y = round_straight_through(y, self.levels)
@@ -72,9 +72,16 @@ class Near(StandardNormal):
     ) -> Value:
         """Draws around y*; at temperature 0 it is y* itself."""
         draws = super().sample(like, None, temperature, generator)
-        y, z = draws if isinstance(draws, Latents) else (draws, None)
+        y, z = self._parts(draws)
         y = self._target(y, context) + self.std * y
-        return y if z is None else Latents(y, z)
+        return Latents(y, z) if isinstance(draws, Latents) else y
+
+    @staticmethod
+    def _parts(value: Value) -> tuple[Tensor, tuple[Tensor, ...]]:
+        y, z = value if isinstance(value, Latents) else (value, ())
+        if y is None:
+            raise ValueError("Near: the last level keeps nothing, so there is no y; use StandardNormal()")
+        return y, z
 
     def _target(self, y: Tensor, context: Value) -> Tensor:
         if not isinstance(context, Tensor) or context.shape != y.shape:

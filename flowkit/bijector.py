@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -19,9 +20,11 @@ class Bijector(nn.Module):
     the forward's. Tensors are (B, C, *spatial), spatial possibly empty. Both methods are wrapped with the
     checks below, so a map need not check its own input.
 
-    Attributes (facts that the checks, `summary` and the tests rely on):
+    Attributes (facts that the checks, `summary` and `Flow.sample` rely on; what is not stated is not checked):
         in_channels, out_channels: channels of x and of y, None for "any".
-        stride: the spatial sizes of x must be multiples of it; y is this much smaller.
+        stride: the spatial sizes of x must be multiples of it.
+        shrink: how much smaller the sides of y are than those of x, None for "not stated".
+        x_is_tensor, y_is_tensor: x, or y, is one tensor and no tree.
         constant_logdet: the log-det does not depend on the values of x.
 
     Raises:
@@ -40,6 +43,9 @@ class Bijector(nn.Module):
     in_channels: int | None = None
     out_channels: int | None = None
     stride: int = 1
+    shrink: Fraction | None = None
+    x_is_tensor: bool = False
+    y_is_tensor: bool = False
     constant_logdet: bool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -79,6 +85,8 @@ class Inverse(Bijector):
         self.bijector = bijector
         self.in_channels = bijector.out_channels
         self.out_channels = bijector.in_channels
+        self.x_is_tensor, self.y_is_tensor = bijector.y_is_tensor, bijector.x_is_tensor
+        self.shrink = None if bijector.shrink is None else 1 / bijector.shrink
         self.constant_logdet = bijector.constant_logdet
 
     @property
@@ -94,6 +102,13 @@ class Inverse(Bijector):
         """Applies the wrapped map."""
         out: tuple[Value, Tensor] = self.bijector(y, context)
         return out
+
+
+class TensorMap(Bijector):
+    """A bijector from one tensor to one tensor of the same spatial sizes, unless it states another `shrink`."""
+
+    shrink = Fraction(1)
+    x_is_tensor = y_is_tensor = True
 
 
 def full_precision(x: Tensor) -> torch.autocast:

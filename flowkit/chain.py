@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 from torch import Tensor, nn
 
 from .bijector import Bijector, full_precision, no_logdet
-from .tree import Value, leaves
+from .tree import Value, leaves, map_leaves, widen
 
 
 class Chain(Bijector):
@@ -36,15 +37,13 @@ class Chain(Bijector):
         for part in parts:
             if not isinstance(part, nn.Module) or not callable(getattr(part, "inverse", None)):
                 raise TypeError(f"Chain: {type(part).__name__} is not a module with an inverse")
-            flat.extend(part.parts if isinstance(part, Chain) else [part])
+            flat.extend(part if type(part) is Chain else [part])
         self.parts = nn.ModuleList(flat)
-        strides = [int(getattr(part, "stride", 1)) for part in flat]
-        self.stride = math.prod(strides)
+        self.x_is_tensor = bool(flat) and getattr(flat[0], "x_is_tensor", False)
+        self.y_is_tensor = bool(flat) and getattr(flat[-1], "y_is_tensor", False)
         self.constant_logdet = all(getattr(part, "constant_logdet", False) for part in flat)
-        inputs = [getattr(part, "in_channels", None) for part in flat]
-        outputs = [getattr(part, "out_channels", None) for part in flat]
-        self.in_channels = _channels_at_start(inputs, [stride**2 for stride in strides])
-        self.out_channels = _channels_at_start(outputs[::-1], [1 / stride**2 for stride in strides[::-1]])
+        self.in_channels, self.stride, self.shrink = _entrance(flat)
+        self.out_channels = _entrance([part.inv if isinstance(part, Bijector) else part for part in flat[::-1]])[0]
 
     def __len__(self) -> int:
         return len(self.parts)
@@ -77,13 +76,20 @@ def _apply(part: nn.Module, method: Any, x: Value, context: Value) -> tuple[Valu
         out: tuple[Value, Tensor] = method(x, context)
         return out
     with full_precision(next(leaves(x))):
-        value, logdet = method(x, context)
+        value, logdet = method(x, map_leaves(widen, context))
         return value, logdet
 
 
-def _channels_at_start(channels: list[int | None], growth: list[float]) -> int | None:
-    """The first known number of channels, carried back: a squeeze makes stride² channels of one."""
-    for i, known in enumerate(channels):
-        if known is not None:
-            return round(known / math.prod(growth[:i]))
-    return None
+def _entrance(parts: list[nn.Module]) -> tuple[int | None, int, Fraction | None]:
+    """What a chain of parts expects of x: channels, stride; and its shrink. As far as the parts state it."""
+    channels, stride, shrink = None, 1, Fraction(1)
+    for part in parts:
+        stride = math.lcm(stride, (shrink * getattr(part, "stride", 1)).numerator)
+        own: int | None = getattr(part, "in_channels", None)
+        if channels is None and own is not None:
+            channels = int(own / shrink**2)
+        step: Fraction | None = getattr(part, "shrink", None)
+        if step is None:
+            return channels, stride, None
+        shrink *= step
+    return channels, stride, shrink

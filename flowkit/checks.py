@@ -4,9 +4,10 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from .tree import Value, describe, leaves, map_leaves
+from .tree import Value, describe, leaves, map_leaves, widen
 
 _Method = Callable[..., tuple[Value, Tensor]]
 
@@ -17,6 +18,8 @@ def checked_method(method: _Method, forward: bool) -> _Method:
     @functools.wraps(method)
     def checked(self: Any, x: Value, context: Value = None, **options: Any) -> tuple[Value, Tensor]:
         x = _check_input(self, x, context, forward)
+        if not torch.is_autocast_enabled(next(leaves(x)).device.type):
+            context = map_leaves(widen, context)
         out = method(self, x, context, **options)
         return _check_output(self, out, next(leaves(x)).shape[0])
 
@@ -38,7 +41,7 @@ def _check_input(layer: Any, x: Value, context: Value, forward: bool) -> Value:
                 + (", convert it with .float()" if isinstance(leaf, Tensor) and leaf.ndim >= 2 else "")
             )
         if leaf.dtype.itemsize < 4:  # a half-precision image would make a half-precision log-det
-            return _check_input(layer, map_leaves(Tensor.float, x), context, forward)
+            return _check_input(layer, map_leaves(widen, x), context, forward)
     first = tensors[0]
     parameter = next(layer.parameters(), None)
     if parameter is not None and parameter.is_floating_point() and parameter.dtype != first.dtype:
@@ -48,11 +51,11 @@ def _check_input(layer: Any, x: Value, context: Value, forward: bool) -> Value:
         )
     for leaf in (*tensors, *leaves(context)):
         if leaf.shape[0] != first.shape[0]:
-            raise ValueError(
-                f"{_name(layer)}: batch sizes differ: {describe(x)} with context {describe(context)}"
-            )
+            raise ValueError(f"{_name(layer)}: batch sizes differ: {describe(x)} with context {describe(context)}")
     if isinstance(x, Tensor):
         _check_shape(layer, x, forward)
+    elif layer.x_is_tensor if forward else layer.y_is_tensor:
+        raise ValueError(f"{_name(layer)}: expected one tensor, got {describe(x)}")
     return x
 
 
@@ -61,9 +64,7 @@ def _check_shape(layer: Any, x: Tensor, forward: bool) -> None:
     if channels is not None and x.shape[1] != channels:
         raise ValueError(f"{_name(layer)}: expected {channels} channels, got {describe(x)}")
     if forward and any(size % layer.stride for size in x.shape[2:]):
-        raise ValueError(
-            f"{_name(layer)}: spatial sizes must be multiples of {layer.stride}, got {describe(x)}"
-        )
+        raise ValueError(f"{_name(layer)}: spatial sizes must be multiples of {layer.stride}, got {describe(x)}")
 
 
 def _check_output(layer: Any, out: Any, batch: int) -> tuple[Value, Tensor]:

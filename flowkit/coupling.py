@@ -3,12 +3,12 @@
 import torch
 from torch import Tensor, nn
 
-from .bijector import Bijector
+from .bijector import TensorMap
 from .kinds import Kind
 from .tree import Value, describe
 
 
-class Coupling(Bijector):
+class Coupling(TensorMap):
     """Some channels pass and steer an elementwise map of the others (NICE, RealNVP; HCFlow, section 3.2).
 
     Args:
@@ -68,10 +68,10 @@ class Coupling(Bijector):
         return _per_channel("Coupling", self.kind, self.net(passive, context), active)
 
 
-class Injector(Bijector):
+class Injector(TensorMap):
     """An elementwise map of all channels whose parameters come from the context alone (SRFlow, section 3.3).
 
-    A learned Gaussian prior N(m(c), s(c)²) is an injector: it standardises (eq. 5 of HCFlow with the official
+    A learned Gaussian prior N(m(c), s(c)²) is an injector: it standardises (eq. (5) of HCFlow with the official
     code's learned prior), so that every latent is standard normal.
 
     Args:
@@ -110,9 +110,9 @@ def _per_channel(layer: str, kind: Kind, parameters: Tensor, active: Tensor) -> 
     """Unpacks (B, P·C, *spatial) to (B, C, P, *spatial), in the precision of the map."""
     channels = active.shape[1]
     expected = (active.shape[0], kind.parameters * channels, *active.shape[2:])
-    if parameters.shape != expected:
+    if not isinstance(parameters, Tensor) or parameters.shape != expected:
         raise ValueError(
-            f"{layer}: the net returned {tuple(parameters.shape)}, but {kind} of {channels} channels "
+            f"{layer}: the net returned {describe(parameters)}, but {kind} of {channels} channels "
             f"needs {expected} ({kind.parameters} parameters per channel)"
         )
     return parameters.to(active.dtype).unflatten(1, (channels, kind.parameters))

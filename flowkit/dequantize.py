@@ -5,18 +5,21 @@ import math
 import torch
 from torch import Tensor
 
-from .bijector import Bijector
+from .bijector import TensorMap
 from .tree import Value
 
+_ROUNDING = 2.0**-10  # of a cell: float32 rounding must not carry a number into the next one
 
-class Dequantize(Bijector):
+
+class Dequantize(TensorMap):
     """Spreads each grey level over its cell: y = x + u/bins, u uniform in [0, 1).
 
     Its log-det is −log(bins) per element: a density of y integrates over the cell to a probability of x. The
     inverse returns to the grid of multiples of 1/bins. (Being stochastic it is exempt from the round-trip law.)
 
     Args:
-        bins: cells per unit; 256 for 8-bit images in [0, 1].
+        bins: cells per unit; 256 for 8-bit images k/256. (Images k/255 do not lie on that grid: the inverse returns
+            them to its nearest cell.)
         centred: x sits in the middle of its cell, y = x + (u − ½)/bins, so samples keep their mean brightness.
 
     Example:
@@ -41,8 +44,7 @@ class Dequantize(Bijector):
     def forward(self, x: Tensor, context: Value = None, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Adds noise. `noise` is u, uniform in [0, 1) and of x's shape; None draws it."""
         if noise is None:
-            # float32 rounding must not carry the sum into the next cell
-            noise = torch.rand_like(x).clamp(max=1 - 2**-10)
+            noise = torch.rand_like(x).clamp(max=1 - _ROUNDING)
         elif noise.shape != x.shape:
             raise ValueError(f"Dequantize: noise {tuple(noise.shape)} for x {tuple(x.shape)}")
         u = noise - 0.5 if self.centred else noise
@@ -50,9 +52,8 @@ class Dequantize(Bijector):
 
     def inverse(self, y: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
         """Returns to the grid."""
-        cells = y * self.bins
-        x = (cells.round() if self.centred else cells.floor()) / self.bins
-        return x, -self._logdet(y)
+        cells = y * self.bins + (0.5 if self.centred else 0.0)
+        return (cells + _ROUNDING / 2).floor() / self.bins, -self._logdet(y)
 
     def _logdet(self, x: Tensor) -> Tensor:
         return x.new_full((x.shape[0],), -math.log(self.bins) * math.prod(x.shape[1:]))

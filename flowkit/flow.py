@@ -1,6 +1,7 @@
 """A flow: a bijector and a base density make a distribution with exact likelihood."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from .tree import Value, leaves, map_leaves
 
 
 class Flow(nn.Module):
-    """The distribution of x when b(x) has the base density (eq. 2, change of variables).
+    """The distribution of x when b(x) has the base density (eq. (2), change of variables).
 
     `log_prob(x) = base.log_prob(b(x)) + log|det ∂b/∂x|`. The context goes to the bijector and to the base.
 
@@ -25,6 +26,9 @@ class Flow(nn.Module):
         >>> flow.log_prob(torch.zeros(3, 2)).shape, flow.sample(5).shape
         (torch.Size([3]), torch.Size([5, 2]))
     """
+
+    bijector: Any
+    base: Any
 
     def __init__(self, bijector: nn.Module, base: nn.Module, shape: tuple[int, ...] | None = None) -> None:
         super().__init__()
@@ -105,8 +109,9 @@ class Flow(nn.Module):
 
     def _latents_like(self, rows: int, context: Value) -> Value:
         """Tensors of the latents' shapes, found by encoding one blank x."""
-        parameter = next(self.parameters(), torch.empty(0))
-        blank = torch.zeros(1, *self._shape_of_x(context), dtype=parameter.dtype, device=parameter.device)
+        known = (*self.parameters(), *leaves(context), *self.buffers())
+        like = next((t for t in known if t.is_floating_point()), torch.empty(0))
+        blank = torch.zeros(1, *self._shape_of_x(context), dtype=like.dtype, device=like.device)
         with torch.no_grad():
             latents = self.bijector(blank, map_leaves(lambda c: c[:1], context))[0]
         return map_leaves(lambda leaf: leaf.expand(rows, *leaf.shape[1:]), latents)
@@ -115,11 +120,12 @@ class Flow(nn.Module):
         if self.shape is not None:
             return self.shape
         channels = getattr(self.bijector, "in_channels", None)
-        stride = getattr(self.bijector, "stride", 1)
-        if channels is not None and stride == 1 and (context is None or isinstance(context, Tensor)):
-            return (channels, *(() if context is None else context.shape[2:]))
-        if channels is not None and isinstance(context, Tensor) and context.ndim > 2:
-            return (channels, *(size * stride for size in context.shape[2:]))
+        shrink = getattr(self.bijector, "shrink", None)
+        if channels is not None and shrink is not None:
+            if context is None and shrink == 1:
+                return (channels,)
+            if isinstance(context, Tensor):
+                return (channels, *(int(size * shrink) for size in context.shape[2:]))
         raise ValueError(
             "Flow.sample: the shape of x is not known; pass it once, Flow(bijector, base, shape=(C, H, W))"
         )

@@ -51,7 +51,7 @@ class SingleScale(Given):
 
 
 class CoarseToFine(Given):
-    """c_l = net_l(concat[y_l, c_{l+1}, …, c_L]): all that is known when going up (HCFlow, eq. 5).
+    """c_l = net_l(concat[y_l, c_{l+1}, …, c_L]): all that is known when going up (HCFlow, eq. (5)).
 
     The coarser features come from near to far, upsampled (nearest) to the size of y_l.
 
@@ -81,9 +81,7 @@ class CoarseToFine(Given):
             if y is None:
                 raise ValueError('CoarseToFine(start="lr"): pass the LR image y* as context')
         if y is None:
-            raise ValueError(
-                f'CoarseToFine: level {level} keeps nothing; condition on the LR image: start="lr"'
-            )
+            raise ValueError(f'CoarseToFine: level {level} keeps nothing; condition on the LR image: start="lr"')
         size = y.shape[2:]
         features = [c if c.shape[2:] == size else F.interpolate(c, size) for c in coarser if c is not None]
         return self.nets[level](torch.cat([y, *features], 1))
@@ -95,9 +93,7 @@ class External(Given):
     def forward(self, level: int, y: Tensor | None, coarser: list[Value], context: Value) -> Value:
         """Returns the level's entry of the context."""
         if not isinstance(context, tuple | list):
-            raise ValueError(
-                f"External: expected a context tuple with one entry per level, got {describe(context)}"
-            )
+            raise ValueError(f"External: expected a context tuple with one entry per level, got {describe(context)}")
         return context[level]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -15,7 +15,7 @@ from .tree import Value, describe
 
 
 class Latents(NamedTuple):
-    """What a hierarchy maps an image to (eq. 1: x ↔ (y, z)).
+    """What a hierarchy maps an image to (eq. (1): x ↔ (y, z)).
 
     Attributes:
         y: what the last level keeps, for HCFlow the LR image; None if it keeps nothing.
@@ -27,7 +27,7 @@ class Latents(NamedTuple):
 
 
 class Level(nn.Module):
-    """One level: body y_{l−1} → h, split h = (y_l, a_l), latent a_l → z_l given features c_l (eq. 4, eq. 5).
+    """One level: body y_{l−1} → h, split h = (y_l, a_l), latent a_l → z_l given features c_l (eq. (4), eq. (5)).
 
     Args:
         body: the level's own flow, usually a squeeze and K steps.
@@ -35,6 +35,10 @@ class Level(nn.Module):
             is left becomes the last latent, and there is no y (as 0 does).
         latent: the conditional flow of the details; `Chain()` leaves them as they are.
     """
+
+    body: Bijector
+    split: Split | None
+    latent: Bijector
 
     def __init__(self, body: nn.Module, keep: int | None = None, latent: nn.Module | None = None) -> None:
         super().__init__()
@@ -62,19 +66,20 @@ class Hierarchy(Bijector):
         ValueError: if the number of nets, of context entries or of latents is not that of the levels.
     """
 
+    x_is_tensor = True
+    levels: Any  # an nn.ModuleList of Level, which has no type for its members
+
     def __init__(self, levels: Sequence[Level], given: Given | None = None) -> None:
         super().__init__()
         given = Independent() if given is None else given
         if not levels:
             raise ValueError("Hierarchy: needs at least one level")
         if isinstance(given, SingleScale | CoarseToFine) and len(given.nets) != len(levels):
-            raise ValueError(
-                f"Hierarchy: {len(levels)} levels, but {type(given).__name__} has {len(given.nets)} nets"
-            )
+            raise ValueError(f"Hierarchy: {len(levels)} levels, but {type(given).__name__} has {len(given.nets)} nets")
         self.levels = nn.ModuleList(levels)
         self.given = given
         chain = Chain(*(level.body for level in levels))
-        self.in_channels, self.stride = chain.in_channels, chain.stride
+        self.in_channels, self.stride, self.shrink = levels[0].body.in_channels, chain.stride, chain.shrink
         # the levels with details, coarsest first: the order of z
         last = len(levels) - 1
         self.split_levels = [i for i in range(last, -1, -1) if levels[i].split is not None or i == last]
@@ -83,15 +88,15 @@ class Hierarchy(Bijector):
         """Encodes: returns (y, z) and the log-det, shape (B,)."""
         contexts = self._contexts(context)
         logdet = no_logdet(x)
+        h: Tensor | None = x
         kept: list[Tensor | None] = []
         dropped: list[Tensor | None] = []
         for i, level in enumerate(self.levels):
-            x, term = level.body(x, contexts[i])
+            h, term = level.body(h, contexts[i])
             logdet = logdet + term
-            y, a = self._part(i, x)
-            kept.append(y)
+            h, a = self._part(i, h)
+            kept.append(h)
             dropped.append(a)
-            x = y
         z: list[Tensor] = []
         features: list[Value] = []
         for i in self.split_levels:
@@ -101,8 +106,8 @@ class Hierarchy(Bijector):
             z.append(latent)
         return Latents(kept[-1], tuple(z)), logdet
 
-    def inverse(self, y: Value, context: Value = None) -> tuple[Tensor, Tensor]:
-        """Decodes (y, z): each level restores its details given what is coarser, joins them, and undoes its body."""
+    def inverse(self, y: Value, context: Value = None) -> tuple[Value, Tensor]:
+        """Decodes (y, z): each level restores its details given the coarser, joins them, and undoes its body."""
         kept, latents = self._latents(y)
         contexts = self._contexts(context)
         logdet = no_logdet(latents[0])
@@ -128,9 +133,7 @@ class Hierarchy(Bijector):
     def _contexts(self, context: Value) -> Sequence[Value]:
         if context is None or isinstance(context, Tensor):
             if isinstance(self.given, External):
-                raise ValueError(
-                    f"Hierarchy: External needs a tuple with one entry per level, got {describe(context)}"
-                )
+                raise ValueError(f"Hierarchy: External needs a tuple with one entry per level, got {describe(context)}")
             return [None] * len(self.levels)
         if len(context) != len(self.levels):
             raise ValueError(f"Hierarchy: {len(self.levels)} levels, but {len(context)} context entries")

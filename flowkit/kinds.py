@@ -17,14 +17,17 @@ class Kind(ABC):
     image and the log-det of that direction, shape (B,).
 
     Attributes:
-        parameters: P, the parameters per channel.
         affine: for given parameters it is affine in x, so its log-det does not depend on x.
         keeps_volume: its log-det is zero.
     """
 
-    parameters: int
     affine: ClassVar[bool] = False
     keeps_volume: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def parameters(self) -> int:
+        """P, the parameters per channel."""
 
     @abstractmethod
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,9 +42,13 @@ class Kind(ABC):
 class Additive(Kind):
     """y = x + t, one parameter per channel. It keeps volume (NICE)."""
 
-    parameters: ClassVar[int] = 1
     affine: ClassVar[bool] = True
     keeps_volume: ClassVar[bool] = True
+
+    @property
+    def parameters(self) -> int:
+        """The shift."""
+        return 1
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Adds the shift."""
@@ -71,7 +78,6 @@ class Affine(Kind):
         ValueError: for an unknown scale or order.
     """
 
-    parameters: ClassVar[int] = 2
     affine: ClassVar[bool] = True
 
     scale: Literal["atan", "sigmoid", "tanh", "exp"] = "atan"
@@ -86,6 +92,11 @@ class Affine(Kind):
             raise ValueError(f'Affine: scale must be "atan", "sigmoid", "tanh" or "exp", got {self.scale!r}')
         if self.order not in ("shift_first", "scale_first"):
             raise ValueError(f'Affine: order must be "shift_first" or "scale_first", got {self.order!r}')
+
+    @property
+    def parameters(self) -> int:
+        """Shift and raw scale."""
+        return 2
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Shifts and scales (or undoes it, if inverted)."""
@@ -128,13 +139,20 @@ class MixtureLogistic(Kind):
     Args:
         components: k.
         bisections: halvings of the bracket before the Newton steps.
+
+    Raises:
+        ValueError: without components.
     """
 
     components: int
     bisections: int = 32
 
+    def __post_init__(self) -> None:
+        if self.components < 1 or self.bisections < 0:
+            raise ValueError(f"MixtureLogistic: needs components ≥ 1 and bisections ≥ 0, got {self}")
+
     @property
-    def parameters(self) -> int:  # type: ignore[override]
+    def parameters(self) -> int:
         """3 k: logits, means, log-scales."""
         return 3 * self.components
 

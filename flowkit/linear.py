@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .bijector import Bijector, full_precision, no_logdet
+from .bijector import TensorMap, full_precision, no_logdet
 from .tree import Value
 
 
@@ -29,7 +29,7 @@ def mix_channels(x: Tensor, matrix: Tensor) -> Tensor:
         return convolution(x, matrix.view(*matrix.shape, *(1 for _ in x.shape[2:])))
 
 
-class ActNorm(Bijector):
+class ActNorm(TensorMap):
     """Shift and scale per channel, y = (x + bias)·exp(log_scale), set from data once (Glow, section 3.1).
 
     It acts with its current parameters, the identity at the start, until `flowkit.initialize` sets them; a
@@ -84,7 +84,7 @@ def mark_initialized(state_dict: dict[str, Tensor], prefix: str) -> None:
         state_dict[prefix + "initialized"] = flag | loaded
 
 
-class InvertibleConv1x1(Bijector):
+class InvertibleConv1x1(TensorMap):
     """A learned invertible matrix over the channels, log-det = pixels · log|det W| (Glow, section 3.2).
 
     Args:
@@ -163,7 +163,7 @@ class InvertibleConv1x1(Bijector):
         return (value * pixels(x)).expand(x.shape[0])
 
 
-class Permutation(Bijector):
+class Permutation(TensorMap):
     """A fixed permutation of the channels: y[:, i] = x[:, order[i]]. It keeps volume.
 
     Args:
@@ -184,10 +184,8 @@ class Permutation(Bijector):
     def __init__(self, order: int | Sequence[int] | Tensor) -> None:
         super().__init__()
         indices = torch.randperm(order) if isinstance(order, int) else torch.as_tensor(order)
-        if sorted(indices.tolist()) != list(range(len(indices))):
-            raise ValueError(
-                f"Permutation: {indices.tolist()} is not a permutation of 0 … {len(indices) - 1}"
-            )
+        if indices.is_floating_point() or sorted(indices.tolist()) != list(range(len(indices))):
+            raise ValueError(f"Permutation: {indices.tolist()} is not a permutation of 0 … {len(indices) - 1}")
         self.in_channels = self.out_channels = len(indices)
         self.register_buffer("order", indices)
         self.register_buffer("back", indices.argsort())

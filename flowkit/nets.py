@@ -1,10 +1,13 @@
 """Conditioner networks: what steers couplings and injectors. Any module with `net(passive, context)` fits as well."""
 
+import itertools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .linear import mark_initialized
+from .tree import describe
 
 
 class MLP(nn.Module):
@@ -25,7 +28,7 @@ class MLP(nn.Module):
         self.context_features = context_features
         widths = [in_features + context_features, *[hidden] * depth]
         layers: list[nn.Module] = []
-        for i, o in zip(widths, widths[1:], strict=False):
+        for i, o in itertools.pairwise(widths):
             layers += [nn.Linear(i, o), nn.SiLU()]
         last = nn.Linear(widths[-1], out_features)
         nn.init.zeros_(last.weight)
@@ -80,9 +83,7 @@ class DenseBlock(nn.Module):
         context_channels: channels of the context, which is concatenated; 0 ignores any context.
     """
 
-    def __init__(
-        self, in_channels: int, out_channels: int, growth: int = 32, context_channels: int = 0
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, growth: int = 32, context_channels: int = 0) -> None:
         super().__init__()
         self.context_channels = context_channels
         width = in_channels + context_channels
@@ -111,9 +112,7 @@ class ActNormConv2d(nn.Module):
 
     initialized: Tensor
 
-    def __init__(
-        self, in_channels: int, out_channels: int, kernel: int, init_std: float | None = None
-    ) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, init_std: float | None = None) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(out_channels))
@@ -134,7 +133,7 @@ class ActNormConv2d(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: object) -> None:
         mark_initialized(state_dict, prefix)
-        super()._load_from_state_dict(state_dict, prefix, *rest)  # type: ignore[arg-type]
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 class ZeroConv2d(nn.Module):
@@ -168,11 +167,12 @@ def with_context(passive: Tensor, context: Tensor | None, channels: int) -> Tens
     """concat[passive, context], where the network was made for `channels` channels of context.
 
     Raises:
-        ValueError: if it needs a context and gets none, or one of another width.
+        ValueError: if it needs a context and gets none, or one of another width or size.
     """
     if channels == 0:
         return passive
-    if context is None or context.shape[1] != channels:
-        got = "none" if context is None else tuple(context.shape)
-        raise ValueError(f"net: expected a context with {channels} channels, got {got}")
+    if context is None or context.shape[1] != channels or context.shape[2:] != passive.shape[2:]:
+        raise ValueError(
+            f"net: expected a context with {channels} channels, got {describe(context)}, beside {describe(passive)}"
+        )
     return torch.cat([passive, context.to(passive.dtype)], 1)

@@ -5,13 +5,14 @@ nflows `CompositeTransform`. The adapters here do what duck typing can't.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .bijector import Bijector, full_precision
 from .hierarchy import Hierarchy
-from .tree import Value, describe, leaves, map_leaves
+from .tree import Value, describe, leaves, map_leaves, widen
 
 try:
     from nflows.transforms.base import InverseNotAvailable, Transform
@@ -21,6 +22,8 @@ except ImportError as error:
 
 class FromNflows(Bijector):
     """See `from_nflows`."""
+
+    transform: Any
 
     def __init__(self, transform: nn.Module) -> None:
         super().__init__()
@@ -33,17 +36,17 @@ class FromNflows(Bijector):
     def forward(self, x: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
         """The transform's forward, in full precision."""
         with full_precision(x):
-            y, logdet = self.transform(x, context)
-        return y, _widen(logdet)
+            y, logdet = self.transform(x, map_leaves(widen, context))
+        return y, widen(logdet)
 
     def inverse(self, y: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
         """The transform's inverse, in full precision."""
         try:
             with full_precision(y):
-                x, logdet = self.transform.inverse(y, context)
+                x, logdet = self.transform.inverse(y, map_leaves(widen, context))
         except InverseNotAvailable as error:
             raise NotImplementedError(f"{type(self.transform).__name__} has no inverse") from error
-        return x, _widen(logdet)
+        return x, widen(logdet)
 
 
 def from_nflows(transform: nn.Module) -> Bijector:
@@ -69,7 +72,7 @@ def from_nflows(transform: nn.Module) -> Bijector:
     return transform.bijector if isinstance(transform, ToNflows) else FromNflows(transform)
 
 
-class ToNflows(Transform):  # type: ignore[misc]
+class ToNflows(Transform):
     """See `to_nflows`."""
 
     def __init__(self, bijector: Bijector, shape: tuple[int, ...] | None = None) -> None:
@@ -82,9 +85,7 @@ class ToNflows(Transform):  # type: ignore[misc]
         if self.shape is None:
             self.shape = tuple(inputs.shape[1:])
         elif self.shape != tuple(inputs.shape[1:]):
-            raise ValueError(
-                f"to_nflows: made for inputs of shape {self.shape}, got {tuple(inputs.shape[1:])}"
-            )
+            raise ValueError(f"to_nflows: made for inputs of shape {self.shape}, got {tuple(inputs.shape[1:])}")
         value, logdet = self.bijector(inputs, self._context(context))
         if isinstance(value, Tensor):
             return value, logdet
@@ -92,9 +93,7 @@ class ToNflows(Transform):  # type: ignore[misc]
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Maps that one tensor back to x."""
-        out: tuple[Tensor, Tensor] = self.bijector.inverse(
-            self._unflatten(inputs, context), self._context(context)
-        )
+        out: tuple[Tensor, Tensor] = self.bijector.inverse(self._unflatten(inputs, context), self._context(context))
         return out
 
     def _context(self, context: Tensor | None) -> Value:
@@ -115,7 +114,7 @@ class ToNflows(Transform):  # type: ignore[misc]
         sizes = [math.prod(leaf.shape[1:]) for leaf in leaves(like)]
         if inputs.ndim != 2 or inputs.shape[1] != sum(sizes):
             raise ValueError(f"to_nflows: expected (B, {sum(sizes)}), got {describe(inputs)}")
-        parts = iter(inputs.split(sizes, 1))
+        parts = iter(torch.split(inputs, sizes, 1))
         return map_leaves(lambda leaf: next(parts).reshape(-1, *leaf.shape[1:]), like)
 
 
@@ -133,7 +132,3 @@ def to_nflows(bijector: Bijector, shape: tuple[int, ...] | None = None) -> Trans
         The transform, on the same parameters.
     """
     return bijector.transform if isinstance(bijector, FromNflows) else ToNflows(bijector, shape)
-
-
-def _widen(logdet: Tensor) -> Tensor:
-    return logdet.float() if logdet.dtype.itemsize < 4 else logdet

@@ -1,31 +1,35 @@
 """Maps between pixels and channels: squeeze and the Haar transform; and the split of channels."""
 
 import math
+from fractions import Fraction
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from .bijector import Bijector, no_logdet
-from .tree import Value
+from .bijector import Bijector, TensorMap, no_logdet
+from .tree import Value, describe
 
 
-class Squeeze(Bijector):
+class Squeeze(TensorMap):
     """Space to depth, (B, C, f·H, f·W) to (B, f²·C, H, W), in the channel order of `pixel_unshuffle`.
 
     Args:
         factor: f.
 
     Raises:
-        ValueError: if the sizes, or in the inverse the channels, do not divide.
+        ValueError: if the factor is below 1, or the sizes, or in the inverse the channels, do not divide.
     """
 
     constant_logdet = True
 
     def __init__(self, factor: int = 2) -> None:
         super().__init__()
+        if factor < 1:
+            raise ValueError(f"Squeeze: factor must be at least 1, got {factor}")
         self.stride = factor
+        self.shrink = Fraction(factor)
 
     def extra_repr(self) -> str:
         """The factor."""
@@ -42,7 +46,7 @@ class Squeeze(Bijector):
         return F.pixel_shuffle(y, self.stride), no_logdet(y)
 
 
-class Haar(Bijector):
+class Haar(TensorMap):
     """The Haar transform of 2×2 blocks, (B, C, 2H, 2W) to (B, 4C, H, W), bands before colours.
 
     For a block a b / c d: average (a+b+c+d)/4, horizontal (a−b+c−d)/4, vertical (a+b−c−d)/4 and diagonal
@@ -51,6 +55,7 @@ class Haar(Bijector):
     """
 
     stride = 2
+    shrink = Fraction(2)
     constant_logdet = True
 
     def forward(self, x: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
@@ -100,6 +105,7 @@ class Split(Bijector):
         (tensor([[0.]]), tensor([[1., 2.]]))
     """
 
+    x_is_tensor = True
     constant_logdet = True
 
     def __init__(self, keep: int) -> None:
@@ -114,12 +120,14 @@ class Split(Bijector):
 
     def forward(self, x: Tensor, context: Value = None) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """Splits."""
-        if not isinstance(x, Tensor) or x.shape[1] <= self.keep:
-            raise ValueError(f"Split({self.keep}): expected more than {self.keep} channels in one tensor")
+        if x.shape[1] <= self.keep:
+            raise ValueError(f"Split({self.keep}): expected more than {self.keep} channels, got {tuple(x.shape)}")
         return (x[:, : self.keep], x[:, self.keep :]), no_logdet(x)
 
     def inverse(self, y: tuple[Tensor, Tensor], context: Value = None) -> tuple[Tensor, Tensor]:
         """Concatenates."""
+        if not isinstance(y, tuple | list) or len(y) != 2:
+            raise ValueError(f"Split({self.keep}): expected the pair (kept, dropped), got {describe(y)}")
         kept, dropped = y
         if kept.shape[1] != self.keep or kept.shape[2:] != dropped.shape[2:]:
             raise ValueError(

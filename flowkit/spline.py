@@ -35,40 +35,43 @@ class RationalQuadratic(Kind):
     def __post_init__(self) -> None:
         if self.bins < 1 or max(self.min_width, self.min_height) * self.bins > 1:
             raise ValueError(f"RationalQuadratic: {self.bins} bins of the least size do not fit in [0, 1]")
+        if self.tail_bound <= 0 or not 0 < self.min_slope < 1:
+            raise ValueError(
+                "RationalQuadratic: needs tail_bound > 0 and 0 < min_slope < 1, "
+                f"got {self.tail_bound} and {self.min_slope}"
+            )
 
     @property
-    def parameters(self) -> int:  # type: ignore[override]
+    def parameters(self) -> int:
         """3 · bins − 1."""
         return 3 * self.bins - 1
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Evaluates the spline."""
-        inside, clamped = self._clamp(x)
-        piece = self._piece(clamped, parameters, given_y=False)
-        theta = ((clamped - piece.x) / piece.width).clamp(0, 1)
+        inside, safe = self._inside(x)
+        piece = self._piece(safe, parameters, given_y=False)
+        theta = (safe - piece.x) / piece.width
         y = piece.y + piece.height * piece.rise(theta)
         log_slope = piece.log_slope(theta)
         return torch.where(inside, y, x), sum_per_sample(torch.where(inside, log_slope, 0.0))
 
     def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Solves the quadratic of the piece that y lies in."""
-        inside, clamped = self._clamp(y)
-        piece = self._piece(clamped, parameters, given_y=True)
-        theta = piece.solve(clamped)
+        inside, safe = self._inside(y)
+        piece = self._piece(safe, parameters, given_y=True)
+        theta = piece.solve(safe)
         x = piece.x + piece.width * theta
         log_slope = piece.log_slope(theta)
         return torch.where(inside, x, y), -sum_per_sample(torch.where(inside, log_slope, 0.0))
 
-    def _clamp(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        clamped = x.clamp(-self.tail_bound, self.tail_bound)
-        return clamped == x, clamped
+    def _inside(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        inside = x.abs() <= self.tail_bound
+        return inside, torch.where(inside, x, 0.0)  # a clamp would have no gradient at the bounds
 
     def _piece(self, value: Tensor, parameters: Tensor, given_y: bool) -> "_Piece":
         """Finds the piece of every number, and its corners."""
         widths, heights, slopes = parameters.movedim(2, -1).split([self.bins, self.bins, self.bins - 1], -1)
-        edge = math.log(
-            math.expm1(1 - self.min_slope)
-        )  # softplus makes it slope 1, where the identity begins
+        edge = math.log(math.expm1(1 - self.min_slope))  # softplus makes it slope 1, where the identity begins
         slopes = self.min_slope + F.softplus(F.pad(slopes, (1, 1), value=edge))
         x = self._knots(widths, self.min_width)
         y = self._knots(heights, self.min_height)
@@ -121,8 +124,6 @@ class _Piece:
         a = self.height * (self.secant - self.left) + bend
         b = self.height * self.left - bend
         c = -self.secant * rise
-        tiny = torch.finfo(
-            y.dtype
-        ).tiny  # rounding can make the discriminant negative, or its root's slope infinite
+        tiny = torch.finfo(y.dtype).tiny  # rounding can make the discriminant negative, or its root's slope infinite
         root = (b**2 - 4 * a * c).clamp_min(tiny).sqrt()
-        return (2 * c / (-b - root)).clamp(0, 1)
+        return 2 * c / (-b - root)

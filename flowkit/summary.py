@@ -32,9 +32,7 @@ def summary(flow: nn.Module, x: Tensor | tuple[int, ...] | None = None, context:
     outputs = {} if x is None else _outputs(flow, x, context)
     rows = [("layer", "module", "output", "parameters", "log-det")]
     for name, layer in flow.named_modules():
-        if isinstance(layer, Bijector) and not any(
-            isinstance(m, Bijector) for m in list(layer.modules())[1:]
-        ):
+        if isinstance(layer, Bijector) and not any(isinstance(m, Bijector) for m in list(layer.modules())[1:]):
             rows.append(
                 _row(
                     name or "flow",
@@ -69,9 +67,7 @@ def _outputs(flow: nn.Module, x: Tensor | tuple[int, ...], context: Value) -> di
     try:
         with torch.no_grad():
             flow(
-                x
-                if isinstance(x, Tensor)
-                else torch.zeros(x, dtype=parameter.dtype, device=parameter.device),
+                x if isinstance(x, Tensor) else torch.zeros(x, dtype=parameter.dtype, device=parameter.device),
                 context,
             )
     finally:

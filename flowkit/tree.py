@@ -35,6 +35,11 @@ def describe(value: Value) -> str:
     return "None" if value is None else type(value).__name__
 
 
+def widen(x: Tensor) -> Tensor:
+    """Half-precision numbers as float32; all others as they are."""
+    return x.float() if x.is_floating_point() and x.dtype.itemsize < 4 else x
+
+
 def sum_per_sample(x: Tensor) -> Tensor:
     """Sums everything but the batch: (B, ...) to (B,)."""
     return x.flatten(1).sum(1)

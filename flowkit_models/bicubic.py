@@ -14,9 +14,7 @@ Edges: TypeAlias = Literal["mirror", "clamp"]
 Ties: TypeAlias = Literal["even", "up"]
 
 
-def bicubic_resize(
-    x: Tensor, scale: float | Fraction, edges: Edges = "mirror", ties: Ties = "even"
-) -> Tensor:
+def bicubic_resize(x: Tensor, scale: float | Fraction, edges: Edges = "mirror", ties: Ties = "even") -> Tensor:
     """Resizes images with the cubic kernel a = -0.5, widened when shrinking so that nothing aliases.
 
     Pixel centres lie at half integers, weights sum to 1, and each side becomes `ceil(side * scale)`.

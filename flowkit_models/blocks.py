@@ -4,6 +4,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from flowkit import ActNorm, Affine, Chain, Coupling, InvertibleConv1x1
 from flowkit.nets import FCN, DenseBlock, small_xavier
@@ -46,25 +47,36 @@ class FeatureExtractor(nn.Module):
         blocks: RRDBs in trunk0 and in trunk1.
         features: width; the output has twice as many channels.
         growth: growth of the dense blocks.
+        lean: recompute the RRDBs in the backward pass instead of keeping their activations.
     """
 
-    def __init__(self, in_channels: int, blocks: tuple[int, int], features: int, growth: int) -> None:
+    def __init__(
+        self, in_channels: int, blocks: tuple[int, int], features: int, growth: int, lean: bool = False
+    ) -> None:
         super().__init__()
+        self.lean = lean
         self.first = nn.Conv2d(in_channels, features, 3, padding=1)
-        self.trunk0, self.trunk1 = (
-            nn.Sequential(*(RRDB(features, growth) for _ in range(count))) for count in blocks
-        )
+        self.trunk0, self.trunk1 = (nn.Sequential(*(RRDB(features, growth) for _ in range(count))) for count in blocks)
         self.last = nn.Conv2d(features, features, 3, padding=1)
 
     def forward(self, u: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, 2·features, H, W)."""
         start = self.first(u)
-        a = self.trunk0(start)
-        return torch.cat([a, self.last(self.trunk1(a)) + start], 1)
+        a = self._trunk(self.trunk0, start)
+        return torch.cat([a, self.last(self._trunk(self.trunk1, a)) + start], 1)
+
+    def _trunk(self, blocks: nn.Sequential, x: Tensor) -> Tensor:
+        for block in blocks:
+            lean = self.lean and torch.is_grad_enabled()
+            x = checkpoint(block, x, use_reentrant=False) if lean else block(x)
+        return x
 
 
 def flow_step(
-    channels: int, hidden: int, context_channels: int = 0, init: Literal["orthogonal", "identity"] = "orthogonal"
+    channels: int,
+    hidden: int,
+    context_channels: int = 0,
+    init: Literal["orthogonal", "identity"] = "orthogonal",
 ) -> Chain:
     """A flow step: ActNorm, invertible 1×1 convolution, affine coupling of the second half (HCFlow, section 3.2).
 

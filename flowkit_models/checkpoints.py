@@ -54,7 +54,9 @@ def save(model: ImageFlow, path: str | os.PathLike[str], about: Mapping[str, str
         Path(temporary).unlink(missing_ok=True)
 
 
-def load(path: str | os.PathLike[str], memory: str = "plain", precision: str = "float32", **overrides: Any) -> ImageFlow:
+def load(
+    path: str | os.PathLike[str], memory: str = "plain", precision: str = "float32", **overrides: Any
+) -> ImageFlow:
     """Opens a checkpoint: one of ours (.safetensors), or an official one (.pth), told by its content.
 
     Nothing in the file is executed. Architecture and sizes come from the stored config, or for an official

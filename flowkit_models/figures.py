@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .images import to_float
 from .imageflow import ImageFlow
+from .images import to_float
 from .metrics import psnr, to_uint8
 from .scoring import Pair
 
@@ -39,7 +39,13 @@ def sample_sheet(
     """
     from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
 
-    titles = ["LR", "bicubic", "HCFlow τ = 0", *[f"τ = {temperature:g}, sample {i + 1}" for i in range(draws)], "HR"]
+    titles = [
+        "LR",
+        "bicubic",
+        "HCFlow τ = 0",
+        *[f"τ = {temperature:g}, sample {i + 1}" for i in range(draws)],
+        "HR",
+    ]
     figure = Figure(figsize=(2.05 * len(titles), 2.3 * len(pairs)), dpi=110, layout="constrained")
     axes = figure.subplots(len(pairs), len(titles), squeeze=False)
     generator = torch.Generator().manual_seed(seed)
@@ -50,8 +56,9 @@ def sample_sheet(
         mode = model.upscale(lr, temperature=0.0)[0].cpu()
         shown = [pair.bicubic, *map(to_uint8, [mode, *samples]), pair.hr]
         window = _window(pair.hr, (centres or {}).get(name, (0.5, 0.5)), model.scale)
-        images = [pair.lr[0][(..., *(slice(w.start // model.scale, w.stop // model.scale) for w in window))]]
-        images += [image[0][(..., *window)] for image in shown]
+        rows, columns = window
+        small = [slice(w.start // model.scale, w.stop // model.scale) for w in window]
+        images = [pair.lr[0, :, small[0], small[1]], *(image[0, :, rows, columns] for image in shown)]
         for column, (axis, image) in enumerate(zip(row, images, strict=True)):
             axis.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
             axis.set(xticks=[], yticks=[])
@@ -82,7 +89,7 @@ def curves(history: Sequence[dict[str, float]], bicubic: float, path: str | os.P
     _save(figure, path)
 
 
-def _window(hr: Tensor, centre: tuple[float, float], scale: int) -> tuple[slice, slice]:
+def _window(hr: Tensor, centre: tuple[float, float], scale: int) -> list[slice]:
     """A window around a centre, inside the image, on the grid of LR pixels."""
 
     def span(size: int, at: float) -> slice:
@@ -90,8 +97,7 @@ def _window(hr: Tensor, centre: tuple[float, float], scale: int) -> tuple[slice,
         start = min(max(0, round(size * at) - side // 2), size - side) // scale * scale
         return slice(start, start + side)
 
-    height, width = hr.shape[2:]
-    return span(height, centre[0]), span(width, centre[1])
+    return [span(size, at) for size, at in zip(hr.shape[2:], centre, strict=True)]
 
 
 def _save(figure: "Figure", path: str | os.PathLike[str]) -> None:  # type: ignore[name-defined]  # noqa: F821

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -19,12 +19,13 @@ from flowkit import (
     Latents,
     Level,
     Near,
+    Reversible,
     Squeeze,
 )
 from flowkit.nets import ZeroConv2d
 
 from .blocks import FeatureExtractor, flow_step
-from .imageflow import Encoded, ImageFlow
+from .imageflow import Encoded, ImageFlow, Memory
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class HCFlowConfig:
 
 
 class HCFlow(ImageFlow):
-    """x ↔ (y, z): an HR image is an LR image and standard-normal latents, one per level (eq. 1).
+    """x ↔ (y, z): an HR image is an LR image and standard-normal latents, one per level (eq. (1)).
 
     `flow` is the bijection; `density` is the likelihood of eq. (2) with the Gaussian of eq. (3): dequantised HR
     image, y near y*, z standard normal.
@@ -86,7 +87,9 @@ class HCFlow(ImageFlow):
 
     config: HCFlowConfig
 
-    def __init__(self, config: HCFlowConfig) -> None:
+    def __init__(self, config: HCFlowConfig, memory: Memory = "plain") -> None:
+        lean = memory == "lean"
+        chain = Reversible if lean else Chain
         channels = [12]  # of level l after its squeeze; each level but the last keeps half of them
         while len(channels) < config.levels:
             channels.append(2 * channels[-1])
@@ -97,10 +100,10 @@ class HCFlow(ImageFlow):
             body = (flow_step(c, config.hidden, init=config.init) for _ in range(config.steps))
             squeeze = Squeeze() if config.squeeze == "squeeze" else Haar()
             latent = self._latent(c - keep, features, config)
-            levels.append(Level(Chain(squeeze, *body), keep, latent))  # eq. (4)
+            levels.append(Level(chain(Chain(squeeze, *body)), keep, chain(latent)))  # eq. (4)
             coarser = config.levels - 1 - i
             u = keep + coarser * features
-            nets.append(FeatureExtractor(u, config.blocks[i], config.features, config.growth))
+            nets.append(FeatureExtractor(u, config.blocks[i], config.features, config.growth, lean))
         flow = Hierarchy(levels, CoarseToFine(nets))  # eq. (5)
         super().__init__(config, flow, config.scale)
         base = Near(config.lr_std, 255 if config.lr_rounded else None)
@@ -109,7 +112,7 @@ class HCFlow(ImageFlow):
 
     @staticmethod
     def _latent(channels: int, features: int, config: HCFlowConfig) -> Chain:
-        """a_l → z_l given c_l: conditional steps, and the learned prior that standardises (eq. 5)."""
+        """a_l → z_l given c_l: conditional steps, and the learned prior that standardises (eq. (5))."""
         steps = (
             flow_step(channels, config.conditional_hidden, features, config.init)
             for _ in range(config.conditional_steps)
@@ -119,7 +122,7 @@ class HCFlow(ImageFlow):
 
     @property
     def density(self) -> Flow:
-        """p(x | y*), on the same parameters (eq. 2), y not rounded: `density.bits_per_dim(hr, lr)` is the true one."""
+        """p(x | y*), on the same parameters (eq. (2)), y not rounded; its `bits_per_dim(hr, lr)` is true."""
         return Flow(Chain(self.dequantize, self.flow), Near(self.config.lr_std))
 
     def latent_shapes(self, height: int, width: int) -> list[tuple[int, int, int]]:
@@ -140,7 +143,7 @@ class HCFlow(ImageFlow):
         return x
 
     def nll(self, hr: Tensor, lr: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The paper's negative log-likelihood (eq. 6), as the official code counts it.
+        """The paper's negative log-likelihood (eq. (6)), as the official code counts it.
 
         Args:
             hr: HR images (B, 3, H, W) in [0, 1].
@@ -203,8 +206,7 @@ class HCFlow(ImageFlow):
         conditional = _count(shapes, first + "additional_flow_steps.{}.actnorm.bias")
         rrdb = "flow.level{}_condFlow.RRDB_trunk{}.{}.RDB1.conv1.weight"
         blocks = tuple(
-            (_count(shapes, rrdb.format(i, 0, "{}")), _count(shapes, rrdb.format(i, 1, "{}")))
-            for i in range(levels)
+            (_count(shapes, rrdb.format(i, 0, "{}")), _count(shapes, rrdb.format(i, 1, "{}"))) for i in range(levels)
         )
         growths = [shapes[name][0] for name in shapes if name.endswith("RDB1.conv1.weight")]
         return HCFlowConfig(
@@ -225,13 +227,15 @@ class HCFlow(ImageFlow):
 def _steps(parts: nn.ModuleList, prefix: str, start: int) -> Iterator[tuple[str, nn.Module]]:
     """Three modules to a step: ActNorm, 1×1 convolution, coupling."""
     for i in range(0, len(parts), 3):
+        coupling: Any = parts[i + 2]
         step = f"{prefix}{start + i // 3}."
         yield step + "actnorm", parts[i]
         yield step + "permute", parts[i + 1]
-        yield step + "affine.f", parts[i + 2].net
+        yield step + "affine.f", coupling.net
 
 
 def _trunk(trunk: nn.Sequential, prefix: str) -> Iterator[tuple[str, nn.Module]]:
+    block: Any
     for b, block in enumerate(trunk):
         for r, residual in enumerate(block.blocks):
             yield f"{prefix}{b}.RDB{r + 1}", residual.dense

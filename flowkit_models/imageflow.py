@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from flowkit.base import round_straight_through
 from flowkit.bijector import Bijector
 
+Memory = Literal["plain", "lean"]
+Precision = Literal["float32", "bf16"]
+
 
 class Encoded(NamedTuple):
     """What `ImageFlow.encode` returns.
@@ -42,7 +45,8 @@ class ImageFlow(nn.Module):
     """
 
     config: Any
-    precision: Literal["float32", "bf16"] = "float32"
+    flow: Any  # a Bijector; models know which
+    precision: Precision = "float32"
 
     def __init__(self, config: Any, flow: Bijector, scale: int) -> None:
         super().__init__()
@@ -62,6 +66,10 @@ class ImageFlow(nn.Module):
 
     def official_layout(self) -> Iterator[tuple[str, nn.Module]]:
         """The official names of all modules with parameters, in the official order."""
+        raise NotImplementedError
+
+    def bits_per_dim(self, hr: Tensor, lr: Tensor) -> Tensor:
+        """The true bits per sub-pixel, (B,)."""
         raise NotImplementedError
 
     def not_official(self) -> str | None:

@@ -50,7 +50,7 @@ def create(name: str, memory: str = "plain", precision: str = "float32", **overr
 
     Args:
         name: one of `list_models()`.
-        memory: "plain".
+        memory: "plain", or "lean": reversible flows and recomputed feature extractors keep few activations.
         precision: "float32", or "bf16" for the networks (the invertible maps stay in float32).
         **overrides: fields of the model's config.
 
@@ -70,8 +70,8 @@ def create(name: str, memory: str = "plain", precision: str = "float32", **overr
 
 def build(family: str, config: dict[str, Any], memory: str, precision: str, overrides: dict[str, Any]) -> ImageFlow:
     """Makes a model of a family from the fields of its config, some of them overridden."""
-    if memory != "plain":
-        raise ValueError(f'memory must be "plain", got {memory!r}')
+    if memory not in ("plain", "lean"):
+        raise ValueError(f'memory must be "plain" or "lean", got {memory!r}')
     if precision not in ("float32", "bf16"):
         raise ValueError(f'precision must be "float32" or "bf16", got {precision!r}')
     fields = {field.name for field in dataclasses.fields(CONFIGS[family])}
@@ -79,7 +79,7 @@ def build(family: str, config: dict[str, Any], memory: str, precision: str, over
     if unknown:
         raise ValueError(f"{family} has no option {unknown[0]!r}; it has {', '.join(sorted(fields))}")
     values = {name: _frozen(value) for name, value in {**config, **overrides}.items()}
-    model: ImageFlow = MODELS[family](CONFIGS[family](**values))
+    model: ImageFlow = MODELS[family](CONFIGS[family](**values), memory)
     model.precision = precision  # type: ignore[assignment]
     return model
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from .bicubic import bicubic_resize
-from .images import to_float
 from .imageflow import ImageFlow
+from .images import to_float
 from .metrics import consistency, diversity, psnr, ssim, to_uint8
 
 
@@ -65,7 +65,11 @@ def score(
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    rows: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {"bicubic": [], "tau_0": [], f"tau_{temperature:g}": []}
+    rows: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {
+        "bicubic": [],
+        "tau_0": [],
+        f"tau_{temperature:g}": [],
+    }
     spread, lr_psnr, bits, errors = [], [], [], []
     for pair in pairs.values():
         hr, lr = to_float(pair.hr).to(device), to_float(pair.lr).to(device)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -55,7 +56,7 @@ class Trained:
 def train(
     model: ImageFlow,
     batches: Iterator[Batch],
-    losses: Callable[[ImageFlow, Batch], tuple[Tensor, dict[str, float]]],
+    losses: Callable[[Any, Batch], tuple[Tensor, dict[str, float]]],
     validate: Callable[[ImageFlow], float],
     schedule: Schedule,
     out: Path,
@@ -79,7 +80,8 @@ def train(
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(schedule.average), use_buffers=True)
     optimizer = torch.optim.Adam(model.parameters(), schedule.lr, betas=(0.9, 0.99))
     rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, schedule.steps))
-    result, best, bad = Trained(averaged.module), -math.inf, 0
+    mean: Any = averaged.module
+    result, best, bad = Trained(mean), -math.inf, 0
     model.train()
     with _progress(console or Console()) as progress:
         task = progress.add_task("training", total=schedule.steps, bits=math.nan, psnr=math.nan, speed=math.nan)
@@ -87,7 +89,7 @@ def train(
             hr, lr = next(batches)
             loss, parts = losses(model, (hr.to(device), lr.to(device)))
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             torch.nn.utils.clip_grad_value_(model.parameters(), schedule.clip_value)
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.clip_norm)
             if bool(loss.isfinite() & norm.isfinite()):
@@ -101,13 +103,13 @@ def train(
             rates.step()
             row = {"step": float(step), "loss": float(loss.detach()), **parts}
             if step % schedule.validate_every == 0 or step == schedule.steps:
-                row["psnr"] = validate(averaged.module.eval())
+                row["psnr"] = validate(mean.eval())
                 if row["psnr"] > best:
                     best = row["psnr"]
-                    averaged.module.save(out / "best.safetensors", step=str(step))
+                    mean.save(out / "best.safetensors", step=str(step))
             result.history.append(row)
             _show(progress, task, row)
-    averaged.module.save(out / "last.safetensors", step=str(schedule.steps))
+    mean.save(out / "last.safetensors", step=str(schedule.steps))
     return result
 
 
@@ -131,7 +133,7 @@ def _progress(console: Console) -> Progress:
 
 
 def _show(progress: Progress, task: TaskID, row: dict[str, float]) -> None:
-    fields = {"bits": row["bits_per_dim"], "speed": progress.tasks[task].speed or math.nan}
+    fields: dict[str, Any] = {"bits": row["bits_per_dim"], "speed": progress.tasks[task].speed or math.nan}
     if "psnr" in row:
         fields["psnr"] = row["psnr"]
         if not progress.console.is_terminal:  # a log has no bar that moves

@@ -22,8 +22,8 @@ from torch import Tensor
 
 import flowkit
 import flowkit_models
-from flowkit_models import ImageFlow
 from flowkit_models.figures import curves, sample_sheet
+from flowkit_models.hcflow import HCFlow
 from flowkit_models.images import check_writable
 from flowkit_models.photos import Crops, bundled_photos, read_photos, test_photos
 from flowkit_models.scoring import make_pairs, psnr_at_zero, score
@@ -51,9 +51,9 @@ class Config:
     lr: float = 2e-3
     """Peak learning rate of Adam."""
     nll_weight: float = 2e-3
-    """λ₁, weight of the negative log-likelihood, in bits per HR pixel as the paper counts (eq. 7)."""
+    """λ₁, weight of the negative log-likelihood, in bits per HR pixel as the paper counts (eq. (7))."""
     pixel_weight: float = 1.0
-    """λ₂, weight of the L1 loss at τ = 0, on images in [0, 1] (eq. 7)."""
+    """λ₂, weight of the L1 loss at τ = 0, on images in [0, 1] (eq. (7))."""
     draws: int = 5
     """Samples per test image."""
     seed: int = 0
@@ -61,11 +61,20 @@ class Config:
     device: str = "cpu"
     """Where to train: cpu, cuda, cuda:1, mps."""
 
+    def check(self) -> None:
+        """Raises ValueError for numbers that make no sense."""
+        if min(self.steps, self.batch, self.crop, self.draws) < 1 or self.lr <= 0:
+            raise ValueError("steps, batch, crop and draws must be at least 1, and lr positive")
+        if min(self.nll_weight, self.pixel_weight) < 0:
+            raise ValueError("nll-weight and pixel-weight must not be negative")
+
 
 PRESETS: dict[str, Config] = {
     "small": Config(),
     # reference/hcflow.md §13: the general ×4 model, stage NLL
-    "paper": Config("paper", steps=300_000, batch=16, crop=160, lr=2.5e-4, nll_weight=1.0, pixel_weight=0.0, device="cuda"),
+    "paper": Config(
+        "paper", steps=300_000, batch=16, crop=160, lr=2.5e-4, nll_weight=1.0, pixel_weight=0.0, device="cuda"
+    ),
 }
 MODEL = {"small": "hcflow_sr_x4_small", "paper": "hcflow_sr_x4"}
 TEMPERATURE = 0.8
@@ -74,28 +83,34 @@ LOOK_AT = {"astronaut": (0.22, 0.45), "chelsea": (0.4, 0.5), "coffee": (0.45, 0.
 
 def main(config: Config) -> None:
     """Data, model, losses, schedule, run."""
+    config.check()
     console = Console()
+    device = usable_device(config.device)
     torch.manual_seed(config.seed)
 
     # Data (section 4.1): HR crops, LR made from them by bicubic; the test photographs are never trained on.
     out = check_writable(config.out)
     own = config.data is not None
     photos = read_photos(config.data, config.crop) if config.data is not None else bundled_photos()
-    rarely = {} if own else {name: 0.1 for name in ("retina", "hubble") if name in photos}
+    rarely: dict[str, float] = {} if own else {n: 0.1 for n in ("retina", "hubble") if n in photos}
     crops = Crops(photos, config.crop, config.batch, 4, torch.Generator().manual_seed(config.seed), weights=rarely)
     pairs = make_pairs(test_photos(), 4)
 
     # Model (section 3): its sizes are the preset's.
-    model = flowkit_models.create(MODEL[config.preset]).to(config.device)
+    model = flowkit_models.create(MODEL[config.preset]).to(device)
     if config.preset == "paper":  # the small one starts from a sane image, and needs no statistics
-        flowkit.initialize(model.flow, next(crops)[0].to(config.device))
-    settings = {**dataclasses.asdict(config), "model": MODEL[config.preset], "sizes": dataclasses.asdict(model.config)}
+        flowkit.initialize(model.flow, next(crops)[0].to(device))
+    settings = {
+        **dataclasses.asdict(config),
+        "model": MODEL[config.preset],
+        "sizes": dataclasses.asdict(model.config),
+    }
     (out / "config.json").write_text(json.dumps(settings, indent=2, default=str) + "\n")
     parameters = sum(p.numel() for p in model.parameters())
     console.print(f"{MODEL[config.preset]}: {parameters:,} parameters; {len(photos)} photographs; {config.steps} steps")
 
     # Losses (section 3.4)
-    def losses(model: ImageFlow, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    def losses(model: HCFlow, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         hr, lr = batch
         nll = model.nll(hr, lr).mean()  # eq. (6)
         pixel = (model.upscale(lr, temperature=0.0)[0] - hr).abs().mean()  # eq. (7), x at τ = 0
@@ -111,7 +126,11 @@ def main(config: Config) -> None:
 
     # Results (section 4.2)
     metrics = score(trained.model, pairs, TEMPERATURE, config.draws, config.seed)
-    metrics["protocol"] |= {"preset": config.preset, "steps": config.steps, "train_minutes": round(minutes, 2)}
+    metrics["protocol"] |= {
+        "preset": config.preset,
+        "steps": config.steps,
+        "train_minutes": round(minutes, 2),
+    }
     (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
     curves(trained.history, metrics["bicubic"]["psnr"], out / "curve.png")
     sample_sheet(trained.model, pairs, out / "samples.png", TEMPERATURE, seed=config.seed, centres=LOOK_AT)
@@ -119,12 +138,24 @@ def main(config: Config) -> None:
     console.print(f"trained in {minutes:.1f} minutes; see {out}/samples.png, curve.png, metrics.json, best.safetensors")
 
 
+def usable_device(name: str) -> torch.device:
+    """The device of a name, proved to work."""
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {name}: {str(error).partition(chr(10))[0]}") from None
+
+
 def results_table(metrics: dict[str, Any]) -> Table:
     """The results as a table for the terminal."""
     table = Table(title="astronaut, chelsea, coffee: means (dB, RGB)")
     for heading in ("", "PSNR", "SSIM", "consistency", "diversity"):
         table.add_column(heading, justify="left" if not heading else "right")
-    rows = {"bicubic": "bicubic", "HCFlow τ = 0": "tau_0", f"HCFlow τ = {TEMPERATURE}": f"tau_{TEMPERATURE:g}"}
+    rows = {
+        "bicubic": "bicubic",
+        "HCFlow τ = 0": "tau_0",
+        f"HCFlow τ = {TEMPERATURE}": f"tau_{TEMPERATURE:g}",
+    }
     for label, key in rows.items():
         row = metrics[key]
         spread = f"{row['diversity']:.2f}" if "diversity" in row else "–"
@@ -144,11 +175,17 @@ def parse(arguments: list[str]) -> Config:
     return tyro.cli(Config, args=arguments, default=PRESETS.get(preset, Config()), description=__doc__)
 
 
-if __name__ == "__main__":
-    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+def run(arguments: list[str]) -> int | str:
+    """Runs the recipe; returns 0, or one line that says what was wrong."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     try:
-        main(parse(sys.argv[1:]))
-    except (ValueError, OSError, ImportError, FloatingPointError, RuntimeError) as error:
-        sys.exit(f"error: {error}")
+        main(parse(arguments))
     except KeyboardInterrupt:
-        sys.exit("stopped")
+        return "stopped"
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        return f"error: {error}"
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

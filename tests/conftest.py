@@ -47,6 +47,6 @@ class Golden:
 
 
 @pytest.fixture(scope="session")
-def golden(shared: Path):  # noqa: ANN201 - a factory
+def golden(shared: Path):
     """Opens a golden file by name."""
     return lambda name: Golden(shared / "golden" / name)

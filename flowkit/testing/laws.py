@@ -15,13 +15,22 @@ ROUND_TRIP = 1e-7
 """Largest error of a float64 round trip, relative to the largest value: leaves room for a bisected inverse."""
 
 
+def protocol(b: Any, x: Value, context: Value = None) -> None:
+    """Both methods can be called and return (value, logdet)."""
+    y = x
+    for name, method in (("forward", b), ("inverse", b.inverse)):
+        try:
+            y, _ = method(y, context)
+        except Exception as error:
+            why = f"{name} raised {type(error).__name__}: {error}"
+            raise AssertionError(f"{_name(b)} breaks the law: protocol: {why}") from error
+
+
 def round_trip(b: Any, x: Value, context: Value = None) -> None:
     """b.inverse(b(x)) = x, and b(b.inverse(y)) = y for a y that is no image of this x."""
     y, logdet = b(x, context)
     _check_logdet(b, logdet, x)
-    _expect(
-        all(leaf.isfinite().all() for leaf in leaves(y)), b, "round trip", "the forward image is not finite"
-    )
+    _expect(all(leaf.isfinite().all() for leaf in leaves(y)), b, "round trip", "the forward image is not finite")
     _close(b.inverse(y, context)[0], x, b, "round trip (inverse after forward)")
     # between images of neighbouring samples: a new point, inside any convex range
     other = map_leaves(lambda leaf: 0.7 * leaf + 0.3 * leaf.roll(1, 0), y)
@@ -77,19 +86,18 @@ def untouched(b: Any, x: Value, context: Value = None) -> None:
 
 
 def gradients(b: Any, x: Value, context: Value = None) -> None:
-    """Gradients of both directions agree: along x → y → x they cancel for parameters and context, and x gets its own."""
-    x, context = (map_leaves(lambda leaf: leaf.detach().requires_grad_(), value) for value in (x, context))
+    """Gradients of both directions agree: along x → y → x they cancel for parameters and context, not for x."""
+    x, context = (map_leaves(_fresh, value) for value in (x, context))
     parameters = [p for p in b.parameters() if p.requires_grad]
     y, forward = b(x, context)
     back, inverse = b.inverse(y, context)
     weights = map_leaves(torch.randn_like, x)
     cotangent = map_leaves(torch.ones_like, x)
     total = _inner(weights, back) + (forward + inverse).sum()
-    grads = _grad(total, [*leaves(x), *leaves(context), *parameters])
+    steering = [leaf for leaf in leaves(context) if leaf.requires_grad]
+    grads = _grad(total, [*leaves(x), *steering, *parameters])
     count = len(list(leaves(x)))
-    _close(
-        tuple(grads[:count]), tuple(leaves(weights)), b, "gradients (through forward and inverse, of x)", 1e-5
-    )
+    _close(tuple(grads[:count]), tuple(leaves(weights)), b, "gradients (through forward and inverse, of x)", 1e-5)
     scale = max(float(p.detach().abs().max()) for p in (*leaves(weights), *leaves(y)))
     for grad in grads[count:]:
         worst = float(grad.abs().max()) if grad.numel() else 0.0
@@ -103,7 +111,15 @@ def gradients(b: Any, x: Value, context: Value = None) -> None:
     _expect(all(g.isfinite().all() for g in one_way), b, "gradients (inverse)", "not finite")
 
 
-EXACT: tuple[Callable[..., None], ...] = (round_trip, inverse_sign, per_sample, logdet, untouched, gradients)
+EXACT: tuple[Callable[..., None], ...] = (
+    protocol,
+    untouched,
+    round_trip,
+    inverse_sign,
+    per_sample,
+    logdet,
+    gradients,
+)
 """The laws that hold in float64."""
 
 
@@ -167,6 +183,10 @@ def rejected_inputs(b: nn.Module, x: Value, context: Value = None) -> None:
         _rejects(b, map_leaves(Tensor.double, x), context, "float64 with float32 parameters")
 
 
+POLICIES: tuple[Callable[..., None], ...] = (precision, state_dict, rejected_inputs)
+"""What is asked in float32."""
+
+
 def compiled(b: nn.Module, x: Value, context: Value = None, backend: str = "inductor") -> None:
     """`torch.compile(fullgraph=True)` takes both directions and changes nothing but rounding."""
     inverse = b.inv if isinstance(b, Bijector) else _InverseOf(b)
@@ -185,6 +205,8 @@ def compiled(b: nn.Module, x: Value, context: Value = None, backend: str = "indu
 
 
 class _InverseOf(nn.Module):
+    b: Any
+
     def __init__(self, b: nn.Module) -> None:
         super().__init__()
         self.b = b
@@ -243,6 +265,11 @@ def _rejects(b: Bijector, x: Value, context: Value, what: str) -> None:
 
 def _row(value: Value, i: int) -> Value:
     return map_leaves(lambda leaf: leaf[i : i + 1], value)
+
+
+def _fresh(leaf: Tensor) -> Tensor:
+    """A copy that collects gradients, unless it is a class label."""
+    return leaf.detach().clone().requires_grad_(leaf.is_floating_point())
 
 
 def _inner(a: Value, b: Value) -> Tensor:

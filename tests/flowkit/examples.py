@@ -26,6 +26,7 @@ from flowkit import (
     MixtureLogistic,
     Permutation,
     RationalQuadratic,
+    Reversible,
     SingleScale,
     Split,
     Squeeze,
@@ -108,9 +109,7 @@ class Latent(Chain):
 
     def __init__(self, channels: int, context: int) -> None:
         prior = Affine("exp", "scale_first", inverted=True)
-        super().__init__(
-            step(channels, context), Injector(FCN(context, 2 * channels, hidden=6, init_std=0.2), prior)
-        )
+        super().__init__(step(channels, context), Injector(FCN(context, 2 * channels, hidden=6, init_std=0.2), prior))
 
 
 def extractor(channels: int, features: int = 2) -> torch.nn.Module:
@@ -194,9 +193,7 @@ EXAMPLES = [
     Example("affine flip", lambda: Coupling(FCN(1, 6, 6), 3, Affine("tanh"), flip=True), 4, IMAGE),
     Example("additive", lambda: Coupling(DenseBlock(2, 2, 3), 2, Additive()), 4, IMAGE),
     Example("spline", lambda: Coupling(vector_net(4, 11), 2, RationalQuadratic(4)), 4, VECTOR),
-    Example(
-        "spline wide", lambda: Coupling(image_net(4, 8), 2, RationalQuadratic(3, tail_bound=3.0)), 4, IMAGE
-    ),
+    Example("spline wide", lambda: Coupling(image_net(4, 8), 2, RationalQuadratic(3, tail_bound=3.0)), 4, IMAGE),
     Example("mixture", lambda: Coupling(vector_net(4, 9), 2, MixtureLogistic(3)), 4, VECTOR),
     Example("mixture on images", lambda: Coupling(image_net(4, 6), 2, MixtureLogistic(2)), 4, IMAGE),
     Example(
@@ -217,10 +214,9 @@ EXAMPLES = [
         spatial_context,
     ),
     Example("learned prior", lambda: Latent(4, 3), 4, IMAGE, 1, spatial_context),
+    Example("reversible", lambda: Reversible(step(4, 3) >> step(4)), 4, IMAGE, 1, spatial_context),
     Example("chain", lambda: step(4) >> step(4), 4, IMAGE),
-    Example(
-        "glow", lambda: Hierarchy([Level(Squeeze() >> step(4), 2), Level(Squeeze() >> step(8))]), 1, IMAGE, 4
-    ),
+    Example("glow", lambda: Hierarchy([Level(Squeeze() >> step(4), 2), Level(Squeeze() >> step(8))]), 1, IMAGE, 4),
     Example("inverse of glow", lambda: two_levels("independent").inv, 1, IMAGE, 4),
     Example("independent", lambda: two_levels("independent"), 1, IMAGE, 4),
     Example("single scale", lambda: two_levels("single"), 1, IMAGE, 4),

@@ -99,7 +99,12 @@ def test_one_seed_one_draw() -> None:
 
 @pytest.mark.parametrize(
     ("context", "got"),
-    [(None, "NoneType"), (torch.zeros(2, 3), r"\(2, 3\)"), (torch.zeros(1, 3, 4, 4), r"\(1, 3"), ((), "tuple")],
+    [
+        (None, "NoneType"),
+        (torch.zeros(2, 3), r"\(2, 3\)"),
+        (torch.zeros(1, 3, 4, 4), r"\(1, 3"),
+        ((), "tuple"),
+    ],
 )
 def test_near_needs_a_context_of_the_shape_of_y(context: Any, got: str) -> None:
     message = r"Near: expected the context y\* of shape \(2, 3, 4, 4\), got " + got

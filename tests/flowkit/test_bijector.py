@@ -24,23 +24,39 @@ class Fixed(Bijector):
 @pytest.mark.parametrize(
     ("b", "x", "message"),
     [
-        (ActNorm(3), torch.zeros(2, 4, 5, 5), r"ActNorm\(3\): expected 3 channels, got \(2, 4, 5, 5\) float32"),
+        (
+            ActNorm(3),
+            torch.zeros(2, 4, 5, 5),
+            r"ActNorm\(3\): expected 3 channels, got \(2, 4, 5, 5\) float32",
+        ),
         (Permutation(3), torch.zeros(2, 4), r"Permutation\(3\): expected 3 channels, got \(2, 4\)"),
         (InvertibleConv1x1(3), torch.zeros(2, 2), r"InvertibleConv1x1\(3, 'dense'\): expected 3 channels"),
-        (ActNorm(3), torch.zeros(3), r"ActNorm\(3\): expected floating-point \(B, C, \*spatial\), got \(3,\)"),
+        (
+            ActNorm(3),
+            torch.zeros(3),
+            r"ActNorm\(3\): expected floating-point \(B, C, \*spatial\), got \(3,\)",
+        ),
         (ActNorm(3), torch.zeros(2, 3, dtype=torch.uint8), r"got \(2, 3\) uint8, convert it with .float\(\)"),
         (ActNorm(3), torch.zeros(2, 3).double(), r"parameters are float32, got \(2, 3\) float64; convert"),
         (ActNorm(3).double(), torch.zeros(2, 3), r"parameters are float64, got \(2, 3\) float32"),
         (ActNorm(3), None, r"ActNorm\(3\): expected a tensor or a tuple of tensors, got None"),
         (ActNorm(3), "x", r"ActNorm\(3\): expected floating-point .* got str"),
         (Squeeze(), torch.zeros(2, 3, 4, 5), r"Squeeze\(2\): spatial sizes must be multiples of 2, got"),
-        (Haar(), torch.zeros(2, 3, 3, 4), r"Haar\(\): spatial sizes must be multiples of 2, got \(2, 3, 3, 4\)"),
+        (
+            Haar(),
+            torch.zeros(2, 3, 3, 4),
+            r"Haar\(\): spatial sizes must be multiples of 2, got \(2, 3, 3, 4\)",
+        ),
         (
             Squeeze() >> Squeeze(),
             torch.zeros(2, 3, 4, 6),
             r"Chain\(\): spatial sizes must be multiples of 4, got \(2, 3, 4, 6\)",
         ),
-        (Squeeze() >> ActNorm(12), torch.zeros(2, 4, 2, 2), r"Chain\(\): expected 3 channels, got \(2, 4, 2, 2\)"),
+        (
+            Squeeze() >> ActNorm(12),
+            torch.zeros(2, 4, 2, 2),
+            r"Chain\(\): expected 3 channels, got \(2, 4, 2, 2\)",
+        ),
     ],
 )
 def test_wrong_input_names_the_layer_what_came_and_what_was_expected(b: Bijector, x: Any, message: str) -> None:
@@ -118,7 +134,7 @@ def test_inv_runs_the_other_way_on_the_same_parameters() -> None:
     assert torch.equal(b.inv(y)[0], b.inverse(y)[0])
     assert torch.equal(b.inv.inverse(y)[0], b(y)[0])
     assert b.inv.inv is b
-    assert list(b.inv.parameters())[0] is b.bias
+    assert next(b.inv.parameters()) is b.bias
 
 
 def test_hooks_see_the_inverse() -> None:

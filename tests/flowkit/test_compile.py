@@ -6,7 +6,20 @@ from examples import EXAMPLES, Example, case
 
 from flowkit.testing import laws
 
-rows = pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.name)
+# seconds each, and the same code as "coarse to fine" and "srflow-like": these only in the slow run
+SLOW = {
+    "glow",
+    "inverse of glow",
+    "independent",
+    "single scale",
+    "coarse to fine from lr",
+    "external",
+    "no y, from lr",
+}
+
+
+def rows(examples: list[Example]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("example", examples, ids=lambda example: example.name)
 
 
 def compiled(example: Example, backend: str) -> None:
@@ -14,15 +27,19 @@ def compiled(example: Example, backend: str) -> None:
     laws.compiled(its.b.eval(), its.x, its.context, backend)
 
 
-@rows
+@rows([example for example in EXAMPLES if example.name not in SLOW])
 def test_no_graph_break(example: Example) -> None:
     compiled(example, "eager")
 
 
-@rows
+@rows(EXAMPLES)
 @pytest.mark.slow
 def test_inductor(example: Example) -> None:
     compiled(example, "inductor")
+
+
+def test_every_slow_row_exists() -> None:
+    assert {example.name for example in EXAMPLES} >= SLOW
 
 
 def test_the_law_sees_a_graph_break() -> None:

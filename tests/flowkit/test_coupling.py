@@ -23,12 +23,13 @@ class Constant(nn.Module):
 
 
 def official_fcn(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    names = {"conv1.": "conv1.", "conv2.": "conv2.", "conv3.": "conv3.", "actnorm.": "", "logs": "log_scale"}
+    names = {"actnorm.": "", "logs": "log_scale"}
     renamed = {}
     for key, value in state.items():
+        name = key
         for theirs, ours in names.items():
-            key = key.replace(theirs, ours)
-        renamed[key] = value if key.endswith("weight") else value.flatten()
+            name = name.replace(theirs, ours)
+        renamed[name] = value if name.endswith("weight") else value.flatten()
     return renamed
 
 
@@ -122,14 +123,17 @@ def test_the_net_sees_the_context_as_it_comes() -> None:
     [
         (
             Coupling(Constant(0, 0, 0), 1, Affine("tanh")),
-            r"Coupling: the net returned \(2, 3\), but Affine\(scale='tanh'.* of 2 channels needs \(2, 4\) "
+            r"Coupling: the net returned \(2, 3\).*, but Affine\(scale='tanh'.* of 2 channels needs \(2, 4\) "
             r"\(2 parameters per channel\)",
         ),
-        (Coupling(Constant(0), 1, Additive()), r"the net returned \(2, 1\), .* of 2 channels needs \(2, 2\)"),
+        (
+            Coupling(Constant(0), 1, Additive()),
+            r"the net returned \(2, 1\).*, .* of 2 channels needs \(2, 2\)",
+        ),
         (Coupling(Constant(0), 1, RationalQuadratic(4)), r"needs \(2, 22\) \(11 parameters per channel\)"),
         (Coupling(Constant(0), 3, Additive()), r"Coupling: keep=3 leaves nothing of \(2, 3\) float32"),
         (Coupling(Constant(0), 4, Additive(), flip=True), "keep=4 leaves nothing"),
-        (Injector(Constant(0, 0), Affine()), r"Injector: the net returned \(2, 2\), .* needs \(2, 6\)"),
+        (Injector(Constant(0, 0), Affine()), r"Injector: the net returned \(2, 2\).*, .* needs \(2, 6\)"),
     ],
 )
 def test_a_net_or_an_input_of_the_wrong_width(b: nn.Module, message: str) -> None:
@@ -141,7 +145,7 @@ def test_a_net_or_an_input_of_the_wrong_width(b: nn.Module, message: str) -> Non
 
 def test_a_net_that_halves_the_image() -> None:
     b = Coupling(lambda_net(lambda passive: passive[..., ::2, ::2]), 1, Additive())
-    with pytest.raises(ValueError, match=r"the net returned \(2, 1, 2, 2\), but .* needs \(2, 1, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"the net returned \(2, 1, 2, 2\).*, but .* needs \(2, 1, 4, 4\)"):
         b(torch.zeros(2, 2, 4, 4))
 
 

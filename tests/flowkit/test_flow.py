@@ -1,4 +1,4 @@
-"""Flows as distributions: densities that integrate to one, and samples of the right shapes that agree with them."""
+"""Flows as distributions: densities that integrate to one, and samples that agree with them."""
 
 import math
 from typing import Any
@@ -122,9 +122,7 @@ def test_at_temperature_zero_all_samples_are_the_mode() -> None:
 def test_a_generator_makes_the_draws_repeatable() -> None:
     flow, lr = images(), torch.rand(2, 3, 2, 2)
     state = torch.get_rng_state()
-    first, second, other = (
-        flow.sample(2, lr, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2)
-    )
+    first, second, other = (flow.sample(2, lr, generator=torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), state)  # the global generator is not touched

@@ -50,7 +50,11 @@ def test_shapes_and_order() -> None:
     latents, logdet = plain(1, 3, 2)(torch.randn(2, 1, 16, 8))
     assert isinstance(latents, Latents)
     assert latents.y.shape == (2, 2, 2, 1)
-    assert [tuple(z.shape) for z in latents.z] == [(2, 10, 2, 1), (2, 1, 4, 2), (2, 3, 8, 4)]  # coarsest first
+    assert [tuple(z.shape) for z in latents.z] == [
+        (2, 10, 2, 1),
+        (2, 1, 4, 2),
+        (2, 3, 8, 4),
+    ]  # coarsest first
     assert logdet.shape == (2,)
 
 
@@ -113,7 +117,7 @@ def test_finer_details_depend_on_coarser_ones_and_not_the_reverse() -> None:
     h = perturb(two_levels("coarse"))
     (y, (coarse, fine)), _ = h(torch.randn(1, 1, 8, 8))
     with torch.no_grad():
-        base = h((x := h.inverse((y, (coarse, fine)))[0]))[0]
+        base = h(x := h.inverse((y, (coarse, fine)))[0])[0]
         moved = h.inverse((y, (coarse + 1, fine)))[0]
         body = h.levels[0].body
         details, details_moved = (body(image)[0][:, 2:] for image in (x, moved))
@@ -177,9 +181,7 @@ def test_conditioning_on_lr_without_a_y_in_the_latents() -> None:
 
 def test_each_entry_goes_to_its_levels_body_and_with_external_to_its_latent() -> None:
     bodies, latents = [Records(), Records()], [Records(), Records()]
-    levels = [
-        Level(Squeeze() >> body, 1, latent) for body, latent in zip(bodies, latents, strict=True)
-    ]
+    levels = [Level(Squeeze() >> body, 1, latent) for body, latent in zip(bodies, latents, strict=True)]
     x = torch.randn(2, 1, 4, 4)
     context = (torch.zeros(2, 1), torch.ones(2, 1))
     for given, to_latents in ((External(), context), (Independent(), (None, None))):
@@ -251,9 +253,7 @@ def test_wrong_numbers_of_contexts() -> None:
     ],
 )
 def test_wrong_numbers_of_latents(value: Any) -> None:
-    with pytest.raises(
-        ValueError, match=r"Hierarchy: expected \(y, z\) with 2 latents in z, coarsest first, got"
-    ):
+    with pytest.raises(ValueError, match=r"Hierarchy: expected \(y, z\) with 2 latents in z, coarsest first, got"):
         Hierarchy(LEVELS).inverse(value)
 
 

@@ -11,13 +11,25 @@ from examples import extractor, step, two_levels
 from torch import Tensor, nn
 
 import flowkit
-from flowkit import ActNorm, Affine, Chain, Coupling, Flow, InvertibleConv1x1, Near, StandardNormal, initialize
+from flowkit import (
+    ActNorm,
+    Affine,
+    Chain,
+    Coupling,
+    Flow,
+    InvertibleConv1x1,
+    Near,
+    StandardNormal,
+    initialize,
+)
 from flowkit.nets import FCN, ActNormConv2d
 from flowkit.testing import perturb
 
+QUANT = 64  # of the official x4 configuration: u/64 is its dequantisation noise
+
 
 def outputs_of_actnorms(flow: nn.Module, *args: Any) -> dict[str, Tensor]:
-    """What every ActNorm returns in one forward pass, those of the nets included, in the order of their calls."""
+    """What every ActNorm returns in one forward pass, those of the nets included, in calling order."""
     seen: dict[str, Tensor] = {}
     hooks = [
         module.register_forward_hook(

@@ -112,7 +112,11 @@ def mixture_by_hand(x: np.ndarray, weights: np.ndarray, means: np.ndarray, log_s
 
 
 def test_mixture_is_the_logit_of_its_cdf() -> None:
-    logits, means, log_scales = np.array([0.0, 1.0, -1.0]), np.array([-1.0, 0.5, 2.0]), np.array([0.0, -0.7, 0.4])
+    logits, means, log_scales = (
+        np.array([0.0, 1.0, -1.0]),
+        np.array([-1.0, 0.5, 2.0]),
+        np.array([0.0, -0.7, 0.4]),
+    )
     weights = np.exp(logits) / np.exp(logits).sum()
     x = np.linspace(-4, 4, 17)
     p = torch.tensor(np.concatenate([logits, means, log_scales])).expand(1, 17, 9)

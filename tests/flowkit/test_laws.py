@@ -39,9 +39,7 @@ def test_other_image_sizes(example: Example, data: st.DataObject) -> None:
 
 
 @rows
-@pytest.mark.parametrize(
-    "law", [laws.precision, laws.state_dict, laws.rejected_inputs], ids=lambda law: law.__name__
-)
+@pytest.mark.parametrize("law", laws.POLICIES, ids=lambda law: law.__name__)
 @given(data=st.data())
 @settings(max_examples=3)
 def test_policies(example: Example, law: Any, data: st.DataObject) -> None:
@@ -70,8 +68,7 @@ def test_every_public_bijector_is_in_the_registry() -> None:
     public = {
         value
         for value in vars(flowkit).values()
-        if isinstance(value, type)
-        and issubclass(value, flowkit.Bijector | flowkit.kinds.Kind | flowkit.given.Given)
+        if isinstance(value, type) and issubclass(value, flowkit.Bijector | flowkit.kinds.Kind | flowkit.given.Given)
     }
     exempt = {flowkit.Bijector, flowkit.Dequantize}  # the base class; the one stochastic map
     shown: set[type] = set()

@@ -66,9 +66,9 @@ def test_the_context_is_seen_and_required(net: nn.Module) -> None:
     passive, context = torch.randn(2, 2, *size), torch.randn(2, 3, *size)
     assert not torch.allclose(net(passive, context), net(passive, context + 1))
     torch.testing.assert_close(net(passive, context.double()), net(passive, context))
-    with pytest.raises(ValueError, match="expected a context with 3 channels, got none"):
+    with pytest.raises(ValueError, match=r"expected a context with 3 channels.*, got None"):
         net(passive)
-    with pytest.raises(ValueError, match=r"expected a context with 3 channels, got \(2, 2"):
+    with pytest.raises(ValueError, match=r"expected a context with 3 channels.*, got \(2, 2"):
         net(passive, context[:, :2])
 
 

@@ -121,7 +121,11 @@ def planar_flow() -> Chain:
     kind = flowkit.RationalQuadratic(6, tail_bound=4.0)
     parts = []
     for i in range(4):
-        parts += [ActNorm(2), Coupling(MLP(1, kind.parameters, 32), 1, kind, flip=i % 2 == 1), InvertibleConv1x1(2)]
+        parts += [
+            ActNorm(2),
+            Coupling(MLP(1, kind.parameters, 32), 1, kind, flip=i % 2 == 1),
+            InvertibleConv1x1(2),
+        ]
     return Chain(*parts)
 
 

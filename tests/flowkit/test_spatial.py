@@ -21,9 +21,7 @@ def test_haar_is_the_official_one(golden: Any) -> None:
     y, logdet = Haar()(g["haar.in"])
     torch.testing.assert_close(y, g["haar.out"])
     torch.testing.assert_close(Haar().inverse(g["haar.inv_in"])[0], g["haar.inv_out"])
-    torch.testing.assert_close(
-        logdet, torch.full((2,), g.about["scalars"]["haar.last_jac_forward_attribute"])
-    )
+    torch.testing.assert_close(logdet, torch.full((2,), g.about["scalars"]["haar.last_jac_forward_attribute"]))
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3])
@@ -72,7 +70,7 @@ def test_split_refuses_what_it_cannot_split() -> None:
         Split(0)
     with pytest.raises(ValueError, match=r"Split\(3\): expected more than 3 channels"):
         Split(3)(torch.zeros(2, 3))
-    with pytest.raises(ValueError, match=r"Split\(1\): expected .* one tensor"):
+    with pytest.raises(ValueError, match=r"Split\(1\): expected one tensor"):
         Split(1)((torch.zeros(2, 3), torch.zeros(2, 3)))
 
 

@@ -126,7 +126,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
 
 
 def steep(dtype: torch.dtype) -> tuple[RationalQuadratic, Tensor, Tensor]:
-    """Bins of the least size beside wide ones, slopes from the least to huge: discriminants that round below 0."""
+    """Bins of the least size beside wide ones, slopes from the least to huge."""
     torch.manual_seed(0)
     p = (12 * torch.randn(400, 5, 23)).to(dtype).requires_grad_()
     y = torch.linspace(-1, 1, 2000).view(400, 5).to(dtype).requires_grad_()

@@ -30,9 +30,7 @@ def test_irn_golden(golden, i, scale):
 @pytest.mark.parametrize(("i", "scale"), [*enumerate((0.25, 0.25, 0.125, 0.5, 2.0, 4.0))])
 def test_srflow_golden(golden, i, scale):
     g = golden("metrics_srflow")
-    x, u8, f64 = (
-        g[name.format(i)].movedim(-1, 0) for name in ("in.resize{}", "out.resize{}.u8", "out.resize{}.f64")
-    )
+    x, u8, f64 = (g[name.format(i)].movedim(-1, 0) for name in ("in.resize{}", "out.resize{}.u8", "out.resize{}.f64"))
     assert torch.equal(bicubic_resize(x, scale), u8)
     torch.testing.assert_close(bicubic_resize(x.double() / 255, scale), f64, atol=1e-12, rtol=0)
 

@@ -113,10 +113,10 @@ def test_truncated_files(suffix, part, tmp_path) -> None:
 
 
 def test_other_files(tmp_path) -> None:
-    with pytest.raises(FileNotFoundError, match="none.pth"):
+    with pytest.raises(FileNotFoundError, match=r"none\.pth"):
         flowkit_models.load(tmp_path / "none.pth")
     (tmp_path / "text.pth").write_text("these are not weights")
-    with pytest.raises(ValueError, match="text.pth: not a checkpoint"):
+    with pytest.raises(ValueError, match=r"text\.pth: not a checkpoint"):
         flowkit_models.load(tmp_path / "text.pth")
     torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "linear.pth")
     with pytest.raises(ValueError, match=r"looks like another network \(2 tensors: weight, bias"):

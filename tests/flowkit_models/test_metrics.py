@@ -77,9 +77,7 @@ def test_scikit_image_agrees():
         x, y = a[i].numpy(), b[i].numpy()
         close(psnr(a, b)[i], peak_signal_noise_ratio(x, y))
         options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
-        _, full = structural_similarity(
-            x.astype(float), y.astype(float), channel_axis=0, full=True, **options
-        )
+        _, full = structural_similarity(x.astype(float), y.astype(float), channel_axis=0, full=True, **options)
         close(ssim(a, b)[i], full[:, 5:-5, 5:-5].mean())
 
 
