@@ -61,7 +61,7 @@ class Near(StandardNormal):
         if self.levels is not None:
             y = round_straight_through(y, self.levels)
         log_density = super().log_prob((y - target) / self.std) - math.log(self.std) * math.prod(y.shape[1:])
-        return log_density + super().log_prob(z) if z else log_density
+        return log_density + super().log_prob(z) if next(leaves(z), None) is not None else log_density
 
     def sample(
         self,
@@ -74,11 +74,13 @@ class Near(StandardNormal):
         draws = super().sample(like, None, temperature, generator)
         y, z = self._parts(draws)
         y = self._target(y, context) + self.std * y
-        return Latents(y, z) if isinstance(draws, Latents) else y
+        if isinstance(draws, Tensor):
+            return y
+        return Latents(y, z) if isinstance(draws, Latents) else (y, z)
 
     @staticmethod
-    def _parts(value: Value) -> tuple[Tensor, tuple[Tensor, ...]]:
-        y, z = value if isinstance(value, Latents) else (value, ())
+    def _parts(value: Value) -> tuple[Tensor, Value]:
+        y, z = value if isinstance(value, tuple) else (value, ())
         if y is None:
             raise ValueError("Near: the last level keeps nothing, so there is no y; use StandardNormal()")
         return y, z

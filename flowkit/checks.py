@@ -15,15 +15,25 @@ _Method = Callable[..., tuple[Value, Tensor]]
 def checked_method(method: _Method, forward: bool) -> _Method:
     """Wraps `forward` or `inverse` of a bijector."""
 
-    @functools.wraps(method)
-    def checked(self: Any, x: Value, context: Value = None, **options: Any) -> tuple[Value, Tensor]:
+    def run(
+        self: Any, x: Value, context: Value, rest: tuple[Any, ...], options: dict[str, Any]
+    ) -> tuple[Value, Tensor]:
         x = _check_input(self, x, context, forward)
-        if not torch.is_autocast_enabled(next(leaves(x)).device.type):
-            context = map_leaves(widen, context)
-        out = method(self, x, context, **options)
-        return _check_output(self, out, next(leaves(x)).shape[0])
+        first = next(leaves(x))
+        if not torch.is_autocast_enabled(first.device.type):
+            context = map_leaves(lambda c: c.to(first.dtype) if c.is_floating_point() else c, context)
+        return _check_output(self, method(self, x, context, *rest, **options), first.shape[0])
 
-    return checked
+    # two of them, so that both arguments keep their names
+    @functools.wraps(method)
+    def checked_forward(self: Any, x: Value, context: Value = None, *rest: Any, **options: Any) -> tuple[Value, Tensor]:
+        return run(self, x, context, rest, options)
+
+    @functools.wraps(method)
+    def checked_inverse(self: Any, y: Value, context: Value = None, *rest: Any, **options: Any) -> tuple[Value, Tensor]:
+        return run(self, y, context, rest, options)
+
+    return checked_forward if forward else checked_inverse
 
 
 def _name(layer: nn.Module) -> str:
@@ -49,6 +59,9 @@ def _check_input(layer: Any, x: Value, context: Value, forward: bool) -> Value:
             f"{_name(layer)}: parameters are {str(parameter.dtype).removeprefix('torch.')}, "
             f"got {describe(first)}; convert one of them with .to(dtype)"
         )
+    for leaf in leaves(context):
+        if not isinstance(leaf, Tensor) or leaf.ndim < 1:
+            raise ValueError(f"{_name(layer)}: a context is made of tensors (B, ...), got {describe(leaf)}")
     for leaf in (*tensors, *leaves(context)):
         if leaf.shape[0] != first.shape[0]:
             raise ValueError(f"{_name(layer)}: batch sizes differ: {describe(x)} with context {describe(context)}")

@@ -31,6 +31,7 @@ class Coupling(TensorMap):
 
     def __init__(self, net: nn.Module, keep: int, kind: Kind, flip: bool = False) -> None:
         super().__init__()
+        _check_kind("Coupling", kind)
         if keep < 1:
             raise ValueError(f"Coupling: keep must be at least 1, got {keep}")
         self.net = net
@@ -84,6 +85,7 @@ class Injector(TensorMap):
 
     def __init__(self, net: nn.Module, kind: Kind) -> None:
         super().__init__()
+        _check_kind("Injector", kind)
         self.net = net
         self.kind = kind
         self.constant_logdet = kind.affine
@@ -104,6 +106,11 @@ class Injector(TensorMap):
         if context is None:
             raise ValueError("Injector: its parameters come from the context, and none was given")
         return _per_channel("Injector", self.kind, self.net(context), active)
+
+
+def _check_kind(layer: str, kind: Kind) -> None:
+    if not isinstance(kind, Kind):
+        raise TypeError(f"{layer}: kind must be an elementwise map such as Affine(), got {kind!r}")
 
 
 def _per_channel(layer: str, kind: Kind, parameters: Tensor, active: Tensor) -> Tensor:

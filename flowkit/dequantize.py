@@ -8,8 +8,6 @@ from torch import Tensor
 from .bijector import TensorMap
 from .tree import Value
 
-_ROUNDING = 2.0**-10  # of a cell: float32 rounding must not carry a number into the next one
-
 
 class Dequantize(TensorMap):
     """Spreads each grey level over its cell: y = x + u/bins, u uniform in [0, 1).
@@ -44,7 +42,7 @@ class Dequantize(TensorMap):
     def forward(self, x: Tensor, context: Value = None, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Adds noise. `noise` is u, uniform in [0, 1) and of x's shape; None draws it."""
         if noise is None:
-            noise = torch.rand_like(x).clamp(max=1 - _ROUNDING)
+            noise = torch.rand_like(x).clamp(max=1 - 4 * self._rounding(x))
         elif noise.shape != x.shape:
             raise ValueError(f"Dequantize: noise {tuple(noise.shape)} for x {tuple(x.shape)}")
         u = noise - 0.5 if self.centred else noise
@@ -53,7 +51,11 @@ class Dequantize(TensorMap):
     def inverse(self, y: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
         """Returns to the grid."""
         cells = y * self.bins + (0.5 if self.centred else 0.0)
-        return (cells + _ROUNDING / 2).floor() / self.bins, -self._logdet(y)
+        return (cells + self._rounding(y)).floor() / self.bins, -self._logdet(y)
+
+    def _rounding(self, x: Tensor) -> float:
+        """What rounding can do to x·bins, in cells: it must not carry a number into another cell."""
+        return torch.finfo(x.dtype).eps * self.bins
 
     def _logdet(self, x: Tensor) -> Tensor:
         return x.new_full((x.shape[0],), -math.log(self.bins) * math.prod(x.shape[1:]))

@@ -111,8 +111,9 @@ class Flow(nn.Module):
         """Tensors of the latents' shapes, found by encoding one blank x."""
         known = (*self.parameters(), *leaves(context), *self.buffers())
         like = next((t for t in known if t.is_floating_point()), torch.empty(0))
-        blank = torch.zeros(1, *self._shape_of_x(context), dtype=like.dtype, device=like.device)
-        with torch.no_grad():
+        blank = like.new_zeros(1, *self._shape_of_x(context))
+        devices = [like.device] if like.is_cuda else []
+        with torch.no_grad(), torch.random.fork_rng(devices):  # a Dequantize would draw
             latents = self.bijector(blank, map_leaves(lambda c: c[:1], context))[0]
         return map_leaves(lambda leaf: leaf.expand(rows, *leaf.shape[1:]), latents)
 

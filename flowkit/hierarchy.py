@@ -11,7 +11,7 @@ from .bijector import Bijector, no_logdet
 from .chain import Chain
 from .given import CoarseToFine, External, Given, Independent, SingleScale
 from .spatial import Split
-from .tree import Value, describe
+from .tree import Value, describe, leaves
 
 
 class Latents(NamedTuple):
@@ -43,7 +43,9 @@ class Level(nn.Module):
     def __init__(self, body: nn.Module, keep: int | None = None, latent: nn.Module | None = None) -> None:
         super().__init__()
         self.body = body if isinstance(body, Bijector) else Chain(body)
+        self.keep = keep
         self.split = Split(keep) if keep else None
+        self.latent_given = latent is not None
         if latent is None:
             latent = Chain()
         self.latent = latent if isinstance(latent, Bijector) else Chain(latent)
@@ -74,6 +76,11 @@ class Hierarchy(Bijector):
         given = Independent() if given is None else given
         if not levels:
             raise ValueError("Hierarchy: needs at least one level")
+        for i, level in enumerate(levels[:-1]):
+            if level.keep == 0:
+                raise ValueError(f"Hierarchy: level {i} is not the last and must keep channels, or all with keep=None")
+            if level.keep is None and level.latent_given:
+                raise ValueError(f"Hierarchy: level {i} has a latent, but with keep=None it splits nothing off")
         if isinstance(given, SingleScale | CoarseToFine) and len(given.nets) != len(levels):
             raise ValueError(f"Hierarchy: {len(levels)} levels, but {type(given).__name__} has {len(given.nets)} nets")
         self.levels = nn.ModuleList(levels)
@@ -110,7 +117,7 @@ class Hierarchy(Bijector):
         """Decodes (y, z): each level restores its details given the coarser, joins them, and undoes its body."""
         kept, latents = self._latents(y)
         contexts = self._contexts(context)
-        logdet = no_logdet(latents[0])
+        logdet = no_logdet(next(leaves(latents)))
         features: list[Value] = []
         for i in reversed(range(len(self.levels))):
             level = self.levels[i]

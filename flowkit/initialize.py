@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .flow import Flow
 from .tree import Value
 
 
@@ -40,7 +41,8 @@ def initialize(flow: nn.Module, batch: Value, context: Value = None) -> None:
     }
     hooks = [layer.register_forward_pre_hook(_set_from_input) for layer in layers.values()]
     try:
-        flow(batch, context)
+        bijector = flow.bijector if isinstance(flow, Flow) else flow  # the base has no part in it
+        bijector(batch, context)
     finally:
         for hook in hooks:
             hook.remove()

@@ -1,7 +1,7 @@
 """Elementwise maps with parameters from outside: what a coupling or an injector does to each number."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
 import torch
@@ -23,6 +23,11 @@ class Kind(ABC):
 
     affine: ClassVar[bool] = False
     keeps_volume: ClassVar[bool] = False
+
+    def __str__(self) -> str:
+        """The class with the arguments that are not defaults."""
+        stated = [f for f in fields(self) if getattr(self, f.name) != f.default]  # type: ignore[arg-type]
+        return f"{type(self).__name__}({', '.join(f'{f.name}={getattr(self, f.name)!r}' for f in stated)})"
 
     @property
     @abstractmethod
@@ -132,9 +137,10 @@ class Affine(Kind):
 class MixtureLogistic(Kind):
     """y = logit of a mixture of k logistic CDFs, from (logits, means, log-scales) per channel (Flow++, eq. 16).
 
-    All-zero parameters are the identity. The inverse is bisected and polished by Newton steps, to about 1e-10
-    of the bracket in float64 and 1e-6 in float32; its last Newton step carries the gradient (implicit
-    function theorem), so first derivatives are exact in both directions.
+    All-zero parameters are the identity. The inverse is bisected and polished by Newton steps until y is met to
+    about 1e-10 in float64 and 1e-6 in float32 (x itself is as well known as the slope there allows). Its last Newton
+    step carries the gradient (implicit function theorem): first derivatives are exact in both directions, second
+    derivatives of the inverse are not.
 
     Args:
         components: k.

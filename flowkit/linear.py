@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, Literal
 
 import torch
@@ -24,9 +25,16 @@ def per_channel(parameter: Tensor, x: Tensor) -> Tensor:
 
 def mix_channels(x: Tensor, matrix: Tensor) -> Tensor:
     """Applies a (C, C) matrix to the channels of (B, C, *spatial), up to three spatial dimensions."""
+    if x.ndim > 5:
+        raise ValueError(f"a 1×1 convolution takes up to three spatial dimensions, got {tuple(x.shape)}")
     convolution = (F.linear, F.conv1d, F.conv2d, F.conv3d)[x.ndim - 2]
     with full_precision(x):
         return convolution(x, matrix.view(*matrix.shape, *(1 for _ in x.shape[2:])))
+
+
+def _check_channels(layer: str, channels: int) -> None:
+    if channels < 1:
+        raise ValueError(f"{layer}: channels must be at least 1, got {channels}")
 
 
 class ActNorm(TensorMap):
@@ -44,6 +52,7 @@ class ActNorm(TensorMap):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        _check_channels("ActNorm", channels)
         self.in_channels = self.out_channels = channels
         self.bias = nn.Parameter(torch.zeros(channels))
         self.log_scale = nn.Parameter(torch.zeros(channels))
@@ -107,6 +116,7 @@ class InvertibleConv1x1(TensorMap):
         super().__init__()
         if parametrization not in ("dense", "plu") or init not in ("orthogonal", "identity"):
             raise ValueError(f"InvertibleConv1x1: no parametrization {parametrization!r} with init {init!r}")
+        _check_channels("InvertibleConv1x1", channels)
         self.in_channels = self.out_channels = channels
         self.parametrization = parametrization
         weight = torch.eye(channels)
@@ -183,7 +193,7 @@ class Permutation(TensorMap):
 
     def __init__(self, order: int | Sequence[int] | Tensor) -> None:
         super().__init__()
-        indices = torch.randperm(order) if isinstance(order, int) else torch.as_tensor(order)
+        indices = torch.randperm(int(order)) if isinstance(order, Integral) else torch.as_tensor(order)
         if indices.is_floating_point() or sorted(indices.tolist()) != list(range(len(indices))):
             raise ValueError(f"Permutation: {indices.tolist()} is not a permutation of 0 … {len(indices) - 1}")
         self.in_channels = self.out_channels = len(indices)

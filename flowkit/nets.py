@@ -156,9 +156,9 @@ def _scaled_conv(x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor) -> Tens
     return F.conv2d(x, scaled, bias * scale, padding=weight.shape[-1] // 2)
 
 
-def small_xavier(conv: nn.Module) -> None:
+def small_xavier(conv: nn.Module, gain: float = 0.1) -> None:
     """Xavier-normal × 0.1 and no bias: how the three papers start their networks' inner layers."""
-    nn.init.xavier_normal_(conv.weight, gain=0.1)  # type: ignore[arg-type]
+    nn.init.xavier_normal_(conv.weight, gain=gain)  # type: ignore[arg-type]
     if isinstance(conv.bias, Tensor):
         nn.init.zeros_(conv.bias)
 

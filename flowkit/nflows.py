@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from .bijector import Bijector, full_precision
+from .chain import Chain
 from .hierarchy import Hierarchy
+from .spatial import Split
 from .tree import Value, describe, leaves, map_leaves, widen
 
 try:
@@ -82,13 +84,11 @@ class ToNflows(Transform):
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Maps x to one tensor: the value itself, or its leaves flattened and joined, (B, D)."""
-        if self.shape is None:
-            self.shape = tuple(inputs.shape[1:])
-        elif self.shape != tuple(inputs.shape[1:]):
-            raise ValueError(f"to_nflows: made for inputs of shape {self.shape}, got {tuple(inputs.shape[1:])}")
         value, logdet = self.bijector(inputs, self._context(context))
         if isinstance(value, Tensor):
             return value, logdet
+        if self.shape is None:
+            self.shape = tuple(inputs.shape[1:])
         return torch.cat([leaf.flatten(1) for leaf in leaves(value)], 1), logdet
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -97,13 +97,15 @@ class ToNflows(Transform):
         return out
 
     def _context(self, context: Tensor | None) -> Value:
-        if context is not None and isinstance(self.bijector, Hierarchy):
-            return (context,) * len(self.bijector.levels)
+        hierarchies = [m for m in self.bijector.modules() if isinstance(m, Hierarchy)]
+        if context is not None and hierarchies:
+            return (context,) * len(hierarchies[0].levels)
         return context
 
     def _unflatten(self, inputs: Tensor, context: Tensor | None) -> Value:
         if self.shape is None:
-            if inputs.ndim > 2 or not isinstance(self.bijector, Hierarchy):
+            last = self.bijector[-1] if isinstance(self.bijector, Chain) and len(self.bijector) else self.bijector
+            if not isinstance(last, Hierarchy | Split):
                 return inputs
             raise ValueError("to_nflows: the shape of x is not known yet; pass to_nflows(b, shape=(C, H, W))")
         blank = inputs.new_zeros(1, *self.shape)
@@ -126,7 +128,7 @@ def to_nflows(bijector: Bijector, shape: tuple[int, ...] | None = None) -> Trans
 
     Args:
         bijector: any bijector.
-        shape: shape of x without the batch; None takes it from the first forward call.
+        shape: shape of x without the batch, to cut a tree out of (B, D) again; None: that of the first forward call.
 
     Returns:
         The transform, on the same parameters.

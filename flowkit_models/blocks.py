@@ -13,10 +13,11 @@ from flowkit.nets import FCN, DenseBlock, small_xavier
 class ResidualDense(nn.Module):
     """x + 0.2·DenseBlock(x), the residual dense block of ESRGAN."""
 
-    def __init__(self, features: int, growth: int) -> None:
+    def __init__(self, features: int, growth: int, gain: float) -> None:
         super().__init__()
         self.dense = DenseBlock(features, features, growth)
-        small_xavier(self.dense.last)
+        for conv in (*self.dense.convs, self.dense.last):
+            small_xavier(conv, gain)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, features, H, W) to the same."""
@@ -27,9 +28,9 @@ class ResidualDense(nn.Module):
 class RRDB(nn.Module):
     """x + 0.2·(three residual dense blocks of x)."""
 
-    def __init__(self, features: int, growth: int) -> None:
+    def __init__(self, features: int, growth: int, gain: float = 0.1) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(*(ResidualDense(features, growth) for _ in range(3)))
+        self.blocks = nn.Sequential(*(ResidualDense(features, growth, gain) for _ in range(3)))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, features, H, W) to the same."""
@@ -47,16 +48,25 @@ class FeatureExtractor(nn.Module):
         blocks: RRDBs in trunk0 and in trunk1.
         features: width; the output has twice as many channels.
         growth: growth of the dense blocks.
+        gain: of the RRDBs' Xavier-normal start.
         lean: recompute the RRDBs in the backward pass instead of keeping their activations.
     """
 
     def __init__(
-        self, in_channels: int, blocks: tuple[int, int], features: int, growth: int, lean: bool = False
+        self,
+        in_channels: int,
+        blocks: tuple[int, int],
+        features: int,
+        growth: int,
+        gain: float = 0.1,
+        lean: bool = False,
     ) -> None:
         super().__init__()
         self.lean = lean
         self.first = nn.Conv2d(in_channels, features, 3, padding=1)
-        self.trunk0, self.trunk1 = (nn.Sequential(*(RRDB(features, growth) for _ in range(count))) for count in blocks)
+        self.trunk0, self.trunk1 = (
+            nn.Sequential(*(RRDB(features, growth, gain) for _ in range(count))) for count in blocks
+        )
         self.last = nn.Conv2d(features, features, 3, padding=1)
 
     def forward(self, u: Tensor) -> Tensor:

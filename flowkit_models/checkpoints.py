@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import pickle
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,13 +44,14 @@ def save(model: ImageFlow, path: str | os.PathLike[str], about: Mapping[str, str
         "config": json.dumps(dataclasses.asdict(model.config)),
     }
     tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(tensors, temporary, metadata)
-        Path(temporary).replace(path)
+        save_file(tensors, unfinished, metadata)
+        unfinished.replace(path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
 def load(
@@ -134,16 +134,11 @@ def _load_official(path: Path, content: Any, memory: str, precision: str, overri
 
 
 def _unwrap(content: Any) -> dict[str, Tensor]:
-    """The state dict in what a file holds: plain, or under a name; without `module.` in front."""
-    for _ in range(3):
-        if not isinstance(content, Mapping):
-            return {}
-        tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
-        if tensors:
-            return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
-        nested = [v for v in content.values() if isinstance(v, Mapping)]
-        content = nested[0] if nested else None
-    return {}
+    """The state dict in what a file holds: of all mappings in it the one with most tensors, without `module.`."""
+    if not isinstance(content, Mapping):
+        return {}
+    own = {str(name).removeprefix("module."): t for name, t in content.items() if isinstance(t, Tensor)}
+    return max([own, *(_unwrap(value) for value in content.values())], key=len)
 
 
 def _match_dtype(model: ImageFlow, state: Mapping[str, Tensor]) -> ImageFlow:

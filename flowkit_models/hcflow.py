@@ -39,6 +39,7 @@ class HCFlowConfig:
         hidden, conditional_hidden: width of the couplings' networks in the two kinds of steps.
         blocks: RRDBs before and after the tap of a level's feature extractor, for each level, finest first.
         features, growth: width of the extractors, and growth of their dense blocks.
+        gain: of the extractors' Xavier-normal start.
         squeeze: how a level begins: "squeeze", or "haar", whose first channels are an image.
         init: how 1×1 convolutions start: "orthogonal" (random) or "identity".
         quant: dequantisation noise is uniform of width 1/quant (reference: 64 at ×4, 256 at ×8).
@@ -55,6 +56,7 @@ class HCFlowConfig:
     blocks: tuple[tuple[int, int], ...] = ((7, 7), (7, 7))
     features: int = 64
     growth: int = 32
+    gain: float = 0.1
     squeeze: Literal["squeeze", "haar"] = "squeeze"
     init: Literal["orthogonal", "identity"] = "orthogonal"
     quant: int = 64
@@ -63,14 +65,28 @@ class HCFlowConfig:
     lr_rounded: bool = True
 
     def __post_init__(self) -> None:
-        if self.scale < 2 or self.scale & (self.scale - 1):
+        least = {"steps": 0, "conditional_steps": 0, "quant": 1, "scale": 2}
+        for name in (
+            "scale",
+            "steps",
+            "conditional_steps",
+            "hidden",
+            "conditional_hidden",
+            "features",
+            "growth",
+            "quant",
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least.get(name, 1):
+                raise ValueError(f"HCFlow: {name} must be a whole number from {least.get(name, 1)}, got {value!r}")
+        if self.scale & (self.scale - 1):
             raise ValueError(f"HCFlow: scale must be a power of two, got {self.scale}")
         if self.squeeze not in ("squeeze", "haar"):
             raise ValueError(f'HCFlow: squeeze must be "squeeze" or "haar", got {self.squeeze!r}')
         if len(self.blocks) != self.levels or any(len(pair) != 2 for pair in self.blocks):
             raise ValueError(f"HCFlow: blocks needs a pair for each of {self.levels} levels, got {self.blocks}")
-        if min(self.steps, self.conditional_steps, *sum(self.blocks, ())) < 0 or self.quant < 1:
-            raise ValueError("HCFlow: counts of steps and blocks must not be negative, and quant at least 1")
+        if min(sum(self.blocks, ())) < 0:
+            raise ValueError(f"HCFlow: blocks must not be negative, got {self.blocks}")
 
     @property
     def levels(self) -> int:
@@ -103,7 +119,7 @@ class HCFlow(ImageFlow):
             levels.append(Level(chain(Chain(squeeze, *body)), keep, chain(latent)))  # eq. (4)
             coarser = config.levels - 1 - i
             u = keep + coarser * features
-            nets.append(FeatureExtractor(u, config.blocks[i], config.features, config.growth, lean))
+            nets.append(FeatureExtractor(u, config.blocks[i], config.features, config.growth, config.gain, lean))
         flow = Hierarchy(levels, CoarseToFine(nets))  # eq. (5)
         super().__init__(config, flow, config.scale)
         base = Near(config.lr_std, 255 if config.lr_rounded else None)

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowkit.base import round_straight_through
+from flowkit.base import draw, round_straight_through
 from flowkit.bijector import Bijector
+from flowkit.tree import describe
 
 Memory = Literal["plain", "lean"]
 Precision = Literal["float32", "bf16"]
@@ -53,6 +54,10 @@ class ImageFlow(nn.Module):
         self.config = config
         self.flow = flow
         self.scale = scale
+
+    def forward(self, hr: Tensor, lr: Tensor | None = None) -> Encoded:
+        """`encode`, so that hooks, `flowkit.initialize` and DDP see it."""
+        return self.encode(hr, lr)
 
     def _encode(self, hr: Tensor, lr: Tensor | None) -> Encoded:
         raise NotImplementedError
@@ -125,22 +130,21 @@ class ImageFlow(nn.Module):
             ValueError: for a wrong shape or dtype, NaN, n below 1, or latents together with n above 1.
         """
         _check_image(lr, "lr")
-        if n < 1 or (latents is not None and n > 1):
+        if not isinstance(n, int) or n < 1 or (latents is not None and n > 1):
             raise ValueError(f"upscale: n must be at least 1, and 1 with latents, got {n}")
         if not 0 <= temperature < math.inf:
             raise ValueError(f"upscale: temperature must be at least 0, got {temperature}")
-        images = [
-            self.decode(lr, tuple(z * temperature for z in latents or self.draw(lr, generator))) for _ in range(n)
-        ]
+        images = []
+        for _ in range(n):
+            z = self.draw(lr, generator) if latents is None else latents
+            self._check_latents(lr, z)
+            images.append(self.decode(lr, tuple(temperature * part for part in z)))
         return torch.stack(images).clamp(0, 1)
 
     def draw(self, lr: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
         """Standard-normal latents for LR images, coarsest first; the same on any device for one CPU generator."""
-        device = lr.device if generator is None else generator.device
-        return tuple(
-            torch.randn(len(lr), *shape, generator=generator, device=device, dtype=lr.dtype).to(lr.device)
-            for shape in self.latent_shapes(*lr.shape[2:])
-        )
+        shapes = self.latent_shapes(*lr.shape[2:])
+        return tuple(draw(lr.new_empty(len(lr), *shape), generator) for shape in shapes)
 
     def downscale(self, hr: Tensor) -> Tensor:
         """The model's LR images of HR images of any size, clamped and rounded to 8 bits as they would be stored.
@@ -197,6 +201,8 @@ class ImageFlow(nn.Module):
 
     def _check_latents(self, lr: Tensor, latents: tuple[Tensor, ...]) -> None:
         expected = [(len(lr), *shape) for shape in self.latent_shapes(*lr.shape[2:])]
+        if not isinstance(latents, tuple | list) or not all(isinstance(z, Tensor) for z in latents):
+            raise ValueError(f"latents: expected a tuple of {len(expected)} tensors, got {describe(latents)}")
         got = [tuple(z.shape) for z in latents]
         if got != expected:
             raise ValueError(f"latents: expected shapes {expected} for lr {tuple(lr.shape)}, got {got}")

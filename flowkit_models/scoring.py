@@ -88,7 +88,8 @@ def score(
         name: {key: _mean([row[i] for row in rows[name]]) for i, key in enumerate(("psnr", "ssim", "consistency"))}
         for name in rows
     }
-    table[f"tau_{temperature:g}"]["diversity"] = _mean(spread)
+    if spread:
+        table[f"tau_{temperature:g}"]["diversity"] = _mean(spread)
     return {
         **table,
         "lr_psnr": _mean(lr_psnr),

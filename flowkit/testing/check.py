@@ -1,7 +1,8 @@
 """`check_bijector`: every law on one bijector and one input."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,21 +38,26 @@ def check_bijector(
         >>> import flowkit
         >>> check_bijector(flowkit.ActNorm(2), torch.randn(3, 2, 4, 4), sizes=[(6, 2)])
     """
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), torch.enable_grad():
         torch.manual_seed(0)
-        plain = copy.deepcopy(b)
-        moved = perturb(copy.deepcopy(b))
-        wide = _to(x, torch.float64), _to(context, torch.float64)
-        for copied in (copy.deepcopy(plain).double(), copy.deepcopy(moved).double()):
+        for version in (copy.deepcopy(b).double(), perturb(copy.deepcopy(b)).double()):
             for law in laws.EXACT:
-                law(copied, *wide)
+                _ask(law, version, x, context, torch.float64)
             for size in sizes or ():
-                laws.image_size(copied, *wide, size)
-        single = _to(x, torch.float32), _to(context, torch.float32)
-        for law in laws.POLICIES:
-            law(plain.float(), *single)
-        if compile:
-            laws.compiled(moved.float(), *single)
+                _ask(laws.image_size, version, x, context, torch.float64, size)
+        for law in (*laws.POLICIES, *([laws.compiled] if compile else [])):
+            _ask(law, perturb(copy.deepcopy(b), 0.05).float(), x, context, torch.float32)
+
+
+def _ask(law: Callable[..., None], b: nn.Module, x: Value, context: Value, dtype: torch.dtype, *rest: Any) -> None:
+    """Tries one law on copies of the arguments. Whatever is raised, it is the law that is broken."""
+    try:
+        law(b, _to(x, dtype), _to(context, dtype), *rest)
+    except AssertionError:
+        raise
+    except Exception as error:
+        why = f"raised {type(error).__name__}: {error}"
+        raise AssertionError(f"{type(b).__name__} breaks the law: {law.__name__}: {why}") from error
 
 
 def perturb(b: nn.Module, amount: float = 0.2) -> nn.Module:

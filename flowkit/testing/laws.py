@@ -14,9 +14,14 @@ from ..tree import Value, describe, leaves, map_leaves, sum_per_sample
 ROUND_TRIP = 1e-7
 """Largest error of a float64 round trip, relative to the largest value: leaves room for a bisected inverse."""
 
+STEP = 1e-6
+"""Of the finite differences: small beside every curve, large beside float64's rounding."""
+
 
 def protocol(b: Any, x: Value, context: Value = None) -> None:
-    """Both methods can be called and return (value, logdet)."""
+    """Both methods can be called, return (value, logdet), and leave the parameters and buffers as they are."""
+    b = copy.deepcopy(b)
+    before = {name: value.clone() for name, value in b.state_dict().items()}
     y = x
     for name, method in (("forward", b), ("inverse", b.inverse)):
         try:
@@ -24,6 +29,17 @@ def protocol(b: Any, x: Value, context: Value = None) -> None:
         except Exception as error:
             why = f"{name} raised {type(error).__name__}: {error}"
             raise AssertionError(f"{_name(b)} breaks the law: protocol: {why}") from error
+        same = all(torch.equal(before[key], value) for key, value in b.state_dict().items())
+        _expect(same, b, f"no state of its own ({name} changed parameters or buffers)", "initialise explicitly")
+
+
+def memory(b: Any, x: Value, context: Value = None) -> None:
+    """Nothing is remembered from one call to the next: a call in between changes nothing."""
+    first = b(x, context)
+    back = b.inverse(first[0], context)
+    b(map_leaves(lambda leaf: leaf.roll(1, 0) + 0.1, x), map_leaves(lambda leaf: leaf.roll(1, 0), context))
+    _equal(b.inverse(first[0], context), back, b, "no memory (the inverse depends on an earlier call)")
+    _equal(b(x, context), first, b, "no memory (the forward depends on an earlier call)")
 
 
 def round_trip(b: Any, x: Value, context: Value = None) -> None:
@@ -111,14 +127,42 @@ def gradients(b: Any, x: Value, context: Value = None) -> None:
     _expect(all(g.isfinite().all() for g in one_way), b, "gradients (inverse)", "not finite")
 
 
+def derivatives(b: Any, x: Value, context: Value = None) -> None:
+    """The gradients of value and log-det are their slopes along a random direction of x, context and parameters."""
+    b = copy.deepcopy(b)
+    x, context = (map_leaves(_fresh, value) for value in (x, context))
+    steering = [leaf for leaf in (*leaves(context), *b.parameters()) if leaf.requires_grad]
+    for name, method, argument in (("forward", b, x), ("inverse", b.inverse, map_leaves(_fresh, b(x, context)[0]))):
+        inputs = [*leaves(argument), *steering]
+        directions = [torch.randn_like(leaf) for leaf in inputs]
+        weights = map_leaves(torch.randn_like, method(argument, context)[0])
+
+        def total(method: Any = method, argument: Value = argument, weights: Value = weights) -> Tensor:
+            value, logdet = method(argument, context)
+            return _inner(weights, value) + logdet.sum()
+
+        gradients = _grad(total(), inputs)
+        stated = torch.stack([(g * d).sum() for g, d in zip(gradients, directions, strict=True)]).sum()
+        ends = []
+        for step in (STEP, -2 * STEP, STEP):  # ahead, behind, and back to the start
+            with torch.no_grad():
+                for leaf, direction in zip(inputs, directions, strict=True):
+                    leaf.add_(step * direction)
+                ends.append(total())
+        slope = (ends[0] - ends[1]) / (2 * STEP)
+        _close(stated, slope, b, f"gradients (against the slope, {name})", 1e-4)
+
+
 EXACT: tuple[Callable[..., None], ...] = (
     protocol,
     untouched,
     round_trip,
     inverse_sign,
     per_sample,
+    memory,
     logdet,
     gradients,
+    derivatives,
 )
 """The laws that hold in float64."""
 

@@ -10,6 +10,7 @@ from torch.distributions import Normal
 
 from flowkit import Affine, Injector, Latents, Near, StandardNormal
 from flowkit.base import draw, round_straight_through
+from flowkit.tree import map_leaves
 
 STD = math.exp(-6)
 
@@ -32,7 +33,7 @@ def test_standard_normal_is_a_normal_on_every_number() -> None:
 
 
 def test_near_is_a_normal_around_the_context() -> None:
-    v = value()
+    v = map_leaves(torch.Tensor.double, value())
     target = v.y + STD * torch.randn_like(v.y)
     around = total(Normal(target, STD).log_prob(v.y))
     torch.testing.assert_close(Near().log_prob(v.y, target), around)
@@ -125,3 +126,11 @@ def test_near_says_so_when_there_is_no_y() -> None:
 def test_near_needs_a_width() -> None:
     with pytest.raises(ValueError, match="std must be positive, got 0"):
         Near(0.0)
+
+
+def test_near_takes_a_plain_pair() -> None:
+    y, z = torch.randn(2, 3), torch.randn(2, 4)
+    near, target = Near(0.1), torch.zeros(2, 3)
+    assert torch.equal(near.log_prob((y, z), target), near.log_prob(Latents(y, (z,)), target))
+    drawn = near.sample((y, z), target, temperature=0.0)
+    assert torch.equal(drawn[0], target)

@@ -164,3 +164,16 @@ def test_checks_apply_once_more_in_a_subclass_that_calls_its_parent() -> None:
     assert Louder(2)(torch.ones(1, 2).half())[0].dtype == torch.float32
     with pytest.raises(ValueError, match=r"Louder\(2\)"):
         Louder(2)(torch.ones(1, 3))
+
+
+def test_arguments_keep_their_names() -> None:
+    x = torch.randn(2, 4)
+    b = ActNorm(4)
+    assert torch.equal(b(x=x, context=None)[0], b(x)[0])
+    assert torch.equal(b.inverse(y=x, context=None)[0], b.inverse(x)[0])
+
+
+@pytest.mark.parametrize("context", [3, {"a": 1}, torch.tensor(1.0)])
+def test_a_context_that_is_no_batch_of_tensors(context: Any) -> None:
+    with pytest.raises(ValueError, match=r"ActNorm\(4\): a context is made of tensors"):
+        ActNorm(4)(torch.zeros(2, 4), context)

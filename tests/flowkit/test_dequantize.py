@@ -80,3 +80,15 @@ def test_errors() -> None:
         Dequantize(256)(torch.zeros(2, 3), noise=torch.zeros(2, 1))
     with pytest.raises(ValueError, match="uint8"):
         Dequantize(256)(torch.zeros(2, 3, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("centred", [False, True])
+def test_any_given_noise_is_kept_exactly_and_undone_in_float64(centred: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.randint(256, (4, 30000)).double() / 256
+    noise = torch.rand(x.shape).double()
+    noise[:, :2] = torch.tensor([0.0, 1 - 2**-24])
+    b = Dequantize(256, centred)
+    y, _ = b(x, noise=noise)
+    assert torch.equal(y, x + (noise - 0.5 * centred) / 256)
+    assert torch.equal(b.inverse(y)[0], x)

@@ -14,6 +14,7 @@ from flowkit import (
     Chain,
     CoarseToFine,
     Coupling,
+    Dequantize,
     Flow,
     Haar,
     Hierarchy,
@@ -190,3 +191,11 @@ def test_sampling_carries_gradients_to_the_parameters() -> None:
     flow = Flow(Injector(MLP(1, 4), Affine("exp")), StandardNormal(), shape=(2,))
     flow.sample(3, torch.randn(2, 1)).sum().backward()
     assert flow.bijector.net.layers[-1].bias.grad.abs().sum() > 0
+
+
+def test_sampling_leaves_the_global_generator_alone() -> None:
+    flow = Flow(Dequantize(256) >> ActNorm(3), StandardNormal())
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    flow.sample(2, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(torch.get_rng_state(), before)

@@ -21,6 +21,7 @@ from flowkit import (
     Latents,
     Level,
     SingleScale,
+    Split,
     Squeeze,
 )
 from flowkit.nets import FCN
@@ -313,3 +314,18 @@ def test_a_prior_sees_its_levels_feature() -> None:
 def test_default_latents_are_empty_chains() -> None:
     assert isinstance(Level(Squeeze(), 1).latent, Chain)
     assert len(Level(Squeeze(), 1).latent) == 0
+
+
+def test_a_latent_may_be_a_tree() -> None:
+    inner = Hierarchy([Level(ActNorm(3), keep=1)])
+    for latent in (Split(1), inner):
+        h = Hierarchy([Level(Squeeze(), keep=1, latent=latent)])
+        x = torch.randn(2, 1, 4, 4)
+        torch.testing.assert_close(h.inverse(h(x)[0])[0], x)
+
+
+def test_a_level_that_splits_nothing_off_has_no_latent() -> None:
+    with pytest.raises(ValueError, match="level 0 has a latent, but with keep=None"):
+        Hierarchy([Level(Squeeze(), None, ActNorm(4)), Level(Squeeze())])
+    with pytest.raises(ValueError, match="level 0 is not the last and must keep channels"):
+        Hierarchy([Level(Squeeze(), 0), Level(Squeeze())])

@@ -248,3 +248,9 @@ def test_feature_extractors_without_actnorm_are_left_alone() -> None:
     before = net.weight.clone()
     initialize(flowkit.Hierarchy([flowkit.Level(ActNorm(2), 1)], flowkit.SingleScale([net])), torch.randn(3, 2, 4, 4))
     assert torch.equal(net.weight, before)
+
+
+def test_a_flow_is_initialised_without_a_context_for_its_base() -> None:
+    flow = Flow(ActNorm(3), Near())
+    initialize(flow, torch.randn(8, 3))
+    assert bool(flow.bijector.initialized)

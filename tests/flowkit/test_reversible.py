@@ -1,11 +1,12 @@
 """Reversible: the same map and gradients as its chain, without keeping the activations."""
 
+import pytest
 import torch
 from examples import step
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowkit import Chain, Reversible
+from flowkit import ActNorm, Affine, Chain, Coupling, Reversible, Split
 from flowkit.testing import perturb
 
 
@@ -61,3 +62,32 @@ def test_autocast_is_the_same_on_the_way_back() -> None:
         results.append([p.grad.clone() for p in chain.parameters()])
     for a, e in zip(*results, strict=True):
         torch.testing.assert_close(a, e, rtol=0.03, atol=0.03 * float(e.abs().max()) + 1e-6)
+
+
+def test_class_labels_and_a_tensor_given_twice_as_context() -> None:
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.label = torch.nn.Embedding(5, 2)
+
+        def forward(self, passive, context):
+            label, a, b = context
+            return self.label(label) + 0.1 * (a * b).sum(1, keepdim=True) * passive.sum(1, keepdim=True)
+
+    torch.manual_seed(0)
+    chain = Chain(Coupling(Net(), 1, Affine("tanh")), Coupling(Net(), 1, Affine("tanh"), flip=True)).double()
+    label, x = torch.tensor([1, 4, 1]), torch.randn(3, 2).double()
+    results = []
+    for b in (chain, Reversible(chain)):
+        c = torch.ones(3, 2).double().requires_grad_()
+        b.zero_grad()
+        y, logdet = b(x, (label, c, c))
+        (y.square().sum() + logdet.sum()).backward()
+        results.append([c.grad, *(p.grad.clone() for p in chain.parameters())])
+    for a, e in zip(*results, strict=True):
+        torch.testing.assert_close(a, e)
+
+
+def test_a_tree_is_refused() -> None:
+    with pytest.raises(ValueError, match="Reversible: its parts must map a tensor to a tensor"):
+        Reversible(ActNorm(4) >> Split(1))(torch.randn(2, 4))

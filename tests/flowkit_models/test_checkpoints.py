@@ -37,7 +37,15 @@ def test_loaded_options(tmp_path) -> None:
     assert (loaded.precision, loaded.config.quant) == ("bf16", 255)
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"params": s}, lambda s: {"state_dict": s, "iter": 3}])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda s: s,
+        lambda s: {"params": s},
+        lambda s: {"state_dict": s, "iter": 3},
+        lambda s: {"step": torch.tensor(5), "optimizer": {"lr": 0.1}, "model": {"g": s}},
+    ],
+)
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_official_round_trip(wrap, prefix, tmp_path) -> None:
     model = make()
@@ -75,6 +83,17 @@ def test_save_is_atomic(tmp_path, monkeypatch) -> None:
         make().save(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_save_into_a_missing_folder_names_it(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*missing"):
+        make().save(tmp_path / "missing" / "m.safetensors")
+
+
+def test_a_saved_file_is_as_readable_as_any_other(tmp_path) -> None:
+    (tmp_path / "other").write_text("")
+    make().save(tmp_path / "m.safetensors")
+    assert (tmp_path / "m.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_save_wants_safetensors(tmp_path) -> None:

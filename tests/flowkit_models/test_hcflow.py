@@ -238,3 +238,18 @@ def test_bad_input(call, message) -> None:
     model = flowkit_models.create("hcflow_sr_x4_small", steps=1, conditional_steps=1, blocks=NO_BLOCKS)
     with pytest.raises(ValueError, match=message):
         call(model)
+
+
+def test_a_model_is_initialised_and_called_as_a_module() -> None:
+    model = flowkit_models.create("hcflow_sr_x4", **SIZES, blocks=NO_BLOCKS)
+    hr = torch.rand(2, 3, 16, 16)
+    initialize(model, hr)
+    assert all(bool(flag) for name, flag in model.named_buffers() if name.endswith("initialized"))
+    assert torch.equal(model(hr).lr, model.encode(hr).lr)
+
+
+def test_empty_latents_are_not_no_latents() -> None:
+    model = flowkit_models.create("hcflow_sr_x4_small", steps=1, conditional_steps=1, blocks=NO_BLOCKS)
+    for latents in ((), (None, None)):
+        with pytest.raises(ValueError, match="latents: expected"):
+            model.upscale(torch.rand(1, 3, 4, 4), latents=latents)

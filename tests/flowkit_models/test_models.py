@@ -25,7 +25,7 @@ def test_config_is_frozen() -> None:
         ("hcflow_sr_x4", {"scale": 3}, "power of two"),
         ("hcflow_sr_x4", {"scale": 8}, "a pair for each of 3 levels"),
         ("hcflow_sr_x4", {"squeeze": "fold"}, "squeeze must be"),
-        ("hcflow_sr_x4", {"steps": -1}, "must not be negative"),
+        ("hcflow_sr_x4", {"steps": -1}, "steps must be a whole number from 0, got -1"),
         ("hcflow_sr_x4", {"precision": "fp8"}, "precision must be"),
         ("hcflow_sr_x4", {"memory": "none"}, "memory must be"),
     ],

@@ -25,8 +25,7 @@ def fitted(model):
 
 def test_tau_zero_becomes_a_linear_super_resolution() -> None:
     model = flowkit_models.create("hcflow_sr_x4_small", **SMALL)
-    before, (hr, lr) = model.upscale(smooth_images(1), temperature=0.0), fitted(model)
-    assert before.isfinite().all()
+    fitted(model)
     other = smooth_images(4)
     low = bicubic_resize(other, 0.25)
     blocks = torch.nn.functional.interpolate(low, scale_factor=4)
