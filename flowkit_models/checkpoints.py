@@ -48,7 +48,10 @@ def save(model: ImageFlow, path: str | os.PathLike[str], about: Mapping[str, str
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(tensors, unfinished, metadata)
+        unfinished.touch()
+        mode = unfinished.stat().st_mode
+        save_file(tensors, unfinished, metadata)  # which makes files that only their owner can read
+        unfinished.chmod(mode)
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -50,6 +50,8 @@ def sample_sheet(
     axes = figure.subplots(len(pairs), len(titles), squeeze=False)
     generator = torch.Generator().manual_seed(seed)
     device = next(model.parameters()).device
+    for title, axis in zip(titles, axes[0], strict=True):
+        axis.set_title(title, fontsize=10)
     for row, (name, pair) in zip(axes, pairs.items(), strict=True):
         lr = to_float(pair.lr).to(device)
         samples = model.upscale(lr, draws, temperature, generator).cpu()
@@ -62,8 +64,6 @@ def sample_sheet(
         for column, (axis, image) in enumerate(zip(row, images, strict=True)):
             axis.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
             axis.set(xticks=[], yticks=[])
-            if row is axes[0]:
-                axis.set_title(titles[column], fontsize=10)
             if 0 < column < len(titles) - 1:
                 value = psnr(shown[column - 1], pair.hr, model.scale).item()
                 axis.set_xlabel(f"{value:.2f} dB", fontsize=8)

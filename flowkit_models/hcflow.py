@@ -164,11 +164,11 @@ class HCFlow(ImageFlow):
         Args:
             hr: HR images (B, 3, H, W) in [0, 1].
             lr: their LR images y*.
-            noise: uniform [0, 1) of hr's shape, added as noise/quant; None draws it.
+            noise: uniform [0, 1) of hr's shape, added as noise/quant, or (noise − ½)/quant if centred; None draws it.
 
         Returns:
-            (B,), bits per HR pixel (not per channel), the offset log(quant) once per pixel: the official count.
-            `bits_per_dim` is the true one.
+            (B,), bits per HR pixel (not per channel), the offset log(quant) once per pixel: the official count, exact
+            with the published `centred` and `lr_rounded`. `bits_per_dim` is the true one.
         """
         self._check_pair(hr, lr)
         x, _ = self.dequantize(hr, noise=noise)
@@ -180,7 +180,7 @@ class HCFlow(ImageFlow):
         return nll
 
     def per_dim(self, nll: float) -> float:
-        """Bits per sub-pixel for a value of `nll`: a third of it, and the two thirds of the offset it leaves out."""
+        """A value of `nll` as bits per sub-pixel: a third of it, and the part of the offset that it leaves out."""
         return (nll + 2 * math.log2(self.config.quant)) / 3
 
     def bits_per_dim(self, hr: Tensor, lr: Tensor) -> Tensor:

@@ -24,18 +24,27 @@ class Schedule:
 
     Attributes:
         steps: optimiser steps.
-        lr: learning rate of Adam after a warm-up of 20 steps; it falls along a cosine to a hundredth.
+        lr: learning rate of Adam.
         validate_every: steps between validations.
-        clip_value, clip_norm: gradients are clipped by value, then by total norm.
+        milestones: steps from which the rate is halved, again at each. None: 20 steps of warm-up, then a cosine to a
+            hundredth.
         average: decay of the exponential moving average of the weights, which is what gets saved.
+        clip_value, clip_norm: gradients are clipped by value, then by total norm.
     """
 
     steps: int
     lr: float
     validate_every: int
+    milestones: tuple[int, ...] = ()
+    average: float = 0.99
     clip_value: float = 5.0
     clip_norm: float = 100.0
-    average: float = 0.99
+
+    def rate(self, step: int) -> float:
+        """Factor on the learning rate, for a step counted from 1."""
+        if self.milestones:
+            return 0.5 ** sum(step >= milestone for milestone in self.milestones)
+        return min(1.0, step / 20) * (0.505 + 0.495 * math.cos(math.pi * min(1.0, step / self.steps)))
 
 
 @dataclass
@@ -79,13 +88,14 @@ def train(
     device = next(model.parameters()).device
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(schedule.average), use_buffers=True)
     optimizer = torch.optim.Adam(model.parameters(), schedule.lr, betas=(0.9, 0.99))
-    rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step, schedule.steps))
     mean: Any = averaged.module
     result, best, bad = Trained(mean), -math.inf, 0
     model.train()
     with _progress(console or Console()) as progress:
         task = progress.add_task("training", total=schedule.steps, bits=math.nan, psnr=math.nan, speed=math.nan)
         for step in range(1, schedule.steps + 1):
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.lr * schedule.rate(step)
             hr, lr = next(batches)
             loss, parts = losses(model, (hr.to(device), lr.to(device)))
             optimizer.zero_grad()
@@ -100,7 +110,6 @@ def train(
                 result.skipped, bad = result.skipped + 1, bad + 1
                 if bad == 20:
                     raise FloatingPointError(f"step {step}: the loss was not finite 20 times in a row; lower the rate")
-            rates.step()
             row = {"step": float(step), "loss": float(loss.detach()), **parts}
             if step % schedule.validate_every == 0 or step == schedule.steps:
                 row["psnr"] = validate(mean.eval())
@@ -111,12 +120,6 @@ def train(
             _show(progress, task, row)
     mean.save(out / "last.safetensors", step=str(schedule.steps))
     return result
-
-
-def rate(step: int, steps: int) -> float:
-    """Factor on the learning rate: 20 steps of warm-up, then a cosine from 1 to 0.01."""
-    warm = min(1.0, (step + 1) / 20)
-    return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max(1, steps)))))
 
 
 def _progress(console: Console) -> Progress:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -131,7 +132,8 @@ def test_bad_input_is_one_line_before_training(arguments, message, recipe, tmp_p
 
 
 def test_help_shows_every_option_with_its_default() -> None:
-    result = subprocess.run([sys.executable, RECIPE, "--help"], capture_output=True, text=True, check=True)
+    wide = {**os.environ, "COLUMNS": "200"}
+    result = subprocess.run([sys.executable, RECIPE, "--help"], capture_output=True, text=True, check=True, env=wide)
     for option in (
         "--preset",
         "--data",
