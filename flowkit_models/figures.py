@@ -77,7 +77,11 @@ def curves(history: Sequence[dict[str, float]], bicubic: float, path: str | os.P
 
     figure = Figure(figsize=(9, 3.4), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot([h["step"] for h in history], [h["bits_per_dim"] for h in history], color="tab:blue")
+    steps, bits = ([h[key] for h in history] for key in ("step", "bits_per_dim"))
+    means = [sum(bits[max(0, i - 24) : i + 1]) / min(i + 1, 25) for i in range(len(bits))]
+    left.plot(steps, bits, color="tab:blue", alpha=0.25, label="each batch")
+    left.plot(steps, means, color="tab:blue", label="mean of 25")
+    left.legend(frameon=False)
     left.set(xlabel="step", ylabel="bits/dim (training batches)", title="likelihood")
     tested = [h for h in history if "psnr" in h]
     right.plot([h["step"] for h in tested], [h["psnr"] for h in tested], "o-", color="tab:blue", label="HCFlow τ = 0")

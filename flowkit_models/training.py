@@ -92,7 +92,7 @@ def train(
     result, best, bad = Trained(mean), -math.inf, 0
     model.train()
     with _progress(console or Console()) as progress:
-        task = progress.add_task("training", total=schedule.steps, bits=math.nan, psnr=math.nan, speed=math.nan)
+        task = progress.add_task("training", total=schedule.steps, status="")
         for step in range(1, schedule.steps + 1):
             for group in optimizer.param_groups:
                 group["lr"] = schedule.lr * schedule.rate(step)
@@ -117,7 +117,7 @@ def train(
                     best = row["psnr"]
                     mean.save(out / "best.safetensors", step=str(step))
             result.history.append(row)
-            _show(progress, task, row)
+            _show(progress, task, result.history)
     mean.save(out / "last.safetensors", step=str(schedule.steps))
     return result
 
@@ -127,20 +127,19 @@ def _progress(console: Console) -> Progress:
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[bits]:.2f} bits/dim"),
-        TextColumn("{task.fields[psnr]:.2f} dB held out"),
-        TextColumn("{task.fields[speed]:.1f} it/s"),
+        TextColumn("{task.fields[status]}"),
         TimeRemainingColumn(elapsed_when_finished=True),
         console=console,
     )
 
 
-def _show(progress: Progress, task: TaskID, row: dict[str, float]) -> None:
-    fields: dict[str, Any] = {"bits": row["bits_per_dim"], "speed": progress.tasks[task].speed or math.nan}
-    if "psnr" in row:
-        fields["psnr"] = row["psnr"]
-        if not progress.console.is_terminal:  # a log has no bar that moves
-            progress.console.print(
-                f"step {row['step']:.0f}: {row['bits_per_dim']:.3f} bits/dim, {row['psnr']:.2f} dB held out"
-            )
-    progress.update(task, advance=1, **fields)
+def _show(progress: Progress, task: TaskID, history: list[dict[str, float]]) -> None:
+    """Bits/dim over the last steps, the last held-out PSNR, and the speed; a log gets a line at each validation."""
+    recent = [row["bits_per_dim"] for row in history[-20:]]
+    tested = next((row["psnr"] for row in reversed(history) if "psnr" in row), None)
+    known = [f"{sum(recent) / len(recent):.2f} bits/dim"]
+    if tested is not None:
+        known.append(f"{tested:.2f} dB held out")
+    if "psnr" in history[-1] and not progress.console.is_terminal:
+        progress.console.print(f"step {history[-1]['step']:.0f}: {', '.join(known)}")
+    progress.update(task, advance=1, status=f"{', '.join(known)}, {progress.tasks[task].speed or 0:.1f} it/s")

@@ -159,6 +159,8 @@ def main(config: Config) -> None:
     curves(trained.history, metrics["bicubic"]["psnr"], out / "curve.png")
     sample_sheet(trained.model, pairs, out / "samples.png", TEMPERATURE, seed=config.seed, centres=LOOK_AT)
     console.print(results_table(metrics))
+    if trained.skipped:
+        console.print(f"warning: {trained.skipped} steps were skipped, their loss or gradient was not finite")
     console.print(
         f"trained in {minutes:.1f} minutes; see {out}: samples.png, curve.png, metrics.json, last.safetensors"
     )
