@@ -117,7 +117,8 @@ def main(config: Config) -> None:
     # Model (section 3): its sizes are the preset's.
     model = flowkit_models.create(MODEL[config.preset]).to(device)
     if config.preset == "paper":
-        flowkit.initialize(model, next(crops)[0].to(device))
+        noisy, _ = flowkit.Dequantize(model.config.quant)(next(crops)[0].to(device))
+        flowkit.initialize(model.flow, noisy)
     else:  # Haar and identities need no statistics; what is left to start from is the regression of the details
         hr, lr = (torch.cat(part) for part in zip(*(next(crops) for _ in range(8)), strict=True))
         fit_priors(model, hr.to(device), lr.to(device))

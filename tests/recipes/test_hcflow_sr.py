@@ -100,6 +100,14 @@ def test_paper_preset_is_the_published_setting(recipe) -> None:
     assert (config.nll_weight, config.pixel_weight) == (1.0, 0.0)
 
 
+def test_paper_preset_initialises_from_data_and_trains_by_likelihood(recipe, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(recipe.MODEL, "paper", "hcflow_sr_x4_small")
+    arguments = ["--preset", "paper", "--device", "cpu", "--steps", "2", "--batch", "2", "--crop", "32", "--draws", "1"]
+    assert recipe.run([*arguments, "--out", str(tmp_path)]) == 0
+    buffers = flowkit_models.load(tmp_path / "last.safetensors").named_buffers()
+    assert all(bool(flag) for name, flag in buffers if name.endswith("initialized"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
