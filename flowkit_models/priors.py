@@ -1,5 +1,6 @@
 """A start for learned priors: least squares of the details on their features, as ActNorm starts from statistics."""
 
+import math
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from flowkit import Chain, InvertibleConv1x1
 from flowkit.nets import ZeroConv2d
 
 from .imageflow import ImageFlow
+
+LOG_SIGMA_UNIT = 0.6
 
 
 @torch.no_grad()
@@ -57,16 +60,14 @@ def _fit(last: ZeroConv2d, windows: Tensor, features: Tensor, target: Tensor, ri
     """Sets a layer whose outputs are (mean, log σ) per channel of the target, and returns its means."""
     wanted = _rows(target)
     means = _solve(windows, wanted, ridge)
-    residual = (windows @ means - wanted).square()
-    deviation = residual.mean(0).sqrt().clamp_min(1e-4)
-    # the logarithm of a Gaussian's modulus has mean log σ − 0.635
-    logs = _solve(windows, 0.5 * (residual + 0.01 * deviation**2).log(), 10 * ridge)
-    logs[-1] += 0.5 * (residual / (2 * windows @ logs).exp()).mean(0).log()
-    # weights in units of the residual: an optimiser's steps of one size then suit all channels, however faint
-    last.log_scale.zero_()[0::2] = deviation.log() / 3
-    for start, solution in ((0, means / deviation), (1, logs)):
-        last.weight[start::2] = solution[:-1].T.reshape(last.weight[0::2].shape).to(last.weight)
-        last.bias[start::2] = solution[-1].to(last.bias)
+    deviation = (windows @ means - wanted).square().mean(0).sqrt().clamp_min(1e-4)
+    # An optimiser steps all weights alike: in units of the residual that suits every channel, however faint, and a
+    # small unit keeps log σ, which acts exponentially, from running ahead.
+    last.log_scale[0::2] = deviation.log() / 3
+    last.log_scale[1::2] = math.log(LOG_SIGMA_UNIT) / 3
+    last.weight.zero_()[0::2] = (means[:-1] / deviation).T.reshape(last.weight[0::2].shape).to(last.weight)
+    last.bias[0::2] = (means[-1] / deviation).to(last.bias)
+    last.bias[1::2] = (deviation.log() / LOG_SIGMA_UNIT).to(last.bias)
     return last(features)[:, 0::2]
 
 
