@@ -13,6 +13,7 @@ from flowkit.nets import ZeroConv2d
 from .imageflow import ImageFlow
 
 LOG_SIGMA_UNIT = 0.6
+"""How far one unit of a prior's last layer moves log σ."""
 
 
 @torch.no_grad()

@@ -48,6 +48,18 @@ def test_latents_given_the_lr_image_have_variance_one(name) -> None:
     torch.testing.assert_close(z.square().mean((0, 2, 3)), torch.ones(21), atol=1e-3, rtol=0)
 
 
+def test_latents_of_a_fresh_model_are_uncorrelated_between_channels() -> None:
+    model = flowkit_models.create("hcflow_sr_x4_small", **SMALL)
+    hr, lr = fitted(model)
+    with torch.no_grad():
+        h = hr
+        for level in model.flow.levels:
+            h, details = level.split(level.body(h)[0])[0]
+        z = model.flow.levels[-1].latent(details, model.flow.given(1, lr, [], None))[0]
+    correlation = z.transpose(0, 1).flatten(1).corrcoef()
+    torch.testing.assert_close(correlation, torch.eye(21), atol=0.02, rtol=0)
+
+
 def test_the_likelihood_improves() -> None:
     model = flowkit_models.create("hcflow_sr_x4_small", **SMALL)
     torch.manual_seed(0)
