@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 from safetensors import safe_open
-from toys import InTurns, Noise, Summed, initialize, run, settings, tiny_flow, validate
+from toys import Adversarial, InTurns, Noise, Summed, initialize, run, settings, tiny_flow, validate
 
 import flowkit_models
 from flowkit_models.engine import train
@@ -113,6 +113,21 @@ def test_without_an_average_the_model_itself_is_kept(tmp_path) -> None:
     assert all(p.requires_grad and p.grad is None for p in objective.parameters())
 
 
+def test_only_what_a_turn_trains_takes_gradients(tmp_path) -> None:
+    seen = set()
+
+    class Watched(Adversarial):
+        def forward(self, turn, batch, draws, step, image=None):
+            part = {"critic": self.critic, "gan": self.model, "nll": self.model, "pixel": self.model}[turn]
+            learning = {id(p) for p in self.parameters() if p.requires_grad}
+            seen.add((turn, learning == {id(p) for p in part.parameters()}, self.model.training))
+            return super().forward(turn, batch, draws, step, image)
+
+    options = {"validate": validate, "initialize": initialize}
+    train(Watched(tiny_flow()), Noise(), settings(steps=4, validate_every=1, average=0.0), tmp_path, **options)
+    assert seen == {(turn.name, True, True) for turn in Watched.turns}
+
+
 def test_each_rate_is_used_in_its_step(tmp_path) -> None:
     run(tmp_path / "run", steps=7)
     assert [row["model_rate"] for row in of_kind(tmp_path / "run", "train")] == [1e-3] * 5 + [5e-4] * 2
@@ -156,10 +171,16 @@ def test_a_broken_sample_is_named_and_changes_nothing(tmp_path) -> None:
     assert "step 5: skipped, nll: hr of samples 17, 18" in (tmp_path / "run.txt").read_text()
     assert all(bool(w.isfinite().all()) for w in weights(result).values())
 
-    before, after = (run(tmp_path / f"to {n}", "adversarial", bad=(17, 18), steps=n) for n in (4, 5))
-    assert equal(weights(before), weights(after))
-    states = [load_state(tmp_path / f"to {n}" / "state.pt") for n in (4, 5)]
-    assert equal(states[0]["objective"], states[1]["objective"])
+
+@pytest.mark.parametrize("step", [2, 5])  # of the critic alone, and of all turns
+def test_a_skipped_step_leaves_weights_and_statistics_alone(tmp_path, step) -> None:
+    states = []
+    for steps in (step - 1, step):
+        run(tmp_path / str(steps), "adversarial", bad=(4 * step - 1,), steps=steps)
+        states.append(load_state(tmp_path / str(steps) / "state.pt"))
+    assert (states[0]["counters"]["skipped"], states[1]["counters"]["skipped"]) == (0, 1)
+    for part in ("objective", "averaged"):
+        assert equal(states[0][part], states[1][part])
 
 
 def planted(name, value):

@@ -13,7 +13,11 @@ from flowkit_models.state import TrainingState, load_state, save_state
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path) -> None:
     path = tmp_path / "file"
+    write_whole(path, lambda file: file.write(b"older"))
+    reader = path.open("rb")
     write_whole(path, lambda file: file.write(b"old"))
+    assert reader.read() == b"older"  # another file took its name
+    reader.close()
 
     def fail(file):
         file.write(b"half")
