@@ -32,6 +32,11 @@ def mix_channels(x: Tensor, matrix: Tensor) -> Tensor:
         return convolution(x, matrix.view(*matrix.shape, *(1 for _ in x.shape[2:])))
 
 
+def inverted(matrix: Tensor) -> Tensor:
+    """The inverse, solved in float64 and rounded to the matrix's dtype."""
+    return torch.linalg.inv(matrix.double()).to(matrix.dtype)
+
+
 def _check_channels(layer: str, channels: int) -> None:
     if channels < 1:
         raise ValueError(f"{layer}: channels must be at least 1, got {channels}")
@@ -155,7 +160,7 @@ class InvertibleConv1x1(TensorMap):
     def inverse_matrix(self) -> Tensor:
         """W⁻¹, shape (C, C), solved in float64 and rounded to the parameters' dtype."""
         if self.parametrization == "dense":
-            return torch.linalg.inv(self.weight.double()).to(self.weight.dtype)
+            return inverted(self.weight)
         lower, upper = (factor.double() for factor in self._triangles())
         half = torch.linalg.solve_triangular(lower, self.permutation.T.double(), upper=False)
         return torch.linalg.solve_triangular(upper, half, upper=True).to(self.lower.dtype)

@@ -103,6 +103,22 @@ class DenseBlock(nn.Module):
         return out
 
 
+class Interleave(nn.Module):
+    """A net for each parameter of a coupling, on the same input: IRN's shift and log-scale come from two networks.
+
+    Args:
+        nets: called `net(passive, context)`; each returns one parameter for every active channel.
+    """
+
+    def __init__(self, *nets: nn.Module) -> None:
+        super().__init__()
+        self.nets = nn.ModuleList(nets)
+
+    def forward(self, passive: Tensor, context: Tensor | None = None) -> Tensor:
+        """(B, in_channels, *spatial) to (B, nets · active, *spatial), the parameters of one channel side by side."""
+        return torch.stack([net(passive, context) for net in self.nets], 2).flatten(1, 2)
+
+
 class ActNormConv2d(nn.Module):
     """A convolution without bias and an ActNorm on its output, as one convolution: (W∗x + bias)·exp(log_scale).
 

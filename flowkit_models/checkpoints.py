@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .imageflow import ImageFlow
 from .models import MODELS, build
-from .official import check_keys, load_official
+from .official import check_keys, known_sizes, load_official, looks_like
 
 FORMAT = "1"
 
@@ -125,15 +125,18 @@ def _load_official(path: Path, content: Any, memory: str, precision: str, overri
     if not state:
         raise ValueError(f"{path}: holds {type(content).__name__} without weights; a state dict was expected")
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    for name, model_class in MODELS.items():
-        config = model_class.config_from_official(shapes)
-        if config is not None:
-            model = build(name, dataclasses.asdict(config), memory, precision, overrides)
-            load_official(_match_dtype(model, state), state, str(path))
-            return model.eval()
-    known = ", ".join(MODELS)
-    first = ", ".join(list(state)[:3])
-    raise ValueError(f"{path}: looks like another network ({len(state)} tensors: {first}, …); known are {known}")
+    known = known_sizes(shapes)
+    if known is None:
+        raise ValueError(
+            f"{path}: looks like {looks_like(shapes)}; known are the published checkpoints of {', '.join(MODELS)} "
+            "and flowkit's own .safetensors"
+        )
+    try:
+        model = build(*known, memory, precision, overrides)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    load_official(_match_dtype(model, state), state, str(path))
+    return model.eval()
 
 
 def _unwrap(content: Any) -> dict[str, Tensor]:
