@@ -37,7 +37,7 @@ class HCFlowConfig:
     Attributes:
         scale: HR size over LR size, a power of two; there are log₂(scale) levels.
         steps: K, flow steps of each level.
-        conditional_steps: P, conditional steps on the details of each level.
+        conditional_steps: P, conditional steps on the details: of each level, or one number per level, finest first.
         hidden, conditional_hidden: width of the couplings' networks in the two kinds of steps.
         blocks: RRDBs before and after the tap of a level's feature extractor, for each level, finest first (§9).
         features, growth: width of the extractors, and growth of their dense blocks.
@@ -56,7 +56,7 @@ class HCFlowConfig:
 
     scale: int = 4
     steps: int = 13
-    conditional_steps: int = 13
+    conditional_steps: int | tuple[int, ...] = 13
     hidden: int = 64
     conditional_hidden: int = 64
     blocks: tuple[tuple[int, int], ...] = ((7, 7), (7, 7))
@@ -74,13 +74,18 @@ class HCFlowConfig:
     lr_rounded: bool = True
 
     def __post_init__(self) -> None:
-        check_whole("HCFlow", self, ("steps", "conditional_steps"), 0)
+        check_whole("HCFlow", self, ("steps",), 0)
         check_whole("HCFlow", self, ("hidden", "conditional_hidden", "features", "growth", "quant"), 1)
         check_whole("HCFlow", self, ("scale",), 2)
         check_choice("HCFlow", self, "squeeze", ("squeeze", "haar"))
         check_choice("HCFlow", self, "body", ("glow", "bands"))
         check_choice("HCFlow", self, "prior", ("exp", "atan"))
         check_choice("HCFlow", self, "init", ("orthogonal", "identity"))
+        if len(self.conditional) != self.levels or any(not isinstance(p, int) or p < 0 for p in self.conditional):
+            raise ValueError(
+                f"HCFlow: conditional_steps must be a whole number from 0, or one for each of {self.levels} levels, "
+                f"got {self.conditional_steps!r}"
+            )
         if len(self.blocks) != self.levels or any(len(pair) != 2 for pair in self.blocks):
             raise ValueError(f"HCFlow: blocks needs a pair for each of {self.levels} levels, got {self.blocks}")
         if min(sum(self.blocks, ())) < 0:
@@ -90,6 +95,12 @@ class HCFlowConfig:
     def levels(self) -> int:
         """L."""
         return power_of_two("HCFlow", self.scale)
+
+    @property
+    def conditional(self) -> tuple[int, ...]:
+        """P of every level, finest first."""
+        p = self.conditional_steps
+        return p if isinstance(p, tuple) else (p,) * self.levels
 
 
 class HCFlow(ImageFlow):
@@ -111,7 +122,7 @@ class HCFlow(ImageFlow):
             channels *= 4
             keep = 3 if i == config.levels - 1 else channels // 2
             body = _glow(channels, config) if config.body == "glow" else _bands(channels, config)
-            latent = _latent(channels - keep, width, config)
+            latent = _latent(channels - keep, width, config.conditional[i], config)
             levels.append(Level(chain(squeeze() >> body), keep, chain(latent)))  # eq. (4)
             u = keep + width * (config.levels - 1 - i)
             nets.append(
@@ -146,10 +157,8 @@ def _bands(channels: int, config: HCFlowConfig) -> Chain:
     return Chain(*steps)
 
 
-def _latent(channels: int, width: int, config: HCFlowConfig) -> Chain:
+def _latent(channels: int, width: int, steps: int, config: HCFlowConfig) -> Chain:
     """a_l → z_l given c_l: P conditional steps, and the learned prior that standardises (eq. (5))."""
-    steps = (
-        flow_step(channels, config.conditional_hidden, width, config.init) for _ in range(config.conditional_steps)
-    )
+    parts = (flow_step(channels, config.conditional_hidden, width, config.init) for _ in range(steps))
     prior = Affine(config.prior, "scale_first", inverted=True)
-    return Chain(*steps, Injector(ZeroConv2d(width, 2 * channels), prior))
+    return Chain(*parts, Injector(ZeroConv2d(width, 2 * channels), prior))

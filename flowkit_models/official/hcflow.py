@@ -58,23 +58,25 @@ def sizes(shapes: Shapes) -> dict[str, Any] | None:
         return None
     levels = count(shapes, "flow.level{}_condFlow.conv_first.weight")
     steps = count(shapes, "flow.layers.{}.actnorm.bias", start=1)
-    conditional = count(shapes, first + "additional_flow_steps.{}.actnorm.bias")
+    extra = "flow.level{}_condFlow.additional_flow_steps.{}.actnorm.bias"
+    conditional = tuple(count(shapes, extra.format(i, "{}")) for i in range(levels))
     rrdb = "flow.level{}_condFlow.RRDB_trunk{}.{}.RDB1.conv1.weight"
     blocks = tuple(tuple(count(shapes, rrdb.format(i, trunk, "{}")) for trunk in (0, 1)) for i in range(levels))
     haar = "flow.layers.0.haar_weights" in shapes
     squeeze, body, prior, tap = FORMS["haar" if haar else "squeeze"]
-    quant = 256 if haar or levels > 2 else 64
-    found = {"squeeze": squeeze, "body": body, "prior": prior, "tap": tap, "quant": quant}
-    hidden = shapes.get("flow.layers.1.affine.f.conv1.weight", (64,))[0]
-    own = shapes.get(first + "additional_flow_steps.0.affine.f.conv1.weight", (64,))[0]
+    inner = (shape[0] for name, shape in shapes.items() if name.endswith("steps.0.affine.f.conv1.weight"))
     return {
-        **found,
         "scale": 2**levels,
         "steps": steps,
-        "conditional_steps": conditional,
-        "hidden": hidden,
-        "conditional_hidden": own,
+        "conditional_steps": conditional[0] if len(set(conditional)) == 1 else conditional,
+        "hidden": shapes.get("flow.layers.1.affine.f.conv1.weight", (64,))[0],
+        "conditional_hidden": next(inner, 64),
         "blocks": blocks,
         "features": shapes[first + "conv_first.weight"][0],
         "growth": growth(shapes, 32),
+        "squeeze": squeeze,
+        "body": body,
+        "prior": prior,
+        "tap": tap,
+        "quant": 256 if haar or levels > 2 else 64,
     }
