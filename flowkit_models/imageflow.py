@@ -5,7 +5,7 @@ import math
 import os
 from contextlib import AbstractContextManager
 from fractions import Fraction
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from flowkit import Chain, Dequantize, Flow, Hierarchy, Latents, StandardNormal
 from flowkit.base import draw, round_straight_through
 from flowkit.tree import describe
 
+Number = TypeVar("Number", float, Tensor)
 Memory = Literal["plain", "lean"]
 Precision = Literal["float32", "bf16"]
 
@@ -170,7 +171,7 @@ class ImageFlow(nn.Module):
         nll: Tensor = (offset - logdet - self.base.log_prob(latents, lr)) / (math.log(2) * pixels)
         return nll
 
-    def per_dim(self, nll: float) -> float:
+    def per_dim(self, nll: Number) -> Number:
         """A value of `nll` as bits per sub-pixel: a third of it, and the part of the offset that it leaves out."""
         return (nll + (2 * math.log2(self.config.quant) if self.draws_noise else 0)) / 3
 
