@@ -75,9 +75,18 @@ def find_weights(name: str, path: StrPath | None = None) -> Weights:
         places = [places[0] / f"{name}_features.safetensors", places[0] / _HUB[name]]
     elif places:
         return _read(places[0], "features.")
-    places.append(Path(torch.hub.get_dir()) / "checkpoints" / _HUB[name])
+    places.append(_hub_folder() / _HUB[name])
     found = next((place for place in places if place.is_file()), None)
     return _read(found or _download(name, places), "features.")
+
+
+def is_cached(name: str) -> bool:
+    """Whether a network's weights lie in torch's hub cache, so that `find_weights` needs neither path nor download."""
+    return (_hub_folder() / _HUB[name]).is_file()
+
+
+def _hub_folder() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
 
 
 def _in_wheel(name: str) -> Path:

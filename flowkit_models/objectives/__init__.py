@@ -2,9 +2,10 @@
 
 from .hcflow import Rescaling, RescalingWeights, SRWeights, SuperResolution
 from .irn import IRNRescaling, IRNWeights
-from .srflow import SRFlowLikelihood
+from .srflow import EncoderPretraining, SRFlowLikelihood
 
 __all__ = [
+    "EncoderPretraining",
     "IRNRescaling",
     "IRNWeights",
     "Rescaling",

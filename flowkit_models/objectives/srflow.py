@@ -1,4 +1,4 @@
-"""SRFlow's objective: the likelihood, with an encoder that can be frozen for a while."""
+"""SRFlow's objectives: the likelihood, with an encoder that can be frozen; and the encoder's own pre-training."""
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -40,3 +40,18 @@ class SRFlowLikelihood(Objective):
             logs["pixel"] = F.l1_loss(self.model.decode(batch.lr, mode), batch.hr)  # not clamped, as officially
             loss = loss + self.pixel * logs["pixel"]
         return outcome(loss, logs)
+
+
+class EncoderPretraining(Objective):
+    """SRFlow's encoder as an SR network of its own, by mean |image − x|: what SRFlow starts from (reference §8).
+
+    Args:
+        model: an SRFlow; its flow is not trained.
+    """
+
+    model: SRFlow
+
+    def forward(self, turn: str, batch: Batch, draws: Draws, step: int, image: Tensor | None = None) -> Outcome:
+        """The loss."""
+        loss = F.l1_loss(self.model.encoder.super_resolve(batch.lr), batch.hr)
+        return outcome(loss, {"pixel": loss})

@@ -117,14 +117,24 @@ def load_official(model: ImageFlow, state: Mapping[str, Tensor], source: str) ->
     Warns:
         UserWarning: if a stored constant has another value than the official code's; it is ignored.
     """
-    expected = {name: (p, p.detach().reshape(shape).shape) for name, p, shape in entries(model)}
-    check_keys({name: tuple(shape) for name, (_, shape) in expected.items()}, state, source)
-    ours = {id(p): name for name, p in model.named_parameters()}
-    weights = {ours[id(p)]: state[name].reshape(p.shape) for name, (p, _) in expected.items() if id(p) in ours}
-    altered = [name for name, (p, _) in expected.items() if id(p) not in ours and not torch.equal(p, state[name].to(p))]
+    load_part(model, state, "", source)
+    model.load_state_dict({**model.state_dict(), **_reset_flags(model)})
+
+
+def load_part(model: ImageFlow, state: Mapping[str, Tensor], prefix: str, source: str) -> None:
+    """Copies the entries of an official state dict whose names start with a prefix. Raises and warns as above."""
+    wanted = {
+        name: (p, p.detach().reshape(shape).shape) for name, p, shape in entries(model) if name.startswith(prefix)
+    }
+    check_keys({name: tuple(shape) for name, (_, shape) in wanted.items()}, state, source)
+    ours = {id(p) for p in model.parameters()}
+    altered = [name for name, (p, _) in wanted.items() if id(p) not in ours and not torch.equal(p, state[name].to(p))]
     if altered:
         warnings.warn(f"{source}: {', '.join(altered)}: other values than Haar's are ignored", stacklevel=4)
-    model.load_state_dict({**model.state_dict(), **weights, **_reset_flags(model)})
+    with torch.no_grad():
+        for name, (p, _) in wanted.items():
+            if id(p) in ours:
+                p.copy_(state[name].reshape(p.shape))
 
 
 def _reset_flags(model: ImageFlow) -> dict[str, Tensor]:

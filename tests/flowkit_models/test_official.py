@@ -9,6 +9,7 @@ from published import key_list, opened
 import flowkit_models
 from flowkit import initialize
 from flowkit.testing import perturb
+from flowkit_models.checkpoints import load_encoder
 from flowkit_models.official import known_sizes
 
 FULL = [
@@ -134,3 +135,23 @@ def test_key_lists_are_those_of_one_model_each(shared) -> None:
         found = known_sizes(shapes)
         assert found is not None
         assert json.dumps(found)  # sizes are plain numbers, as a checkpoint stores them
+
+
+@pytest.mark.parametrize("kind", ["whole", "alone", "ours"])
+def test_an_encoder_from_its_own_checkpoint(kind, tmp_path) -> None:
+    sizes = {"steps": 1, "hidden": 5, "blocks": 2, "taps": (1,), "features": 3, "growth": 2}
+    torch.manual_seed(0)
+    source, target = (perturb(flowkit_models.create("srflow_x4", **sizes)) for _ in range(2))
+    state = source.official_state_dict()
+    path = tmp_path / ("rrdb.safetensors" if kind == "ours" else "rrdb.pth")
+    if kind == "alone":
+        state = {k.removeprefix("RRDB."): v for k, v in state.items() if k.startswith("RRDB.")}
+    source.save(path) if kind == "ours" else torch.save(state, path)
+    before = target.official_state_dict()
+    load_encoder(target, path)
+    for name, value in target.official_state_dict().items():
+        expected = source.official_state_dict() if name.startswith("RRDB.") else before
+        assert torch.equal(value, expected[name])
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"other\.pth: the weights do not fit: .* missing"):
+        load_encoder(target, tmp_path / "other.pth")
