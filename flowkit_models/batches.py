@@ -34,7 +34,7 @@ class Batch(NamedTuple):
 
     hr: Tensor
     lr: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # tuples have a method of that name
 
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on a device, 8-bit images as floats."""

@@ -6,12 +6,12 @@ from typing import Any, Literal
 
 from .crops import AlignedCrops, Photos, RandomCrops
 from .degradation import Bicubic
-from .engine import Settings
 from .images import check_writable
 from .optim import Adam, Cosine, Milestones
 from .pairs import find_pairs, read_pair
 from .photos import bundled_photos, test_photos
 from .scoring import Pair, make_pairs
+from .settings import Settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,16 +77,11 @@ class Options:
 
     def settings(self, critic: Adam | None = None) -> Settings:
         """These options as the engine takes them."""
-        schedule = (
-            Milestones(self.milestones, inclusive=self.halved_at_milestone)
-            if self.milestones
-            else Cosine(self.steps, warmup=min(20, self.steps))
-        )
         adam = Adam(
             self.lr,
             self.betas,
             weight_decay=self.weight_decay,
-            schedule=schedule,
+            schedule=self._schedule(),
             clip_value=self.clip_value,
             clip_norm=self.clip_norm,
         )
@@ -104,6 +99,13 @@ class Options:
             workers=self.workers,
             cpu=self.device == "cpu",
         )
+
+    def _schedule(self) -> Milestones | Cosine:
+        if self.milestones:
+            return Milestones(self.milestones, inclusive=self.halved_at_milestone)
+        if self.restart_every:
+            return Cosine(self.restart_every, 0, 1e-7 / self.lr, restarts=True)
+        return Cosine(self.steps)
 
     def folder(self) -> Path:
         """The folder of the run, proved to be writable.

@@ -6,24 +6,20 @@ have the paper's three stages, one after the other: --stage nll, plus, plusplus.
 `torchrun --nproc_per_node N`. It can be stopped at any moment and goes on with --resume.
 """
 
-import dataclasses
 import sys
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from flowkit_models.engine import train
-from flowkit_models.optim import Adam, Milestones
 
 import flowkit
 import flowkit_models
 from flowkit_models.batches import Batch, Draws
 from flowkit_models.discriminator import Discriminator
-from flowkit_models.figures import curves, sample_sheet
 from flowkit_models.hcflow import HCFlow
 from flowkit_models.objectives import SRWeights, SuperResolution
+from flowkit_models.optim import Adam, Milestones
 from flowkit_models.options import Options
 from flowkit_models.priors import fit_priors
 from flowkit_models.recipe import (
@@ -86,12 +82,12 @@ EARLIER: dict[str, tuple[str, ...]] = {"plus": ("nll",), "plusplus": ("nll", "pl
 """What a stage may start from; the official code starts both from nll."""
 
 # reference hcflow.md §12.2 and §13, line by line
-_OFFICIAL = {"batch": 16, "crop": 160, "clip_value": 5.0, "clip_norm": 100.0}
-_FINE = {"steps": 50_000, "milestones": (20_000, 40_000)}
+_OFFICIAL: dict[str, Any] = {"batch": 16, "crop": 160, "clip_value": 5.0, "clip_norm": 100.0}
+_FINE: dict[str, Any] = {"steps": 50_000, "milestones": (20_000, 40_000)}
 _PLUS = SRWeights(nll=2e-3, pixel=1.0)
 
 
-def _paper(preset: Preset, tau: float, **nll: Any) -> dict[tuple[str, str], Config]:
+def _paper(preset: Preset, tau: float, **nll: Any) -> dict[tuple[str, ...], Config]:
     out = Path("runs/hcflow_sr") / preset
     base = Config(preset=preset, temperature=tau, **_OFFICIAL)
     plusplus = replace(_PLUS, perceptual=5e-2, gan=0.5, temperature=tau)

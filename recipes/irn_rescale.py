@@ -14,7 +14,6 @@ import torch
 
 import flowkit_models
 from flowkit_models.discriminator import Discriminator
-from flowkit_models.irn import IRN
 from flowkit_models.objectives import IRNRescaling, IRNWeights
 from flowkit_models.optim import Adam, Milestones
 from flowkit_models.options import Options
@@ -123,7 +122,7 @@ def main(config: Config) -> None:
     finish_rescaling(trained, pairs, config, config.loss.temperature, console)
 
 
-def starting_point(config: Config) -> IRN:
+def starting_point(config: Config) -> Any:
     """A fresh model, which is the Haar transform; for IRN+ a trained one.
 
     Raises:
@@ -134,10 +133,11 @@ def starting_point(config: Config) -> IRN:
     if config.stage == "irn":
         if config.init is not None:
             raise ValueError("--init: the stage irn starts from scratch; --resume goes on with a run")
-        return model  # type: ignore[no-any-return]
+        return model
     if config.init is None or not config.init.is_file():
         raise ValueError(f"--init {config.init}: no checkpoint to start from; run --stage irn first")
-    return initial_model(config.init, model, ("irn",), config.memory, config.networks)  # type: ignore[return-value]
+    trained: Any = initial_model(config.init, model, ("irn",), config.memory, config.networks)
+    return trained
 
 
 def parse(arguments: list[str]) -> Config:

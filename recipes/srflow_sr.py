@@ -2,8 +2,8 @@
 
 Two stages: --stage encoder trains the RRDB network that sees the LR image, by L1; --stage nll the flow, by
 likelihood, from that encoder. The small preset takes minutes for each on two CPU cores, on photographs that
-scikit-image and scikit-learn carry, and is scored on three others. Several processes: `torchrun --nproc_per_node N`. It can be stopped at any
-moment and goes on with --resume.
+scikit-image and scikit-learn carry, and is scored on three others. Several processes: `torchrun --nproc_per_node N`.
+It can be stopped at any moment and goes on with --resume.
 """
 
 import sys
@@ -66,9 +66,9 @@ OUT = Path("runs/srflow_sr")
 
 def _paper(preset: Any, **nll: Any) -> dict[tuple[str, ...], Config]:
     """Reference srflow.md §8, and §9 for what the official code makes of it: Adam's betas are (0.9, 0.999)."""
-    pretraining = {"betas": (0.9, 0.99), "restart_every": 50_000, "lr": 2e-4, "batch": 16}
+    pretraining: dict[str, Any] = {"betas": (0.9, 0.99), "restart_every": 50_000, "lr": 2e-4, "batch": 16}
     base = Config(preset=preset, steps=200_000, crop=160, seed=10)
-    flow = {"betas": (0.9, 0.999), "milestones": (100_000, 150_000, 180_000, 190_000)}
+    flow: dict[str, Any] = {"betas": (0.9, 0.999), "milestones": (100_000, 150_000, 180_000, 190_000)}
     return {
         (preset, "encoder"): replace(base, stage="encoder", out=OUT / preset / "encoder", **pretraining),
         (preset, "nll"): replace(base, stage="nll", out=OUT / preset / "nll", **flow, **nll),
@@ -125,7 +125,9 @@ def encoder_of(config: Config) -> Path:
     """
     path = Path(config.encoder) if config.encoder else config.out.parent / "encoder" / "last.safetensors"
     if not path.is_file():
-        raise ValueError(f"{path}: no encoder to start from; run --stage encoder first, or say --encoder PATH or scratch")
+        raise ValueError(
+            f"{path}: no encoder to start from; run --stage encoder first, or say --encoder PATH or scratch"
+        )
     return path
 
 
