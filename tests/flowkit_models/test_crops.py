@@ -221,8 +221,9 @@ def test_pairs_from_both_kinds_and_hr_a_little_larger(tmp_path, pairs):
         data = AlignedCrops([*pairs, PairFiles("alone", tmp_path / "alone.png", None)], 16)
     assert caught[0].filename == __file__
     assert data.names == ["0", "1", "alone"]
-    dark = [data[i][0] for i in range(60) if data[i][0].unique().numel() <= 2]
-    assert len(dark) > 5
+    samples = [data[i][0] for i in range(400)]
+    dark = [hr for hr in samples if hr.unique().numel() <= 2]
+    assert len(dark) / 400 == pytest.approx(40 * 32 / (40 * 32 + 48 * 36 + 28 * 20), abs=0.05)
     assert max(hr.max() for hr in dark) == 0  # the white rim is never seen
 
 
