@@ -1,0 +1,129 @@
+"""A tiny flow, data and objectives for the engine's tests; what other processes are told to do with them."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from torch import nn
+
+import flowkit
+import flowkit_models
+from flowkit_models.engine import train
+from flowkit_models.objective import Objective, Outcome, Turn
+from flowkit_models.optim import Adam, Milestones
+from flowkit_models.settings import Settings
+
+SIZES = {"steps": 1, "conditional_steps": 1, "blocks": ((0, 0), (0, 0)), "features": 4, "growth": 4, "hidden": 4}
+
+
+def tiny_flow(seed=0):
+    torch.manual_seed(seed)
+    return flowkit_models.create("hcflow_sr_x4_small", **SIZES, conditional_hidden=4)
+
+
+class Noise:
+    """Sample i is a function of i."""
+
+    def __getitem__(self, i):
+        hr = torch.from_numpy(np.random.Generator(np.random.Philox(key=i)).random((3, 8, 8), dtype=np.float32))
+        return hr, F.avg_pool2d(hr, 4)
+
+
+def noisy(batch, draws, model):
+    return batch.hr + draws.uniform("noise", batch.hr.shape[1:]).to(batch.hr) / model.config.quant
+
+
+def initialize(model, batch, draws):
+    flowkit.initialize(model.flow, noisy(batch, draws, model))
+
+
+class Summed(Objective):
+    """Likelihood and pixel loss, one optimiser step."""
+
+    def forward(self, turn, batch, draws, step, image=None):
+        nll = self.model.nll(batch.hr, batch.lr, draws.uniform("noise", batch.hr.shape[1:]).to(batch.hr)).mean()
+        pixel = (self.model.upscale(batch.lr, temperature=0.0)[0] - batch.hr).abs().mean()
+        return Outcome(nll + 10 * pixel, {"nll": nll, "pixel": pixel, "bits_per_dim": nll / 3})
+
+
+class InTurns(Objective):
+    """HCFlow+: a step for each loss, the first one on top of the gradient of the last."""
+
+    turns = (Turn("nll", zero_grad=False), Turn("pixel"))
+
+    def forward(self, turn, batch, draws, step, image=None):
+        if turn == "nll":
+            nll = self.model.nll(batch.hr, batch.lr, draws.uniform("noise", batch.hr.shape[1:]).to(batch.hr)).mean()
+            return Outcome(nll, {"nll": nll})
+        pixel = (self.model.upscale(batch.lr, temperature=0.0)[0] - batch.hr).abs().mean()
+        return Outcome(pixel, {"pixel": pixel})
+
+
+class Adversarial(InTurns):
+    """HCFlow++: then a critic's opinion, then the critic; for two steps the critic alone."""
+
+    turns = (Turn("nll"), Turn("pixel"), Turn("gan"), Turn("critic", "critic"))
+
+    def __init__(self, model):
+        critic = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.BatchNorm2d(4), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 2))
+        super().__init__(model, critic)
+
+    def active(self, step):
+        return self.turns if step > 2 else self.turns[-1:]
+
+    def forward(self, turn, batch, draws, step, image=None):
+        if turn in ("nll", "pixel"):
+            return super().forward(turn, batch, draws, step)
+        if image is None:
+            latents = tuple(
+                draws.normal(f"z{i}", shape).to(batch.lr)
+                for i, shape in enumerate(self.model.latent_shapes(*batch.lr.shape[2:]))
+            )
+            image = self.model.upscale(batch.lr, latents=latents)[0]
+        judged = self.critic(image).mean()
+        if turn == "gan":
+            loss = F.softplus(-judged)
+            return Outcome(loss, {"gan": loss}, image)
+        loss = F.softplus(-self.critic(batch.hr).mean()) + F.softplus(judged)
+        return Outcome(loss, {"critic": loss})
+
+
+OBJECTIVES = {"summed": Summed, "turns": InTurns, "adversarial": Adversarial}
+
+
+def settings(**changes):
+    model = Adam(1e-3, schedule=Milestones((6, 12)), clip_value=5.0, clip_norm=100.0)
+    values = {"steps": 8, "batch": 4, "model": model, "critic": Adam(1e-3), "average": 0.9, "validate_every": 5}
+    return Settings(**{**values, "save_every": 3, "tensorboard": False, "cpu": True, **changes})
+
+
+def validate(model, step):
+    hr, lr = Noise()[10**6]
+    error = (model.upscale(lr[None], temperature=0.0)[0] - hr).square().mean()
+    return {"score": -float(error), "psnr": -10 * float(error.log10())}
+
+
+def run(out, kind="summed", dtype=torch.float32, resume=False, **changes):
+    """Trains, with the console in a file beside `out`."""
+    torch.set_num_threads(1)
+    objective = OBJECTIVES[kind](tiny_flow()).to(dtype)
+    data = Noise() if dtype == torch.float32 else Doubled()
+    with Path(f"{out}.txt").open("a") as file:
+        return train(
+            objective,
+            data,
+            settings(**changes),
+            out,
+            validate=validate if dtype == torch.float32 else None,
+            initialize=initialize,
+            resume=resume,
+            console=Console(file=file, width=200),
+        )
+
+
+class Doubled(Noise):
+    def __getitem__(self, i):
+        hr, lr = super().__getitem__(i)
+        return hr.double(), lr.double()
