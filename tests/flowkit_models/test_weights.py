@@ -6,6 +6,7 @@ import importlib.util
 import io
 import logging
 import os
+import sys
 import urllib.error
 
 import pytest
@@ -196,6 +197,7 @@ def test_a_package_without_the_table(monkeypatch, tmp_path):
     (tmp_path / "lpips").mkdir()
     (tmp_path / "lpips" / "__init__.py").write_text("raise RuntimeError('imported')")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "lpips", raising=False)
     with pytest.raises(WeightsError, match="the installed lpips has no weights"):
         find_weights("lpips-vgg16")
 
