@@ -144,7 +144,6 @@ class _L2Pool(nn.Module):
 
 
 def _to_length_1(x: Tensor) -> Tensor:
-    # its gradient at zero is zero, where that of a root of squares is NaN
     return x / (torch.linalg.vector_norm(x, dim=1, keepdim=True) + 1e-10)
 
 

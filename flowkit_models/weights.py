@@ -1,6 +1,7 @@
 """Weights of other people's networks: where they are found, and a checksum that says which they are."""
 
 import hashlib
+import http.client
 import importlib.util
 import logging
 import os
@@ -115,7 +116,7 @@ def _download(name: str, places: list[Path]) -> Path:
         if not digest.hexdigest().startswith(file.removesuffix(".pth").rpartition("-")[2]):
             raise OSError("its checksum is wrong")
         unfinished.replace(target)
-    except OSError as error:  # of the network, too
+    except (OSError, http.client.HTTPException) as error:
         looked = ", ".join(map(str, places))
         raise WeightsError(
             f"{name} weights: not in {looked}, and the download failed ({error}): give the path of {file}"
@@ -140,14 +141,14 @@ def _read(path: Path, prefix: str = "") -> Weights:
         reason = str(error).partition("\n")[0][:120]
         raise WeightsError(f"{path}: not a file of weights, or a damaged one ({reason})") from None
     tensors = {
-        key: value.float()
-        for key, value in sorted(dict(content).items() if isinstance(content, dict) else ())
-        if isinstance(value, Tensor) and value.is_floating_point() and key.startswith(prefix)
+        str(key): value.float()
+        for key, value in (content.items() if isinstance(content, dict) else ())
+        if isinstance(value, Tensor) and value.is_floating_point() and str(key).startswith(prefix)
     }
     if not tensors or not all(bool(value.isfinite().all()) for value in tensors.values()):
         raise WeightsError(f"{path}: {'holds NaN or infinite weights' if tensors else f'no weights {prefix}* in it'}")
     digest = hashlib.sha256()
-    for key, value in tensors.items():
+    for key, value in sorted(tensors.items()):
         digest.update(f"{key}{tuple(value.shape)}".encode())
         digest.update(value.contiguous().numpy().tobytes())
     return Weights(tensors, str(path), digest.hexdigest()[:12])

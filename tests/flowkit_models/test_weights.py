@@ -1,10 +1,12 @@
 """Weights are found where the docstring says, in that order, and otherwise refused in one line."""
 
 import hashlib
+import http.client
 import importlib.util
 import io
 import logging
 import os
+import sys
 import urllib.error
 
 import pytest
@@ -109,6 +111,15 @@ def test_a_wrong_download_is_refused_and_not_kept(hub, monkeypatch):
     assert list(hub.iterdir()) == []
 
 
+def test_a_download_that_breaks_off(hub, monkeypatch):
+    def urlopen(url, timeout):
+        raise http.client.IncompleteRead(b"")
+
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    with pytest.raises(WeightsError, match="IncompleteRead"):
+        find_weights("alexnet")
+
+
 @pytest.mark.parametrize("name", ["alexnet", "vgg16", "vgg19"])
 def test_offline_without_weights_one_line_says_why(hub, tmp_path, name):
     (tmp_path / "folder").mkdir()
@@ -137,6 +148,8 @@ def damaged(path, kind):
         path.write_text("hello")
     elif kind == "bomb.pth":
         torch.save({"features.0.weight": Bomb()}, path)
+    elif kind == "numbers.pth":
+        torch.save({1: torch.ones(2), "a": 2}, path)
     elif kind == "list.pth":
         torch.save([torch.ones(2)], path)
     elif kind == "other.safetensors":
@@ -154,6 +167,7 @@ def damaged(path, kind):
         ("text.pth", "not a file of weights"),
         ("bomb.pth", "not a file of weights"),
         ("list.pth", r"no weights features\.\*"),
+        ("numbers.pth", r"no weights features\.\*"),
         ("other.safetensors", r"no weights features\.\*"),
         ("nan.safetensors", "NaN"),
     ],
@@ -183,6 +197,7 @@ def test_a_package_without_the_table(monkeypatch, tmp_path):
     (tmp_path / "lpips").mkdir()
     (tmp_path / "lpips" / "__init__.py").write_text("raise RuntimeError('imported')")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "lpips", raising=False)
     with pytest.raises(WeightsError, match="the installed lpips has no weights"):
         find_weights("lpips-vgg16")
 
