@@ -26,6 +26,7 @@ from .batches import Batch, Draws, Samples, key, loader
 from .imageflow import ImageFlow
 from .iteration import Iteration, Report
 from .logs import Logs
+from .nonfinite import in_batch
 from .objective import Objective
 from .optim import make_learners
 from .processes import agree, copy_from_first, on_first, start_processes
@@ -152,6 +153,10 @@ class _Run:
     def _initialize(self, samples: Samples, initialize: Initialize) -> None:
         p, s = self.processes, self.settings
         batch = next(loader(samples, s.batch, [1], p.process_index, p.num_processes))
+        spoiled = in_batch(batch)
+        if agree(p, spoiled is not None, None).bad:
+            why = spoiled.text if spoiled else "another process says why"
+            raise ValueError(f"can't initialise the model from the first batch: {why}")
         torch.manual_seed(key(s.seed, "initialize"))
         initialize(self.objective.model, batch.to(p.device), Draws(s.seed, batch.index, p.device))
 
@@ -162,6 +167,7 @@ class _Run:
         pin = p.device.type == "cuda"
         batches = loader(samples, s.batch, steps, p.process_index, p.num_processes, s.workers, pin)
         with ExitStack() as stack:
+            stack.callback(batches.close)
             stack.callback(self._release)
             if p.is_main_process:
                 self.logs = Logs(self.folder, now.step, now.validated, s.tensorboard)
