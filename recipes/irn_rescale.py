@@ -64,15 +64,15 @@ _OFFICIAL = Config(
 PRESETS: dict[tuple[str, ...], Config] = {
     # without noise on the latent the few steps go into the image
     ("small-x4", "irn"): Config(
-        steps=1500,
+        steps=1200,
         batch=8,
-        crop=96,
-        lr=1e-3,
+        crop=64,
+        lr=2e-3,
         betas=(0.9, 0.999),
         clip_norm=10.0,
         average=0.99,
-        validate_every=150,
-        save_every=150,
+        validate_every=100,
+        save_every=100,
         loss=IRNWeights(temperature=0.0),
     ),
     ("paper-x2", "irn"): replace(

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from toys import Noise, Summed, noisy, tiny_flow
 from torch import nn
+from toys import Noise, Summed, noisy, tiny_flow
 
 import flowkit
 from flowkit_models.batches import Draws, loader
