@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     Attributes:
         hr: (B, 3, H, W), in [0, 1].
         lr: (B, 3, h, w), in [0, 1].
-        index: (B,) int64, the number of each sample in the run, from 0.
+        index: (B,) int64, the number of each sample in the run, from 0; stays on the CPU.
     """
 
     hr: Tensor
@@ -40,7 +40,7 @@ class Batch(NamedTuple):
         """The batch on a device, 8-bit images as floats."""
         images = (x.to(device, non_blocking=True) for x in (self.hr, self.lr))
         hr, lr = (to_float(x) if x.dtype == torch.uint8 else x for x in images)
-        return Batch(hr, lr, self.index.to(device, non_blocking=True))
+        return Batch(hr, lr, self.index)
 
     def split(self, parts: int) -> list["Batch"]:
         """The batch in equal parts, in order."""

@@ -118,13 +118,13 @@ class _Run:
     saved: int = 0  # the step of the state on the disk
 
     def __init__(self, objective: Objective, settings: Settings, folder: RunFolder, console: Console) -> None:
+        if settings.precision == "fp16" and not all(turn.zero_grad for turn in objective.turns):
+            raise ValueError("fp16: gradients at different loss scales can't be added (zero_grad=False); use bf16")
         self.processes = start_processes(settings)
         self.objective = objective.to(self.processes.device)
         self.settings, self.folder = settings, folder
         self.console = console if self.processes.is_main_process else Console(quiet=True)
         self.learners = make_learners(objective, {"model": settings.model, "critic": settings.critic})
-        if settings.precision == "fp16" and not all(turn.zero_grad for turn in objective.turns):
-            raise ValueError("fp16: gradients at different loss scales can't be added (zero_grad=False); use bf16")
         objective.model.train()
         self.signals = StopSignals()
         self.since = time.monotonic()
@@ -145,7 +145,12 @@ class _Run:
         s = self.settings
         self.state = TrainingState(self.objective, self.learners, s.average, self.processes.scaler)
         if found[0]:
-            self.state.load_state_dict(load_state(self.folder.state))
+            content = load_state(self.folder.state)
+            try:
+                self.state.load_state_dict(content)
+            except (RuntimeError, KeyError, TypeError, ValueError) as error:
+                reason = " ".join(str(error).split())[:200]
+                raise ValueError(f"{self.folder.state}: does not fit this objective ({reason})") from None
             self.saved = self.state.counters.step
             self.console.print(f"{self.folder.path}: goes on after step {self.saved}", highlight=False)
         self.iteration = Iteration(self.processes, self.objective, self.learners, s.accumulate, s.seed, self.signals)

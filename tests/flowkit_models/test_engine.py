@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ import flowkit_models
 from flowkit_models.engine import train
 from flowkit_models.logs import read_log
 from flowkit_models.optim import Adam
+from flowkit_models.processes import start_processes
 from flowkit_models.state import load_state
 
 
@@ -122,6 +124,27 @@ def test_mixed_precision_trains(tmp_path) -> None:
     assert mixed.skipped == 0
 
 
+def test_the_loss_scale_of_float16_is_lowered_and_kept(tmp_path, monkeypatch) -> None:
+    """With torch's scaler on the CPU; accelerate has none there."""
+    scalers = []
+
+    def start(settings):
+        processes = start_processes(settings)
+        processes.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**116, growth_interval=3)
+        scalers.append(processes.scaler)
+        return processes
+
+    monkeypatch.setattr("flowkit_models.engine.start_processes", start)
+    whole = run(tmp_path / "whole", steps=16)
+    rows = of_kind(tmp_path / "whole", "skipped")
+    assert 1 <= len(rows) <= 12
+    assert re.fullmatch(r"all: .* \(at loss scale 8\.30767e\+34\)", rows[0]["why"])
+    for steps in (2, 9, 16):
+        parts = run(tmp_path / "parts", steps=steps, resume=True)
+    assert equal(weights(whole), weights(parts))
+    assert scalers[0].get_scale() == scalers[-1].get_scale() < 2.0**116
+
+
 # --- numbers that are not finite
 
 
@@ -218,6 +241,25 @@ def test_a_truncated_state_is_refused(tmp_path) -> None:
     path.write_bytes(path.read_bytes()[:5000])
     with pytest.raises(ValueError, match=r"state\.pt: damaged, truncated"):
         run(tmp_path / "run", steps=2, resume=True)
+
+
+def test_the_state_of_another_objective_is_refused(tmp_path) -> None:
+    run(tmp_path / "run", "adversarial", steps=1)
+    with pytest.raises(ValueError, match=r"state\.pt: does not fit this objective \(.*critic") as refused:
+        run(tmp_path / "run", "summed", steps=2, resume=True)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("sharded", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+def test_sharded_training_is_refused(tmp_path, monkeypatch, sharded) -> None:
+    monkeypatch.setenv(sharded, "true")
+    with pytest.raises(ValueError, match=f"{sharded} is set: sharded training is not supported"):
+        run(tmp_path / "run", steps=1)
+
+
+def test_fp16_does_not_carry_gradients(tmp_path) -> None:
+    with pytest.raises(ValueError, match="fp16: gradients at different loss scales"):
+        run(tmp_path / "run", "turns", precision="fp16")
 
 
 @pytest.mark.parametrize(

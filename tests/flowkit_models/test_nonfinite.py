@@ -17,8 +17,8 @@ def a_batch(bad=()):
     return next(loader(Noise(bad=bad), 4, [1]))
 
 
-def an_objective(kind=Summed):
-    objective = kind(tiny_flow())
+def an_objective(kind=Summed, memory="plain"):
+    objective = kind(tiny_flow(memory))
     batch = a_batch()
     flowkit.initialize(objective.model.flow, noisy(batch, Draws(0, batch.index), objective.model))
     return objective
@@ -51,8 +51,9 @@ def test_weights() -> None:
     assert traced(objective).text == "weight model.flow.levels.0.body.parts.2.weight is not finite"
 
 
-def test_an_exploding_scale() -> None:
-    objective = an_objective()
+@pytest.mark.parametrize("memory", ["plain", "lean"])
+def test_an_exploding_scale(memory) -> None:
+    objective = an_objective(memory=memory)
     objective.model.get_parameter("flow.levels.1.body.parts.1.log_scale").data.fill_(200.0)
     assert traced(objective).text == "the output of model.flow.levels.1.body.parts.1 (ActNorm) is not finite"
 

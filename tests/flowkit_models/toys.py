@@ -21,9 +21,9 @@ from flowkit_models.settings import Settings
 SIZES = {"steps": 1, "conditional_steps": 1, "blocks": ((0, 0), (0, 0)), "features": 4, "growth": 4, "hidden": 4}
 
 
-def tiny_flow(seed=0):
-    torch.manual_seed(seed)
-    return flowkit_models.create("hcflow_sr_x4_small", **SIZES, conditional_hidden=4)
+def tiny_flow(memory="plain"):
+    torch.manual_seed(0)
+    return flowkit_models.create("hcflow_sr_x4_small", memory, **SIZES, conditional_hidden=4)
 
 
 class Noise:
