@@ -21,7 +21,7 @@ def test_end_to_end_on_own_photographs(train, folder, tmp_path, capsys) -> None:
     out = tmp_path / "out"
     options = ["--data", str(folder), "--out", str(out), "--steps", "4", "--draws", "2", "--batch", "2", "--seed", "3"]
     with pytest.warns(UserWarning, match="skipped") as warned:
-        assert train("hcflow_sr", *options) == 0
+        assert train("hcflow_sr", *options, scored=True) == 0
     said = " ".join(str(w.message) for w in warned)
     assert all(name in said for name in ("small.png", "truncated.png", "text.jpg"))
     assert "photographs; 4 steps" in capsys.readouterr().out

@@ -12,7 +12,7 @@ TOY = ("--steps", "2", "--batch", "2", "--crop", "32", "--draws", "2")
 
 @pytest.mark.parametrize("name", ["hcflow_rescale", "irn_rescale"])
 def test_rescaling(name, train, tmp_path) -> None:
-    assert train(name, *TOY, "--out", str(tmp_path)) == 0
+    assert train(name, *TOY, "--out", str(tmp_path), scored=True) == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["model"].keys() >= {"psnr_y", "ssim_y", "lr_psnr"}
     assert metrics["bicubic"]["psnr_y"] > 20
@@ -57,11 +57,11 @@ def test_srflow_from_its_own_encoder(train, tmp_path) -> None:
     nll = ("--stage", "nll", *TOY, "--out", str(tmp_path / "nll"))
     assert "run --stage encoder first" in train("srflow_sr", *nll)
     assert train("srflow_sr", "--stage", "encoder", *TOY, "--out", str(tmp_path / "encoder")) == 0
-    assert train("srflow_sr", *nll, "--frozen", "1", "--average", "0") == 0
+    assert train("srflow_sr", *nll, "--frozen", "1", "--average", "0", scored=True) == 0
     encoder, flow = (flowkit_models.load(tmp_path / s / "last.safetensors") for s in ("encoder", "nll"))
     for name, weight in encoder.encoder.state_dict().items():
         assert torch.equal(weight, flow.encoder.state_dict()[name])  # frozen for the whole run: not moved by one bit
     assert not torch.equal(encoder.flow.levels[0].body.parts[1].bias, flow.flow.levels[0].body.parts[1].bias)
     metrics = json.loads((tmp_path / "nll" / "metrics.json").read_text())
     assert "lr_psnr" not in metrics
-    assert metrics["tau_0.9"]["diversity"] > 0
+    assert metrics["tau_0.6"]["diversity"] > 0
