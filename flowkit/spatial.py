@@ -1,4 +1,4 @@
-"""Maps between pixels and channels: squeeze and the Haar transform; and the split of channels."""
+"""Maps between pixels and channels: squeeze, Haar and learned patch transforms; and the split of channels."""
 
 import math
 from fractions import Fraction
@@ -6,9 +6,10 @@ from fractions import Fraction
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from .bijector import Bijector, TensorMap, no_logdet
+from .linear import inverted, mix_channels
 from .tree import Value, describe
 
 
@@ -76,6 +77,53 @@ class Haar(TensorMap):
     @staticmethod
     def _logdet(x: Tensor) -> Tensor:
         return x.new_full((x.shape[0],), -math.log(2) * math.prod(x.shape[1:]))
+
+
+class Patch(TensorMap):
+    """A learned invertible matrix over the f² pixels of a patch, (B, C, f·H, f·W) to (B, f²·C, H, W).
+
+    All channels share it; bands come before colours, as in `Haar`. It starts from pixels as they are, but for the
+    first band, the mean of the patch: the image at 1/f of its size (the downscaling of IRN's ×3 model of 2022).
+
+    Args:
+        factor: f.
+    """
+
+    constant_logdet = True
+
+    def __init__(self, factor: int = 2) -> None:
+        super().__init__()
+        if factor < 1:
+            raise ValueError(f"Patch: factor must be at least 1, got {factor}")
+        self.stride = factor
+        self.shrink = Fraction(factor)
+        weight = torch.eye(factor**2)
+        weight[0] = 1 / factor**2
+        self.weight = nn.Parameter(weight)
+
+    def extra_repr(self) -> str:
+        """The factor."""
+        return str(self.stride)
+
+    def forward(self, x: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
+        """Pixels, row by row, to bands."""
+        _check_image(self, x, 1)
+        patches = rearrange(x, "b c (h i) (w j) -> (b c) (i j) h w", i=self.stride, j=self.stride)
+        bands = mix_channels(patches, self.weight)
+        return rearrange(bands, "(b c) k h w -> b (k c) h w", b=x.shape[0]), self._logdet(x)
+
+    def inverse(self, y: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
+        """Bands to pixels, by the inverse matrix, which is solved in float64."""
+        _check_image(self, y, self.stride**2)
+        bands = rearrange(y, "b (k c) h w -> (b c) k h w", k=self.stride**2)
+        patches = mix_channels(bands, inverted(self.weight))
+        x = rearrange(patches, "(b c) (i j) h w -> b c (h i) (w j)", b=y.shape[0], i=self.stride, j=self.stride)
+        return x, -self._logdet(y)
+
+    def _logdet(self, x: Tensor) -> Tensor:
+        """There are as many patches, over all channels, as numbers over f²."""
+        patches = math.prod(x.shape[1:]) // self.stride**2
+        return (torch.linalg.slogdet(self.weight).logabsdet * patches).expand(x.shape[0])
 
 
 def _butterfly(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from .imageflow import ImageFlow
 from .models import MODELS, build
-from .official import check_keys, load_official
+from .official import check_keys, known_sizes, load_official, load_part, looks_like
+from .srflow import SRFlow
 
 FORMAT = "1"
 
@@ -76,64 +77,102 @@ def load(
         ValueError: if it is no checkpoint of a known model, or its weights do not fit, or are not finite.
     """
     path = Path(path)
+    state, metadata = read_weights(path)
+    if "flowkit" in metadata:
+        return _load_ours(path, state, metadata, memory, precision, overrides)
+    return _load_official(path, state, memory, precision, overrides)
+
+
+def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Reads the tensors of a checkpoint by name, and its metadata, without executing anything in it.
+
+    Of a wrapped state dict what is inside; a leading `module.` is dropped.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is no checkpoint, or damaged, or holds no tensors.
+    """
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such checkpoint")
     with path.open("rb") as file:
         start = file.read(9)
+    metadata: dict[str, str] = {}
     if start[8:9] == b"{" or path.suffix == ".safetensors":
-        return _load_ours(path, memory, precision, overrides)
-    return _load_pickled(path, start, memory, precision, overrides)
+        content, metadata = _read_safetensors(path)
+    else:
+        content = _read_pickled(path, start)
+    state = content if "flowkit" in metadata else _unwrap(content)
+    if not state:
+        raise ValueError(f"{path}: holds {type(content).__name__} without weights; a state dict was expected")
+    return state, metadata
 
 
-def _load_ours(path: Path, memory: str, precision: str, overrides: dict[str, Any]) -> ImageFlow:
+def read_about(path: str | os.PathLike[str]) -> dict[str, str]:
+    """The notes in a checkpoint of ours: its config, and what the engine said of its training; {} for other files."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            return file.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path}: damaged or truncated safetensors file ({error})") from None
-    if "flowkit" not in metadata:
-        return _load_official(path, state, memory, precision, overrides)
-    if metadata["flowkit"] != FORMAT or metadata.get("model") not in MODELS:
-        raise ValueError(f"{path}: written by another flowkit ({metadata.get('model')}, format {metadata['flowkit']})")
-    config = json.loads(metadata["config"])
-    model = build(metadata["model"], config, memory, precision, overrides)
-    check_keys({name: tuple(t.shape) for name, t in model.state_dict().items()}, state, str(path))
-    _match_dtype(model, state).load_state_dict(state)
-    return model.eval()
 
 
-def _load_pickled(path: Path, start: bytes, memory: str, precision: str, overrides: dict[str, Any]) -> ImageFlow:
+def _read_pickled(path: Path, start: bytes) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns of pickle protocols before it refuses them
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can fail in any way; none of them runs its code
         if isinstance(error, pickle.UnpicklingError) and "Weights only load failed" in str(error) and _is_pickle(start):
             raise ValueError(f"{path}: refused, it holds more than weights (loading it would run its code)") from None
         reason = str(error).partition("\n")[0][:120]
         raise ValueError(f"{path}: not a checkpoint, or a truncated one ({reason})") from None
-    return _load_official(path, content, memory, precision, overrides)
 
 
 def _is_pickle(start: bytes) -> bool:
     return start.startswith((b"PK", b"\x80"))
 
 
-def _load_official(path: Path, content: Any, memory: str, precision: str, overrides: dict[str, Any]) -> ImageFlow:
-    state = _unwrap(content)
-    if not state:
-        raise ValueError(f"{path}: holds {type(content).__name__} without weights; a state dict was expected")
+def _load_ours(
+    path: Path,
+    state: dict[str, Tensor],
+    metadata: dict[str, str],
+    memory: str,
+    precision: str,
+    overrides: dict[str, Any],
+) -> ImageFlow:
+    if metadata["flowkit"] != FORMAT or metadata.get("model") not in MODELS:
+        raise ValueError(f"{path}: written by another flowkit ({metadata.get('model')}, format {metadata['flowkit']})")
+    model = build(metadata["model"], json.loads(metadata["config"]), memory, precision, overrides)
+    check_keys({name: tuple(t.shape) for name, t in model.state_dict().items()}, state, str(path))
+    _match_dtype(model, state).load_state_dict(state)
+    return model.eval()
+
+
+def _load_official(
+    path: Path, state: dict[str, Tensor], memory: str, precision: str, overrides: dict[str, Any]
+) -> ImageFlow:
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    for name, model_class in MODELS.items():
-        config = model_class.config_from_official(shapes)
-        if config is not None:
-            model = build(name, dataclasses.asdict(config), memory, precision, overrides)
-            load_official(_match_dtype(model, state), state, str(path))
-            return model.eval()
-    known = ", ".join(MODELS)
-    first = ", ".join(list(state)[:3])
-    raise ValueError(f"{path}: looks like another network ({len(state)} tensors: {first}, …); known are {known}")
+    known = known_sizes(shapes)
+    if known is None:
+        raise ValueError(
+            f"{path}: looks like {looks_like(shapes)}; known are the published checkpoints of {', '.join(MODELS)} "
+            "and flowkit's own .safetensors"
+        )
+    try:
+        model = build(*known, memory, precision, overrides)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    load_official(_match_dtype(model, state), state, str(path))
+    return model.eval()
 
 
 def _unwrap(content: Any) -> dict[str, Tensor]:
@@ -142,6 +181,24 @@ def _unwrap(content: Any) -> dict[str, Tensor]:
         return {}
     own = {str(name).removeprefix("module."): t for name, t in content.items() if isinstance(t, Tensor)}
     return max([own, *(_unwrap(value) for value in content.values())], key=len)
+
+
+def load_encoder(model: SRFlow, path: str | os.PathLike[str]) -> None:
+    """Copies an RRDB network's weights into an SRFlow's encoder: an official RRDB_*.pth, or those in any SRFlow.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it holds no RRDB network of these sizes.
+    """
+    state, metadata = read_weights(path)
+    if "flowkit" in metadata:
+        own = {name.removeprefix("encoder."): t for name, t in state.items() if name.startswith("encoder.")}
+        check_keys({name: tuple(t.shape) for name, t in model.encoder.state_dict().items()}, own, str(path))
+        model.encoder.load_state_dict(own)
+        return
+    whole = any(name.startswith("RRDB.") for name in state)
+    alone = {name if whole else f"RRDB.{name}": tensor for name, tensor in state.items()}
+    load_part(model, {name: t for name, t in alone.items() if name.startswith("RRDB.")}, "RRDB.", str(path))
 
 
 def _match_dtype(model: ImageFlow, state: Mapping[str, Tensor]) -> ImageFlow:

@@ -1,19 +1,28 @@
-"""Pictures of a run: a sheet of samples, and the curves of training."""
+"""Pictures of a run: sheets of images, and the curves of training."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .imageflow import ImageFlow
 from .images import to_float
-from .metrics import psnr, to_uint8
+from .metrics import luma, psnr, to_uint8
 from .scoring import Pair
 
 WINDOW = 144
-"""Side of the windows that a sample sheet shows, in HR pixels."""
+"""Side of the windows that a sheet shows, in HR pixels."""
+
+
+class Shown(NamedTuple):
+    """One picture of a sheet: uint8 (1, 3, H, W), its title and a note below it."""
+
+    title: str
+    image: Tensor
+    note: str = ""
 
 
 @torch.no_grad()
@@ -24,7 +33,7 @@ def sample_sheet(
     temperature: float = 0.8,
     draws: int = 3,
     seed: int = 0,
-    centres: dict[str, tuple[float, float]] | None = None,
+    centres: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
     """Draws a row per image: LR, bicubic, τ = 0, samples at τ, HR; windows of the images, enlarged.
 
@@ -37,63 +46,125 @@ def sample_sheet(
         seed: of the draws.
         centres: where to look, as fractions of height and width; the middle by default.
     """
-    from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
-
-    titles = [
-        "LR",
-        "bicubic",
-        "HCFlow τ = 0",
-        *[f"τ = {temperature:g}, sample {i + 1}" for i in range(draws)],
-        "HR",
-    ]
-    figure = Figure(figsize=(2.05 * len(titles), 2.3 * len(pairs)), dpi=110, layout="constrained")
-    axes = figure.subplots(len(pairs), len(titles), squeeze=False)
     generator = torch.Generator().manual_seed(seed)
     device = next(model.parameters()).device
-    for title, axis in zip(titles, axes[0], strict=True):
-        axis.set_title(title, fontsize=10)
-    for row, (name, pair) in zip(axes, pairs.items(), strict=True):
+    name = type(model).__name__
+    rows = {}
+    for key, pair in pairs.items():
         lr = to_float(pair.lr).to(device)
-        samples = model.upscale(lr, draws, temperature, generator).cpu()
-        mode = model.upscale(lr, temperature=0.0)[0].cpu()
-        shown = [pair.bicubic, *map(to_uint8, [mode, *samples]), pair.hr]
-        window = _window(pair.hr, (centres or {}).get(name, (0.5, 0.5)), model.scale)
-        rows, columns = window
-        small = [slice(w.start // model.scale, w.stop // model.scale) for w in window]
-        images = [pair.lr[0, :, small[0], small[1]], *(image[0, :, rows, columns] for image in shown)]
-        for column, (axis, image) in enumerate(zip(row, images, strict=True)):
-            axis.imshow(image.permute(1, 2, 0).numpy(), interpolation="nearest")
-            axis.set(xticks=[], yticks=[])
-            if 0 < column < len(titles) - 1:
-                value = psnr(shown[column - 1], pair.hr, model.scale).item()
-                axis.set_xlabel(f"{value:.2f} dB", fontsize=8)
-        row[0].set_ylabel(name, fontsize=10)
-    _save(figure, path)
+        images = [model.upscale(lr, temperature=0.0)[0], *model.upscale(lr, draws, temperature, generator)]
+        titles = [f"{name} τ = 0", *(f"τ = {temperature:g}, sample {i + 1}" for i in range(draws))]
+        made = [("bicubic", pair.bicubic), *zip(titles, (to_uint8(image.cpu()) for image in images), strict=True)]
+        rows[key] = [
+            Shown("LR", pair.lr),
+            *(Shown(title, image, f"{psnr(image, pair.hr, model.scale).item():.2f} dB") for title, image in made),
+            Shown("HR", pair.hr),
+        ]
+    _sheet(rows, path, model.scale, centres)
 
 
-def curves(history: Sequence[dict[str, float]], bicubic: float, path: str | os.PathLike[str]) -> None:
-    """Plots bits/dim of the training batches, and held-out PSNR against bicubic's, over the steps."""
+@torch.no_grad()
+def rescaling_sheet(
+    model: ImageFlow,
+    pairs: dict[str, Pair],
+    path: str | os.PathLike[str],
+    temperature: float = 1.0,
+    seed: int = 0,
+    centres: Mapping[str, tuple[float, float]] | None = None,
+) -> None:
+    """Draws a row per image: bicubic LR, the model's LR, each of them up again, HR. Arguments as `sample_sheet`."""
+    generator = torch.Generator().manual_seed(seed)
+    device = next(model.parameters()).device
+    name = type(model).__name__
+    rows = {}
+    for key, pair in pairs.items():
+        height, width = pair.hr.shape[2:]
+        lr = model.downscale(to_float(pair.hr).to(device))
+        again = to_uint8(model.upscale(lr, temperature=temperature, generator=generator)[0].cpu())
+        up = [("bicubic down and up", pair.bicubic), (f"{name} down and up", again[..., :height, :width])]
+        notes = [f"{psnr(luma(image), luma(pair.hr), model.scale).item():.2f} dB (Y)" for _, image in up]
+        rows[key] = [
+            Shown("bicubic LR", pair.lr),
+            Shown(f"{name}'s LR", to_uint8(lr.cpu())),
+            *(Shown(title, image, note) for (title, image), note in zip(up, notes, strict=True)),
+            Shown("HR", pair.hr),
+        ]
+    _sheet(rows, path, model.scale, centres)
+
+
+def curves(
+    rows: Sequence[Mapping[str, float]],
+    path: str | os.PathLike[str],
+    held_out: str = "psnr",
+    lines: Mapping[str, float] | None = None,
+) -> None:
+    """Plots bits/dim or the loss of the training batches, and a held-out metric, over the steps.
+
+    Args:
+        rows: of the log, with "step" and the values of that step; validations have `held_out`.
+        path: the PNG to write.
+        held_out: the metric to plot.
+        lines: levels to compare it with, by name.
+    """
     from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
 
     figure = Figure(figsize=(9, 3.4), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2)
-    steps, bits = ([h[key] for h in history] for key in ("step", "bits_per_dim"))
-    means = [sum(bits[max(0, i - 24) : i + 1]) / min(i + 1, 25) for i in range(len(bits))]
-    left.plot(steps, bits, color="tab:blue", alpha=0.25, label="each batch")
+    names = ("bits_per_dim", "loss", "all_loss", "critic_loss")  # of several turns, each has a loss of its own
+    shown = next(name for name in names if any(name in row for row in rows))
+    steps, values = zip(*((row["step"], row[shown]) for row in rows if shown in row), strict=True)
+    means = [sum(values[max(0, i - 24) : i + 1]) / min(i + 1, 25) for i in range(len(values))]
+    left.plot(steps, values, color="tab:blue", alpha=0.25, label="each batch")
     left.plot(steps, means, color="tab:blue", label="mean of 25")
     left.legend(frameon=False)
-    left.set(xlabel="step", ylabel="bits/dim (training batches)", title="likelihood")
-    tested = [h for h in history if "psnr" in h]
-    right.plot([h["step"] for h in tested], [h["psnr"] for h in tested], "o-", color="tab:blue", label="HCFlow τ = 0")
-    right.axhline(bicubic, color="gray", linestyle="--", label="bicubic")
-    right.set(xlabel="step", ylabel="PSNR (dB, RGB)", title="held-out images")
-    right.legend(frameon=False)
+    if shown != "bits_per_dim" and min(values) > 0:
+        left.set_yscale("log")
+    left.set(
+        xlabel="step", ylabel=shown.replace("bits_per_dim", "bits/dim").replace("_", " "), title="training batches"
+    )
+    tested = [row for row in rows if held_out in row]
+    right.plot([row["step"] for row in tested], [row[held_out] for row in tested], "o-", color="tab:blue")
+    for (name, level), colour in zip((lines or {}).items(), ("gray", "tab:orange"), strict=False):
+        right.axhline(level, color=colour, linestyle="--", label=name)
+    right.set(xlabel="step", ylabel=held_out, title="held-out images")
+    if lines:
+        right.legend(frameon=False)
     for axis in (left, right):
         axis.grid(alpha=0.3)
     _save(figure, path)
 
 
-def _window(hr: Tensor, centre: tuple[float, float], scale: int) -> list[slice]:
+def _sheet(
+    rows: Mapping[str, Sequence[Shown]],
+    path: str | os.PathLike[str],
+    scale: int,
+    centres: Mapping[str, tuple[float, float]] | None,
+) -> None:
+    """Windows of images in rows. An image that is smaller than the row's last one, an LR image, is enlarged."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
+
+    columns = len(next(iter(rows.values())))
+    figure = Figure(figsize=(2.05 * columns, 2.3 * len(rows)), dpi=110, layout="constrained")
+    axes = figure.subplots(len(rows), columns, squeeze=False)
+    for i, (name, row) in enumerate(rows.items()):
+        whole = row[-1].image
+        window = _window(whole.shape[2:], (centres or {}).get(name, (0.5, 0.5)), scale)
+        for axis, shown in zip(axes[i], row, strict=True):
+            part = (
+                window
+                if shown.image.shape == whole.shape
+                else [slice(w.start // scale, w.stop // scale) for w in window]
+            )
+            axis.imshow(shown.image[0, :, part[0], part[1]].permute(1, 2, 0).numpy(), interpolation="nearest")
+            axis.set(xticks=[], yticks=[])
+            axis.set_xlabel(shown.note, fontsize=8)
+            if i == 0:
+                axis.set_title(shown.title, fontsize=10)
+        axes[i][0].set_ylabel(name, fontsize=10)
+    _save(figure, path)
+
+
+def _window(sizes: Iterable[int], centre: tuple[float, float], scale: int) -> list[slice]:
     """A window around a centre, inside the image, on the grid of LR pixels."""
 
     def span(size: int, at: float) -> slice:
@@ -101,10 +172,10 @@ def _window(hr: Tensor, centre: tuple[float, float], scale: int) -> list[slice]:
         start = min(max(0, round(size * at) - side // 2), size - side) // scale * scale
         return slice(start, start + side)
 
-    return [span(size, at) for size, at in zip(hr.shape[2:], centre, strict=True)]
+    return [span(size, at) for size, at in zip(sizes, centre, strict=True)]
 
 
-def _save(figure: "Figure", path: str | os.PathLike[str]) -> None:  # type: ignore[name-defined]  # noqa: F821
+def _save(figure: Any, path: str | os.PathLike[str]) -> None:
     temporary = Path(path).with_suffix(".tmp.png")
     figure.savefig(temporary)
     temporary.replace(path)

@@ -2,8 +2,11 @@
 
 import os
 import tempfile
+import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,7 +15,13 @@ from torch import Tensor
 
 from flowkit_models.metrics import to_uint8
 
+T = TypeVar("T")
 EXTENSIONS = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+
+
+# Python's warning filters belong to the whole process: files are opened by one thread at a time, and read by many
+_FILTERS = threading.Lock()
+_ORIENTATION = 0x0112  # EXIF tag; 5 to 8 lie on their side
 
 
 class ImageError(ValueError):
@@ -29,12 +38,29 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
         ImageError: if the file is missing, empty, a folder, not readable, not an image, damaged, larger than
             Pillow's limit on pixels, or has floating-point pixels (whose range nobody knows).
     """
+    return _use(path, lambda image: _as_tensor(ImageOps.exif_transpose(image)))
+
+
+def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """Height and width of the image that `read_image` would return, from the head of the file: nothing is decoded.
+
+    An EXIF orientation that a PNG file stores behind its pixels is not seen.
+
+    Raises:
+        ImageError: as `read_image` does, but damage further on in the file goes unnoticed.
+    """
+    return _use(path, _upright_size)
+
+
+def _use(path: str | os.PathLike[str], use: Callable[[Image.Image], T]) -> T:
+    """Opens an image file and hands it on; whatever goes wrong becomes an `ImageError`."""
     path = Path(path)
     try:
-        with warnings.catch_warnings():
+        with _FILTERS, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return _as_tensor(ImageOps.exif_transpose(image))
+            image = Image.open(path)
+        with image:
+            return use(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         reason = f"more than {Image.MAX_IMAGE_PIXELS} pixels: cut it, or raise PIL.Image.MAX_IMAGE_PIXELS"
     except UnidentifiedImageError:
@@ -46,6 +72,13 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
     except Exception as error:  # decoders raise anything on a damaged file
         reason = f"damaged or truncated ({type(error).__name__}: {error})"
     raise ImageError(f"{path}: {reason}")
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    # Pillow turns the size of TIFF itself, and decodes a whole PNG file to look for EXIF behind its pixels
+    told = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
+    turned = told and image.getexif().get(_ORIENTATION, 1) in range(5, 9)
+    return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def _as_tensor(image: Image.Image) -> Tensor:

@@ -5,15 +5,37 @@ from typing import Any
 
 from .hcflow import HCFlow, HCFlowConfig
 from .imageflow import ImageFlow
+from .irn import IRN, IRNConfig
+from .srflow import SRFlow, SRFlowConfig
 
-MODELS: dict[str, Any] = {"HCFlow": HCFlow}
+MODELS: dict[str, Any] = {"HCFlow": HCFlow, "SRFlow": SRFlow, "IRN": IRN}
 """Model classes by the name that a checkpoint stores. Each is made from its config."""
 
-CONFIGS: dict[str, type[Any]] = {"HCFlow": HCFlowConfig}
+CONFIGS: dict[str, type[Any]] = {"HCFlow": HCFlowConfig, "SRFlow": SRFlowConfig, "IRN": IRNConfig}
+
+_RESCALING = {"squeeze": "haar", "body": "bands", "prior": "atan", "tap": False, "quant": 256}
+_X8 = {"scale": 8, "taps": (1, 3, 5, 7)}
 
 PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "hcflow_sr_x4": ("HCFlow", {}),
     "hcflow_face_x8": ("HCFlow", {"scale": 8, "blocks": ((5, 5),) * 3, "quant": 256}),
+    "hcflow_rescale_x4": (
+        "HCFlow",
+        {
+            **_RESCALING,
+            "steps": 8,
+            "conditional_steps": 6,
+            "hidden": 32,
+            "blocks": ((2, 1), (2, 1)),
+            "growth": 16,
+        },
+    ),
+    "srflow_x4": ("SRFlow", {}),
+    "srflow_x8": ("SRFlow", _X8),
+    "srflow_face_x8": ("SRFlow", {**_X8, "blocks": 8}),
+    "irn_x2": ("IRN", {"scale": 2, "blocks": (8,)}),
+    "irn_x3": ("IRN", {"scale": 3, "blocks": (12,), "downscaling": "learned"}),
+    "irn_x4": ("IRN", {}),
     # starts from a sane image: Haar and identity 1×1 convolutions make the LR image a block mean at once
     "hcflow_sr_x4_small": (
         "HCFlow",
@@ -33,6 +55,37 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
             "lr_rounded": False,
         },
     ),
+    "hcflow_rescale_x4_small": (
+        "HCFlow",
+        {
+            **_RESCALING,
+            "steps": 4,
+            "conditional_steps": 1,
+            "hidden": 16,
+            "conditional_hidden": 16,
+            "blocks": ((0, 0), (0, 0)),
+            "features": 16,
+            "growth": 8,
+            "gain": 1.0,
+            "init": "identity",
+        },
+    ),
+    "srflow_x4_small": (
+        "SRFlow",
+        {
+            "transitions": 1,
+            "steps": 2,
+            "hidden": 24,
+            "blocks": 3,
+            "taps": (0, 2),
+            "features": 24,
+            "growth": 8,
+            "quant": 256,
+            "noisy": True,
+            "unused": False,
+        },
+    ),
+    "irn_x4_small": ("IRN", {"blocks": (2, 2), "growth": 16}),
 }
 
 

@@ -47,15 +47,18 @@ class Cosine:
         steps: iterations until the floor.
         warmup: iterations until the full rate.
         floor: the last factor.
+        restarts: start again after `steps`, without a warm-up (SRFlow's encoder).
     """
 
     steps: int
     warmup: int = 20
     floor: float = 0.01
+    restarts: bool = False
 
     def rate(self, step: int) -> float:
         """Factor on the learning rate of a step, counted from 1."""
-        wave = 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / self.steps))
+        done = (step - 1) % self.steps / self.steps if self.restarts else min(1.0, step / self.steps)
+        wave = 0.5 + 0.5 * math.cos(math.pi * done)
         return min(1.0, step / max(1, self.warmup)) * (self.floor + (1 - self.floor) * wave)
 
 

@@ -7,13 +7,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowkit import Chain, InvertibleConv1x1
+from flowkit import ActNorm, Chain, InvertibleConv1x1, initialize
 from flowkit.nets import ZeroConv2d
 
 from .imageflow import ImageFlow
 
 LOG_SIGMA_UNIT = 0.6
 """How far one unit of a prior's last layer moves log σ."""
+
+
+@torch.no_grad()
+def initialize_latents(model: ImageFlow, hr: Tensor) -> None:
+    """Sets the ActNorms of the latents from data, and leaves the bodies as they are.
+
+    So a model whose bodies start as Haar keeps the LR image that they make, and its latents have variance 1.
+
+    Args:
+        model: an HCFlow, fresh.
+        hr: HR images.
+    """
+    bodies = [layer for level in model.flow.levels for layer in level.body.modules() if isinstance(layer, ActNorm)]
+    for layer in bodies:
+        layer.initialized.fill_(True)
+    initialize(model.flow, hr)
 
 
 @torch.no_grad()

@@ -1,6 +1,7 @@
-"""Scores of an SR model on whole images, as the paper's section 4.2 measures them."""
+"""Scores of a model on whole images, as the paper's sections 4.2 and 4.3 measure them."""
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -11,7 +12,10 @@ from torch import Tensor
 from .bicubic import bicubic_resize
 from .imageflow import ImageFlow
 from .images import to_float
-from .metrics import consistency, diversity, psnr, ssim, to_uint8
+from .metrics import consistency, diversity, luma, psnr, ssim, to_uint8
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""A learned distance of two batches of images in [0, 1], (B,), such as LPIPS."""
 
 
 @dataclass(frozen=True)
@@ -22,33 +26,33 @@ class Pair:
     lr: Tensor
     bicubic: Tensor
 
+    @classmethod
+    def of(cls, hr: Tensor, lr: Tensor) -> "Pair":
+        """A pair of uint8 images (3, H, W) and (3, h, w)."""
+        scale = hr.shape[-1] // lr.shape[-1]
+        return cls(hr[None], lr[None], to_uint8(bicubic_resize(to_float(lr[None]), scale)))
+
 
 def make_pairs(photos: dict[str, Tensor], scale: int) -> dict[str, Pair]:
     """Makes LR images (MATLAB-equivalent bicubic, 8 bits) of HR images (3, H, W), cropped to multiples of `scale`."""
     pairs = {}
     for name, photo in photos.items():
         height, width = (size // scale * scale for size in photo.shape[1:])
-        hr = photo[None, :, :height, :width]
-        lr = bicubic_resize(hr, Fraction(1, scale))
-        pairs[name] = Pair(hr, lr, to_uint8(bicubic_resize(to_float(lr), scale)))
+        hr = photo[:, :height, :width]
+        pairs[name] = Pair.of(hr, bicubic_resize(hr, Fraction(1, scale)))
     return pairs
 
 
 @torch.no_grad()
-def psnr_at_zero(model: ImageFlow, pairs: dict[str, Pair]) -> float:
-    """Mean PSNR at τ = 0 in dB: RGB, 8 bits, borders of `scale` pixels left out."""
-    device = next(model.parameters()).device
-    images = [
-        (to_uint8(model.upscale(to_float(p.lr).to(device), temperature=0.0)[0].cpu()), p.hr) for p in pairs.values()
-    ]
-    return _mean([psnr(sr, hr, model.scale) for sr, hr in images])
-
-
-@torch.no_grad()
 def score(
-    model: ImageFlow, pairs: dict[str, Pair], temperature: float = 0.8, draws: int = 5, seed: int = 0
+    model: ImageFlow,
+    pairs: dict[str, Pair],
+    temperature: float = 0.8,
+    draws: int = 5,
+    seed: int = 0,
+    distances: Mapping[str, Distance] | None = None,
 ) -> dict[str, Any]:
-    """Scores a model and the bicubic upscale on test pairs.
+    """Scores a super-resolution model and the bicubic upscale on test pairs.
 
     Args:
         model: in eval mode.
@@ -56,50 +60,47 @@ def score(
         temperature: τ of the draws; τ = 0 is always scored as well.
         draws: samples per image for the means and the diversity.
         seed: of the draws and of the dequantisation noise in bits/dim.
+        distances: learned distances by name, to be scored as well.
 
     Returns:
         The means over the images: PSNR and SSIM (RGB, 8 bits, cropped borders) of bicubic, τ = 0 and τ, and their
-        consistency with the LR file; diversity (grey levels); LR-PSNR of the generated LR; true bits per dim; the
-        largest round-trip error; and the protocol that says all this in words.
+        consistency with the LR file; diversity (grey levels); true bits per dim; LR-PSNR of the generated LR and the
+        largest round-trip error, for a model that makes LR; and the protocol that says all this in words.
     """
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
-    rows: dict[str, list[tuple[Tensor, Tensor, Tensor]]] = {
-        "bicubic": [],
-        "tau_0": [],
-        f"tau_{temperature:g}": [],
-    }
+    warm = f"tau_{temperature:g}"
+    rows: dict[str, list[dict[str, Tensor]]] = {"bicubic": [], "tau_0": [], warm: []}
     spread, lr_psnr, bits, errors = [], [], [], []
     for pair in pairs.values():
-        hr, lr = to_float(pair.hr).to(device), to_float(pair.lr).to(device)
+        lr = to_float(pair.lr).to(device)
         samples = model.upscale(lr, draws, temperature, generator).cpu()
         images = [pair.bicubic[None], model.upscale(lr, temperature=0.0).cpu(), samples]
         for row, batch in zip(rows.values(), images, strict=True):
-            row.append(_compare(to_uint8(batch.flatten(0, 1)), pair, model.scale))
+            row.append(_compare(to_uint8(batch.flatten(0, 1)), pair, model.scale, distances or {}))
         if draws > 1:
             spread.append(diversity(samples))
-        encoded = model.encode(hr)
+        hr = _divisible(to_float(pair.hr), model).to(device)
+        lr = lr[..., : hr.shape[2] // model.scale, : hr.shape[3] // model.scale]
+        encoded = model.encode(hr, lr)
         if encoded.lr is not None:
-            lr_psnr.append(psnr(to_uint8(encoded.lr.cpu()), pair.lr))
-            errors.append(float((model.decode(encoded.lr, encoded.latents) - hr).abs().max()))
+            lr_psnr.append(psnr(to_uint8(encoded.lr.cpu()), to_uint8(lr.cpu())))
+        again = model.decode(lr if encoded.lr is None else encoded.lr, encoded.latents)
+        errors.append(float((again - hr).abs().max()))
         bits.append(model.bits_per_dim(hr, lr))
-    table = {
-        name: {key: _mean([row[i] for row in rows[name]]) for i, key in enumerate(("psnr", "ssim", "consistency"))}
-        for name in rows
-    }
+    table = {name: _means(row) for name, row in rows.items()}
     if spread:
-        table[f"tau_{temperature:g}"]["diversity"] = _mean(spread)
+        table[warm]["diversity"] = _mean(spread)
     return {
         **table,
-        "lr_psnr": _mean(lr_psnr),
-        "consistency": table[f"tau_{temperature:g}"]["consistency"],
+        **({"lr_psnr": _mean(lr_psnr)} if lr_psnr else {}),
+        "consistency": table[warm]["consistency"],
         "bits_per_dim": _mean(bits),
         "roundtrip_max_error": max(errors, default=math.nan),
         "protocol": {
             "images": list(pairs),
             "psnr, ssim": f"RGB, 8 bits, {model.scale} border pixels left out; mean over images and draws; dB",
-            "lr": f"MATLAB-equivalent bicubic 1/{model.scale} with mirrored edges, 8 bits",
             "draws": draws,
             "temperature": temperature,
             "seed": seed,
@@ -113,9 +114,72 @@ def score(
     }
 
 
-def _compare(images: Tensor, pair: Pair, scale: int) -> tuple[Tensor, Tensor, Tensor]:
+@torch.no_grad()
+def score_rescaling(
+    model: ImageFlow, pairs: dict[str, Pair], temperature: float = 1.0, draws: int = 1, seed: int = 0
+) -> dict[str, Any]:
+    """Scores a rescaling model, and bicubic down and up again, on test images (section 4.3, Table 4).
+
+    Args:
+        model: in eval mode, one that makes LR images.
+        pairs: test images by name; their LR images are the bicubic ones.
+        temperature: τ of the latents that the image is made again with.
+        draws: how often.
+        seed: of the draws.
+
+    Returns:
+        The means over the images: PSNR and SSIM on Y (8-bit images, Y not rounded, cropped borders) of bicubic and of
+        the model, PSNR of the model's LR against the bicubic one, and the protocol.
+    """
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    rows: dict[str, list[dict[str, Tensor]]] = {"bicubic": [], "model": []}
+    for pair in pairs.values():
+        lr = model.downscale(to_float(pair.hr).to(device))
+        height, width = pair.hr.shape[2:]
+        again = to_uint8(model.upscale(lr, draws, temperature, generator).cpu().flatten(0, 1))[..., :height, :width]
+        rows["bicubic"].append(_compare_luma(pair.bicubic, pair.hr, model.scale))
+        rows["model"].append(_compare_luma(again, pair.hr, model.scale))
+        if lr.shape == pair.lr.shape:
+            rows["model"][-1]["lr_psnr"] = psnr(to_uint8(lr.cpu()), pair.lr)
+    return {
+        **{name: _means(row) for name, row in rows.items()},
+        "protocol": {
+            "images": list(pairs),
+            "psnr_y, ssim_y": f"Y (not rounded), 8-bit images, {model.scale} border pixels left out; mean over images",
+            "lr": "made by the model, 8 bits; for bicubic the MATLAB-equivalent bicubic",
+            "lr_psnr": "PSNR between the model's LR and the bicubic LR, RGB, 8 bits, all pixels, dB",
+            "temperature": temperature,
+            "draws": draws,
+            "seed": seed,
+        },
+    }
+
+
+def _divisible(hr: Tensor, model: ImageFlow) -> Tensor:
+    """The part of an image that the model can encode."""
+    height, width = (size // model.flow.stride * model.flow.stride for size in hr.shape[2:])
+    return hr[..., :height, :width]
+
+
+def _compare(images: Tensor, pair: Pair, scale: int, distances: Mapping[str, Distance]) -> dict[str, Tensor]:
     hr, lr = (x.expand(len(images), -1, -1, -1) for x in (pair.hr, pair.lr))
-    return psnr(images, hr, scale), ssim(images, hr, scale), consistency(images, lr)
+    learned = {name: distance(to_float(images), to_float(hr)).cpu() for name, distance in distances.items()}
+    return {
+        "psnr": psnr(images, hr, scale),
+        "ssim": ssim(images, hr, scale),
+        **learned,
+        "consistency": consistency(images, lr),
+    }
+
+
+def _compare_luma(images: Tensor, hr: Tensor, scale: int) -> dict[str, Tensor]:
+    a, b = luma(images), luma(hr).expand(len(images), -1, -1, -1)
+    return {"psnr_y": psnr(a, b, scale), "ssim_y": ssim(a, b, scale)}
+
+
+def _means(rows: list[dict[str, Tensor]]) -> dict[str, float]:
+    return {key: _mean([row[key] for row in rows if key in row]) for key in rows[0]} if rows else {}
 
 
 def _mean(values: list[Tensor]) -> float:

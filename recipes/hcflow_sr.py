@@ -1,220 +1,215 @@
-"""HCFlow for super-resolution ×4: train on photographs, score, and look (paper, section 4).
+"""HCFlow, HCFlow+ and HCFlow++ for super-resolution: train on photographs, score, and look (paper, section 4).
 
-With no option it trains the small preset on photographs that scikit-image and scikit-learn carry, in a few
-minutes on two CPU cores, and scores it on three others. `--data` takes your own folder of photographs.
+With no option it trains the quick preset on photographs that scikit-image and scikit-learn carry, in a few minutes
+on two CPU cores, and scores it on three others. `--data` takes your own folder of photographs. The other presets
+have the paper's three stages, one after the other: --stage nll, plus, plusplus. Several processes: start it with
+`torchrun --nproc_per_node N`. It can be stopped at any moment and goes on with --resume.
 """
 
-import dataclasses
-import json
 import sys
-import time
-import warnings
-from argparse import ArgumentParser
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
-import tyro
-from rich.console import Console
-from rich.table import Table
-from torch import Tensor
 
 import flowkit
 import flowkit_models
-from flowkit_models.figures import curves, sample_sheet
+from flowkit_models import vgg
+from flowkit_models.batches import Batch, Draws
+from flowkit_models.discriminator import Discriminator
 from flowkit_models.hcflow import HCFlow
-from flowkit_models.images import check_writable
-from flowkit_models.photos import Crops, bundled_photos, read_photos, test_photos
+from flowkit_models.objectives import SRWeights, SuperResolution
+from flowkit_models.optim import Adam, Milestones
+from flowkit_models.options import Options
 from flowkit_models.priors import fit_priors
-from flowkit_models.scoring import make_pairs, psnr_at_zero, score
-from flowkit_models.training import Batch, Schedule, train
+from flowkit_models.recipe import (
+    LOOK_AT,
+    command_line,
+    finish_sr,
+    first_batch,
+    fit,
+    initial_model,
+    learned_distances,
+    main_console,
+    run,
+)
+from flowkit_models.validation import HeldOut
 
-Choice = Literal["small", "paper"]
+Preset = Literal["quick", "small-x4", "paper-x4", "paper-x8"]
+Stage = Literal["nll", "plus", "plusplus"]
 
 
-@dataclass(frozen=True)
-class Config:
-    """Options of the recipe. The defaults shown are those of the chosen preset."""
+@dataclass(frozen=True, kw_only=True)
+class Config(Options):
+    """Options of the recipe. The defaults shown are those of the chosen preset and stage."""
 
-    preset: Choice = "small"
-    """small: two CPU cores, minutes. paper: the published ×4 network and its NLL stage, for a GPU and days."""
-    data: Path | None = None
-    """Folder of HR photographs to train on, searched recursively. None: the photographs in the wheels."""
+    preset: Preset = "quick"
+    """quick: one run, two CPU cores, minutes. small-x4: the three stages, minutes each. paper-x4 (general), paper-x8
+    (faces): the published networks and settings, for a GPU and days."""
+    stage: Stage = "nll"
+    """nll: HCFlow, by likelihood, eq. (6). plus: HCFlow+, and a pixel loss at τ = 0, eq. (7). plusplus: HCFlow++, and
+    perceptual and adversarial losses at τ, eq. (8)."""
+    init: str | None = None
+    """Checkpoint that the stages plus and plusplus start from, or "scratch". None: the nll stage's in --out/../nll."""
     out: Path = Path("runs/hcflow_sr")
-    """Folder for checkpoints, metrics and pictures."""
-    steps: int = 700
-    """Optimiser steps."""
-    batch: int = 8
-    """Crops per step."""
-    crop: int = 64
-    """Side of the HR crops, in pixels; a multiple of 4."""
-    lr: float = 1e-3
-    """Peak learning rate of Adam."""
-    milestones: tuple[int, ...] = ()
-    """Steps from which the rate is halved, again at each. None given: 20 steps of warm-up, then a cosine to 0.01."""
-    average: float = 0.99
-    """Decay of the exponential moving average of the weights; 0 saves the weights themselves."""
-    nll_weight: float = 0.005
-    """λ₁, weight of the negative log-likelihood, in bits per HR pixel as the paper counts (eq. (7))."""
-    pixel_weight: float = 20.0
-    """λ₂, weight of the pixel loss at τ = 0, on images in [0, 1] (eq. (7))."""
-    pixel_loss: Literal["l1", "l2"] = "l2"
-    """l1: mean absolute error, as in eq. (7). l2: mean squared error, whose optimum is the mean that PSNR rewards."""
-    draws: int = 5
-    """Samples per test image."""
-    seed: int = 0
-    """Seed of weights, crops, noise and samples."""
-    device: str = "cpu"
-    """Where to train: cpu, cuda, cuda:1, mps."""
-
-    def check(self) -> None:
-        """Raises ValueError for numbers that make no sense."""
-        if min(self.steps, self.batch, self.crop, self.draws) < 1 or self.lr <= 0:
-            raise ValueError("steps, batch, crop and draws must be at least 1, and lr positive")
-        if min(self.nll_weight, self.pixel_weight) < 0 or not 0 <= self.average < 1:
-            raise ValueError("nll-weight and pixel-weight must not be negative, and average must be in [0, 1)")
+    """Folder of the run; of the stages, runs/hcflow_sr/PRESET/STAGE."""
+    loss: SRWeights = field(default_factory=SRWeights)
+    """Weights of the losses."""
+    official_steps: bool = False
+    """An optimiser step for each loss, as the official code takes them, instead of one for their sum."""
+    critic_lr: float = 5e-5
+    """Learning rate of the discriminator."""
+    critic_first: int = 0
+    """Iterations in which only the discriminator is trained."""
+    critic_features: int = 64
+    """Channels of the discriminator's first layers."""
+    vgg: Literal["vgg19", "vgg16"] = "vgg19"
+    """Network of the perceptual loss: VGG-19, as published, or VGG-16 as a stand-in where its weights are at hand."""
+    weights: Path | None = None
+    """File or folder of weights for the perceptual loss and for LPIPS; None: torch's cache, or a download."""
+    temperature: float = 0.8
+    """τ of the samples in the final table and picture."""
 
 
-PRESETS: dict[str, Config] = {
-    "small": Config(),
-    # reference/hcflow.md §13: the general ×4 model, stage NLL
-    "paper": Config(
-        "paper",
-        steps=300_000,
-        batch=16,
-        crop=160,
-        lr=2.5e-4,
-        milestones=(150_000, 225_000, 270_000, 285_000),
-        average=0.0,
-        nll_weight=1.0,
-        pixel_weight=0.0,
-        pixel_loss="l1",
-        device="cuda",
-    ),
+MODEL: dict[str, str] = {
+    "quick": "hcflow_sr_x4_small",
+    "small-x4": "hcflow_sr_x4_small",
+    "paper-x4": "hcflow_sr_x4",
+    "paper-x8": "hcflow_face_x8",
 }
-MODEL = {"small": "hcflow_sr_x4_small", "paper": "hcflow_sr_x4"}
-TEMPERATURE = 0.8
-LOOK_AT = {"astronaut": (0.22, 0.45), "chelsea": (0.4, 0.5), "coffee": (0.45, 0.5)}
+EARLIER: dict[str, tuple[str, ...]] = {"plus": ("nll",), "plusplus": ("nll", "plus")}
+"""What a stage may start from; the official code starts both from nll."""
+
+# reference hcflow.md §12.2 and §13, line by line
+_OFFICIAL: dict[str, Any] = {"batch": 16, "crop": 160, "clip_value": 5.0, "clip_norm": 100.0}
+_FINE: dict[str, Any] = {"steps": 50_000, "milestones": (20_000, 40_000)}
+_PLUS = SRWeights(nll=2e-3, pixel=1.0)
+
+
+def _paper(preset: Preset, tau: float, **nll: Any) -> dict[tuple[str, ...], Config]:
+    out = Path("runs/hcflow_sr") / preset
+    base = Config(preset=preset, temperature=tau, **_OFFICIAL)
+    plusplus = replace(_PLUS, perceptual=5e-2, gan=0.5, temperature=tau)
+    return {
+        (preset, "nll"): replace(base, stage="nll", out=out / "nll", **nll),
+        (preset, "plus"): replace(base, stage="plus", out=out / "plus", lr=5e-5, loss=_PLUS, **_FINE),
+        (preset, "plusplus"): replace(
+            base, stage="plusplus", out=out / "plusplus", lr=1.25e-5, loss=plusplus, critic_first=1500, **_FINE
+        ),
+    }
+
+
+# two cores, minutes: a squared error, whose optimum PSNR rewards, and a smaller critic
+_SMALL = Config(
+    preset="small-x4",
+    steps=500,
+    batch=8,
+    crop=64,
+    lr=1e-3,
+    clip_value=5.0,
+    clip_norm=100.0,
+    average=0.99,
+    validate_every=100,
+    save_every=100,
+    critic_features=16,
+    vgg="vgg16",
+)
+PRESETS: dict[tuple[str, ...], Config] = {
+    ("quick", "plus"): replace(
+        _SMALL,
+        preset="quick",
+        stage="plus",
+        init="scratch",
+        steps=700,
+        validate_every=70,
+        loss=SRWeights(nll=0.005, pixel=20.0, pixel_loss="l2"),
+    ),
+    ("small-x4", "nll"): replace(_SMALL, out=Path("runs/hcflow_sr/small-x4/nll"), loss=SRWeights(nll=0.02)),
+    ("small-x4", "plus"): replace(
+        _SMALL,
+        stage="plus",
+        out=Path("runs/hcflow_sr/small-x4/plus"),
+        steps=300,
+        loss=SRWeights(nll=0.005, pixel=20.0, pixel_loss="l2"),
+    ),
+    ("small-x4", "plusplus"): replace(
+        _SMALL,
+        stage="plusplus",
+        out=Path("runs/hcflow_sr/small-x4/plusplus"),
+        steps=300,
+        lr=5e-4,
+        critic_first=20,
+        critic_lr=1e-4,
+        loss=SRWeights(nll=0.002, pixel=10.0, perceptual=0.5, gan=0.02, temperature=0.8, pixel_loss="l2"),
+    ),
+    **_paper("paper-x4", 0.9, steps=300_000, milestones=(150_000, 225_000, 270_000, 285_000)),
+    **_paper("paper-x8", 0.8, steps=350_000, milestones=(200_000, 250_000, 280_000, 310_000, 340_000)),
+}
 
 
 def main(config: Config) -> None:
     """Data, model, losses, schedule, run."""
-    config.check()
-    console = Console()
-    device = usable_device(config.device)
-    torch.manual_seed(config.seed)
+    out = config.folder()
+    console = main_console()
 
     # Data (section 4.1): HR crops, LR made from them by bicubic; the test photographs are never trained on.
-    out = check_writable(config.out)
-    own = config.data is not None
-    photos = read_photos(config.data, config.crop) if config.data is not None else bundled_photos()
-    rarely: dict[str, float] = {} if own else {n: 0.1 for n in ("retina", "hubble") if n in photos}
-    crops = Crops(photos, config.crop, config.batch, 4, torch.Generator().manual_seed(config.seed), weights=rarely)
-    pairs = make_pairs(test_photos(), 4)
+    model, earlier = starting_point(config)
+    crops = config.crops(model.scale)
+    pairs = config.test_pairs(model.scale)
 
-    # Model (section 3): its sizes are the preset's.
-    model = flowkit_models.create(MODEL[config.preset]).to(device)
-    if config.preset == "paper":
-        noisy, _ = flowkit.Dequantize(model.config.quant)(next(crops)[0].to(device))
-        flowkit.initialize(model.flow, noisy)
-    else:  # Haar and identities need no statistics; what is left to start from is the regression of the details
-        hr, lr = (torch.cat(part) for part in zip(*(next(crops) for _ in range(8)), strict=True))
-        fit_priors(model, hr.to(device), lr.to(device))
-    settings = {
-        **dataclasses.asdict(config),
-        "model": MODEL[config.preset],
-        "sizes": dataclasses.asdict(model.config),
-    }
-    (out / "config.json").write_text(json.dumps(settings, indent=2, default=str) + "\n")
-    parameters = sum(p.numel() for p in model.parameters())
-    console.print(f"{MODEL[config.preset]}: {parameters:,} parameters; {len(photos)} photographs; {config.steps} steps")
+    # Model (section 3): its sizes are the preset's. What it starts from is another stage's, or data.
+    def initialize(model: Any, batch: Batch, draws: Draws) -> None:
+        if earlier is not None:
+            return
+        if config.preset.startswith("paper"):
+            noise = draws.uniform("noise", batch.hr.shape[1:])
+            flowkit.initialize(model.flow, model.dequantize(batch.hr, noise=noise)[0])
+        else:  # Haar and identities need no statistics; what is left to start from is the regression of the details
+            hr, lr = first_batch(crops, 64)
+            fit_priors(model, hr.to(batch.hr.device), lr.to(batch.hr.device))
 
     # Losses (section 3.4)
-    pixel_loss = {"l1": F.l1_loss, "l2": F.mse_loss}[config.pixel_loss]
+    features = vgg.VGGFeatures(config.vgg, config.weights) if config.loss.perceptual else None
+    critic = Discriminator(config.crop, config.critic_features) if config.loss.gan else None
+    objective = SuperResolution(model, config.loss, features, critic, config.critic_first, config.official_steps)
 
-    def losses(model: HCFlow, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        hr, lr = batch
-        nll = model.nll(hr, lr).mean()  # eq. (6)
-        loss = config.nll_weight * nll
-        if config.pixel_weight > 0:
-            loss = loss + config.pixel_weight * pixel_loss(model.upscale(lr, temperature=0.0)[0], hr)  # eq. (7)
-        return loss, {"bits_per_dim": model.per_dim(float(nll.detach()))}
-
-    # Schedule and run
-    started = time.monotonic()
-    every = max(1, min(config.steps // 10, 5000))
-    schedule = Schedule(config.steps, config.lr, every, config.milestones, config.average)
-    trained = train(model, crops, losses, lambda m: psnr_at_zero(m, pairs), schedule, out, console)
-    minutes = (time.monotonic() - started) / 60
+    # Schedule (section 4.1) and run
+    critic_adam = Adam(config.critic_lr, config.betas, schedule=Milestones(config.milestones)) if critic else None
+    distances = learned_distances(config.weights, console)
+    best = "lpips" if config.stage == "plusplus" and distances else "psnr"
+    held_out = HeldOut(pairs, config.temperature, distances, out / "samples.png", LOOK_AT, config.seed, best)
+    if features is not None:
+        console.print(f"perceptual loss: {features.label}")
+    trained = fit(objective, crops, config, held_out, console, initialize, critic_adam)
 
     # Results (section 4.2)
-    metrics = score(trained.model, pairs, TEMPERATURE, config.draws, config.seed)
-    metrics["protocol"] |= {
-        "preset": config.preset,
-        "steps": config.steps,
-        "train_minutes": round(minutes, 2),
-    }
-    (out / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n")
-    curves(trained.history, metrics["bicubic"]["psnr"], out / "curve.png")
-    sample_sheet(trained.model, pairs, out / "samples.png", TEMPERATURE, seed=config.seed, centres=LOOK_AT)
-    console.print(results_table(metrics))
-    if trained.skipped:
-        console.print(f"warning: {trained.skipped} steps were skipped, their loss or gradient was not finite")
-    console.print(
-        f"trained in {minutes:.1f} minutes; see {out}: samples.png, curve.png, metrics.json, last.safetensors"
-    )
+    finish_sr(trained, pairs, config, config.temperature, distances, console)
 
 
-def usable_device(name: str) -> torch.device:
-    """The device of a name, proved to work."""
-    try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {name}: {str(error).partition(chr(10))[0]}") from None
+def starting_point(config: Config) -> tuple[HCFlow, Path | None]:
+    """The model to train, and the checkpoint of an earlier stage that it comes from, if it does.
 
-
-def results_table(metrics: dict[str, Any]) -> Table:
-    """The results as a table for the terminal."""
-    table = Table(title="astronaut, chelsea, coffee: means (dB, RGB)")
-    for heading in ("", "PSNR", "SSIM", "consistency", "diversity"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    rows = {
-        "bicubic": "bicubic",
-        "HCFlow τ = 0": "tau_0",
-        f"HCFlow τ = {TEMPERATURE}": f"tau_{TEMPERATURE:g}",
-    }
-    for label, key in rows.items():
-        row = metrics[key]
-        spread = f"{row['diversity']:.2f}" if "diversity" in row else "–"
-        table.add_row(label, f"{row['psnr']:.2f}", f"{row['ssim']:.4f}", f"{row['consistency']:.2f}", spread)
-    table.caption = (
-        f"LR-PSNR of the generated LR {metrics['lr_psnr']:.2f} dB; {metrics['bits_per_dim']:.2f} bits/dim; "
-        f"largest round-trip error {metrics['roundtrip_max_error']:.1e}"
-    )
-    return table
+    Raises:
+        ValueError: if that is missing, or is none to start from.
+    """
+    torch.manual_seed(config.seed)
+    model: Any = flowkit_models.create(MODEL[config.preset], config.memory, config.networks)
+    if config.init == "scratch" or (config.stage == "nll" and config.init is None):
+        return model, None
+    if config.stage == "nll":
+        raise ValueError("--init: the stage nll starts from scratch; --resume goes on with a run")
+    path = Path(config.init) if config.init else config.out.parent / "nll" / "last.safetensors"
+    if not path.is_file():
+        raise ValueError(f"{path}: no checkpoint to start from; run --stage nll first, or say --init PATH or scratch")
+    earlier: Any = initial_model(path, model, EARLIER[config.stage], config.memory, config.networks)
+    return earlier, path
 
 
 def parse(arguments: list[str]) -> Config:
-    """The command line: `--preset` gives the defaults, everything else overrides them."""
-    first = ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default="small")
-    preset = first.parse_known_args(arguments)[0].preset
-    return tyro.cli(Config, args=arguments, default=PRESETS.get(preset, Config()), description=__doc__)
-
-
-def run(arguments: list[str]) -> int | str:
-    """Runs the recipe; returns 0, or one line that says what was wrong."""
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
-    try:
-        main(parse(arguments))
-    except KeyboardInterrupt:
-        return "stopped"
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        return f"error: {error}"
-    return 0
+    """The command line: `--preset` and `--stage` give the defaults, everything else overrides them."""
+    return command_line(Config, PRESETS, ("preset", "stage"), arguments, __doc__)
 
 
 if __name__ == "__main__":
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run(lambda: main(parse(sys.argv[1:]))))

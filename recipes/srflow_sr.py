@@ -1,0 +1,140 @@
+"""SRFlow for super-resolution: the conditional baseline (Lugmayr et al., ECCV 2020; HCFlow's Tables 2 and 3).
+
+Two stages: --stage encoder trains the RRDB network that sees the LR image, by L1; --stage nll the flow, by
+likelihood, from that encoder. The small preset takes minutes for each on two CPU cores, on photographs that
+scikit-image and scikit-learn carry, and is scored on three others. Several processes: `torchrun --nproc_per_node N`.
+It can be stopped at any moment and goes on with --resume.
+"""
+
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import flowkit
+import flowkit_models
+from flowkit_models.batches import Batch, Draws
+from flowkit_models.checkpoints import load_encoder
+from flowkit_models.objectives import EncoderPretraining, SRFlowLikelihood
+from flowkit_models.options import Options
+from flowkit_models.recipe import (
+    LOOK_AT,
+    command_line,
+    finish_sr,
+    fit,
+    learned_distances,
+    main_console,
+    run,
+)
+from flowkit_models.validation import EncoderHeldOut, HeldOut
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(Options):
+    """Options of the recipe. The defaults shown are those of the chosen preset."""
+
+    preset: Literal["small-x4", "paper-x4", "paper-x8", "paper-face-x8"] = "small-x4"
+    """small-x4: two CPU cores, minutes. paper-…: the published networks and settings, for a GPU and days."""
+    stage: Literal["encoder", "nll"] = "nll"
+    """encoder: the RRDB network alone, by L1, as the published encoders were pre-trained. nll: SRFlow."""
+    out: Path = Path("runs/srflow_sr")
+    """Folder of the run; of the presets, runs/srflow_sr/PRESET/STAGE."""
+    encoder: str | None = None
+    """Where the stage nll has its encoder from: an RRDB_*.pth, a whole SRFlow, or "scratch". None: the stage encoder's
+    run beside --out."""
+    frozen: float = 0.0
+    """Part of the run in which the encoder stays as it is: officially 0; the authors' stated recipe has 0.5."""
+    pixel: float = 0.0
+    """Weight of a pixel loss at τ = 0, beside the likelihood; officially 0."""
+    weights: Path | None = None
+    """File or folder of weights for LPIPS; None: torch's cache."""
+    temperature: float = 0.9
+    """τ of the samples in the final table and picture."""
+
+
+MODEL: dict[str, str] = {
+    "small-x4": "srflow_x4_small",
+    "paper-x4": "srflow_x4",
+    "paper-x8": "srflow_x8",
+    "paper-face-x8": "srflow_face_x8",
+}
+
+OUT = Path("runs/srflow_sr")
+
+
+def _paper(preset: Any, **nll: Any) -> dict[tuple[str, ...], Config]:
+    """Reference srflow.md §8, and §9 for what the official code makes of it: Adam's betas are (0.9, 0.999)."""
+    pretraining: dict[str, Any] = {"betas": (0.9, 0.99), "restart_every": 50_000, "lr": 2e-4, "batch": 16}
+    base = Config(preset=preset, steps=200_000, crop=160, seed=10)
+    flow: dict[str, Any] = {"betas": (0.9, 0.999), "milestones": (100_000, 150_000, 180_000, 190_000)}
+    return {
+        (preset, "encoder"): replace(base, stage="encoder", out=OUT / preset / "encoder", **pretraining),
+        (preset, "nll"): replace(base, stage="nll", out=OUT / preset / "nll", **flow, **nll),
+    }
+
+
+_SMALL = Config(batch=8, crop=64, lr=1e-3, clip_norm=100.0, average=0.99, validate_every=100, save_every=100)
+PRESETS: dict[tuple[str, ...], Config] = {
+    ("small-x4", "nll"): replace(_SMALL, out=OUT / "small-x4" / "nll", steps=600, pixel=5.0, temperature=0.6),
+    ("small-x4", "encoder"): replace(_SMALL, out=OUT / "small-x4" / "encoder", stage="encoder", steps=800),
+    **_paper("paper-x4", batch=12, lr=2.5e-4),
+    **_paper("paper-x8", batch=16, lr=5e-4),
+    **_paper("paper-face-x8", batch=16, lr=5e-4, temperature=0.8),
+}
+
+
+def main(config: Config) -> None:
+    """Data, model, losses, schedule, run."""
+    out = config.folder()
+    console = main_console()
+
+    # Data (section 4.1): HR crops, LR made from them by bicubic, flipped left-right
+    torch.manual_seed(config.seed)
+    model: Any = flowkit_models.create(MODEL[config.preset], config.memory, config.networks)
+    crops = config.crops(model.scale)
+    pairs = config.test_pairs(model.scale)
+
+    # Model: the encoder from its own stage; the rest from the statistics of data
+    if config.stage == "nll" and config.encoder != "scratch":
+        load_encoder(model, encoder_of(config))
+
+    def initialize(model: Any, batch: Batch, draws: Draws) -> None:
+        if config.stage == "nll":
+            flowkit.initialize(model, batch.hr, batch.lr)
+
+    # Loss, schedule and run
+    if config.stage == "encoder":
+        fit(EncoderPretraining(model), crops, config, EncoderHeldOut(pairs), console, initialize)
+        return
+    objective = SRFlowLikelihood(model, config.pixel, round(config.frozen * config.steps))
+    distances = learned_distances(config.weights, console)
+    held_out = HeldOut(pairs, config.temperature, distances, out / "samples.png", LOOK_AT, config.seed)
+    trained = fit(objective, crops, config, held_out, console, initialize)
+
+    # Results (section 4.2)
+    finish_sr(trained, pairs, config, config.temperature, distances, console)
+
+
+def encoder_of(config: Config) -> Path:
+    """The checkpoint with the encoder.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    path = Path(config.encoder) if config.encoder else config.out.parent / "encoder" / "last.safetensors"
+    if not path.is_file():
+        raise ValueError(
+            f"{path}: no encoder to start from; run --stage encoder first, or say --encoder PATH or scratch"
+        )
+    return path
+
+
+def parse(arguments: list[str]) -> Config:
+    """The command line: `--preset` and `--stage` give the defaults, everything else overrides them."""
+    return command_line(Config, PRESETS, ("preset", "stage"), arguments, __doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(run(lambda: main(parse(sys.argv[1:]))))

@@ -1,0 +1,61 @@
+"""The discriminator against the official one's numbers, and at other crop sizes."""
+
+import math
+
+import pytest
+import torch
+from published import close, key_list
+from torch import Tensor
+
+from flowkit_models.discriminator import Discriminator
+from flowkit_models.losses import adversarial
+
+
+def formula(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of the golden file: see disc.formula in its description."""
+    parameters = [name for name in state if not name.rpartition(".")[2].startswith(("running", "num"))]
+    made = {}
+    for k, name in enumerate(parameters):
+        shape = state[name].shape
+        i = torch.arange(state[name].numel(), dtype=torch.float64)
+        s = torch.sin(0.7 * (k + 1) + 0.37 * i + 0.0013 * (k + 1) * i).view(shape)
+        if len(shape) >= 2:
+            value = s * 2 / math.sqrt(math.prod(shape[1:]))
+        else:
+            value = 1 + 0.1 * s if name.endswith("weight") else 0.1 * s
+        made[name] = value.float()
+    return {**state, **made}
+
+
+def test_official_numbers(golden) -> None:
+    numbers = golden("hcflow_components")
+    critic = Discriminator()
+    critic.load_state_dict(formula(critic.state_dict()))
+    b, c, i, j = torch.meshgrid(*(torch.arange(n) for n in (2, 3, 160, 160)), indexing="ij")
+    images = (0.5 + 0.5 * torch.sin((0.05 * i * (c + 1) + 0.03 * j * (b + 1)).double())).float()
+    with torch.no_grad():
+        logits = critic.train()(images)
+    close(logits, numbers["disc.out_train_mode"], 1e-4)
+    expected = numbers.about["scalars"]["gan_loss"]
+    real, fake = logits[:1], logits[1:]
+    assert float(adversarial(fake, True)) == pytest.approx(expected["g"], abs=1e-4)
+    assert float(adversarial(real, True)) == pytest.approx(expected["d_real"], abs=1e-4)
+    assert float(adversarial(fake, False)) == pytest.approx(expected["d_fake"], abs=1e-4)
+
+
+def test_official_names_and_size(shared) -> None:
+    state = Discriminator().state_dict()
+    assert {name: list(t.shape) for name, t in state.items()} == key_list(shared, "hcflow_keys_disc_160")
+    assert sum(p.numel() for p in Discriminator().parameters()) == 14_960_201
+
+
+@pytest.mark.parametrize("size", [32, 63, 64, 144])
+def test_any_crop_size(size) -> None:
+    assert Discriminator(size, features=2)(torch.rand(2, 3, size, size)).shape == (2, 1)
+
+
+def test_wrong_sizes_are_said() -> None:
+    with pytest.raises(ValueError, match="at least 32 pixels a side, got 31"):
+        Discriminator(31)
+    with pytest.raises(ValueError, match="made for crops of 64 × 64"):
+        Discriminator(64, 2)(torch.rand(1, 3, 96, 64))

@@ -1,0 +1,215 @@
+"""The papers' objectives: official losses and gradients, their turns, and what each loss needs."""
+
+import pytest
+import torch
+from published import close, opened
+from torch import Tensor, nn
+
+import flowkit_models
+from flowkit.testing import perturb
+from flowkit_models.batches import Batch, Draws
+from flowkit_models.discriminator import Discriminator
+from flowkit_models.objectives import (
+    IRNRescaling,
+    IRNWeights,
+    Rescaling,
+    RescalingWeights,
+    SRFlowLikelihood,
+    SRWeights,
+    SuperResolution,
+)
+from flowkit_models.official import entries
+
+SIZES = {"steps": 1, "conditional_steps": 1, "hidden": 4, "conditional_hidden": 4, "features": 3, "growth": 2}
+ADVERSARY = SRWeights(nll=2e-3, pixel=1.0, perceptual=5e-2, gan=0.5)
+
+
+class Recorded(Draws):
+    """Draws that give recorded numbers back."""
+
+    def __init__(self, numbers: dict[str, Tensor]) -> None:
+        self.numbers = numbers
+
+    def uniform(self, name: str, shape) -> Tensor:
+        return self.numbers[name]
+
+    normal = uniform
+
+
+def gradients(model, stored: dict[str, Tensor]) -> None:
+    """Compares the gradients of a model with stored ones, by official name."""
+    ours = {key: p.grad.reshape(shape) for key, p, shape in entries(model) if p.grad is not None}
+    names = [key for key in stored if key in ours]
+    assert len(names) > 50
+    for key in names:
+        close(ours[key], stored[key].double(), 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("weights", "stored"),
+    [(SRWeights(), "grad_nll."), (SRWeights(nll=0, pixel=1.0), "grad_pix_tau0.")],
+)
+def test_super_resolution_by_official_gradients(weights, stored, golden, tmp_path) -> None:
+    file, numbers = golden("hcflow_sr_x4"), golden("hcflow_sr_x4_f64")
+    objective = SuperResolution(opened(file.part("sd."), tmp_path).double(), weights)
+    batch = Batch(file["hr"].double(), file["lr"].double(), torch.arange(len(file["hr"])))
+    out = objective("all", batch, Recorded({"noise": file["noise"].double()}), step=1)
+    out.loss.backward()
+    gradients(objective.model, numbers.part(stored))
+
+
+def test_rescaling_by_official_numbers(golden, tmp_path) -> None:
+    file, numbers = golden("hcflow_rescale_x4"), golden("hcflow_rescale_x4_f64")
+    objective = Rescaling(opened(file.part("sd."), tmp_path).double(), RescalingWeights())
+    batch = Batch(file["hr"].double(), file["lr"].double(), torch.arange(len(file["hr"])))
+    epsilon = {f"z{i}": file[f"eps_level{1 - i}"].double() for i in range(2)}
+    out = objective("all", batch, Recorded(epsilon), step=1)
+    scalars = numbers.about["scalars"]
+    assert float(out.loss.detach()) == pytest.approx(scalars["loss_total"], rel=1e-9)
+    assert float(0.05 * out.logs["lr"]) == pytest.approx(scalars["loss_lr"], rel=1e-9)
+    assert float(1e-5 * out.logs["latent"]) == pytest.approx(scalars["loss_z"], rel=1e-9)
+    out.loss.backward()
+    gradients(objective.model, numbers.part("grad_total."))
+
+
+@pytest.mark.parametrize("name", ["irn_x4_small", "irn_x2_small", "irn_x3_conv_small"])
+def test_irn_by_official_numbers(name, golden, tmp_path) -> None:
+    file = golden(name)
+    expected = file.part("out64.train.")
+    model = opened(file.part("sd."), tmp_path).double()
+    weights = IRNWeights(fit=model.scale**2)
+    objective = IRNRescaling(model, weights)
+    batch = Batch(file["in.hr"].double(), file["in.lr_ref"].double(), torch.arange(len(file["in.hr"])))
+    out = objective("all", batch, Recorded({"z0": file["in.z_train"].double()}), step=1)
+    close(weights.fit * out.logs["fit"], expected["l_forw_fit"], 1e-9)
+    close(out.logs["latent"], expected["l_forw_ce"], 1e-9)
+    close(out.logs["back"], expected["l_back_rec"], 1e-9)
+    out.loss.backward()
+    ours = {key: p.grad for key, p, _ in entries(model)}
+    keys = file.about["state_dict_keys_in_order"]
+    norms = torch.stack([torch.zeros(()).double() if ours[k] is None else ours[k].norm() for k in keys])
+    close(norms, expected["grad_norms"], 1e-6)
+
+
+@pytest.mark.parametrize("name", ["srflow_x4_small", "srflow_x8_small"])
+def test_srflow_by_official_numbers(name, golden, tmp_path) -> None:
+    file = golden(name)
+    model = opened(file.part("sd."), tmp_path, taps=tuple(file.about["config"]["blocks"])).double()
+    batch = Batch(file["in.hr"].double(), file["in.lr"].double(), torch.arange(len(file["in.hr"])))
+    out = SRFlowLikelihood(model, pixel=2.0)("all", batch, Draws(0, batch.index), step=1)
+    nll, l1 = file["out64.grad.nll.loss"], file["out64.grad.l1.loss"]
+    close(out.loss, nll + 2 * l1, 1e-9)
+
+
+def tiny(**options) -> flowkit_models.ImageFlow:
+    torch.manual_seed(0)
+    return perturb(flowkit_models.create("hcflow_sr_x4", **SIZES, blocks=((0, 0), (0, 0)), **options), 0.05).double()
+
+
+def batch_of(size: int = 32) -> Batch:
+    hr = torch.rand(2, 3, size, size, dtype=torch.float64)
+    return Batch(hr, torch.nn.functional.avg_pool2d(hr, 4), torch.tensor([7, 8]))
+
+
+def full(**options) -> SuperResolution:
+    features = nn.Conv2d(3, 4, 3).double().requires_grad_(False)
+    return SuperResolution(tiny(), ADVERSARY, features, Discriminator(32, 2).double(), **options)
+
+
+def test_turns_of_the_official_steps_add_up_to_the_paper_sum() -> None:
+    summed, stepped = full(), full(official_steps=True)
+    assert [turn.name for turn in summed.turns] == ["all", "critic"]
+    assert [(t.name, t.trains, t.zero_grad) for t in stepped.turns] == [
+        ("nll", "model", True),
+        ("pixel", "model", True),
+        ("sample", "model", True),
+        ("critic", "critic", True),
+    ]
+    stepped.load_state_dict(summed.state_dict())
+    batch = batch_of()
+    draws = Draws(0, batch.index)
+    total = summed("all", batch, draws, 1)
+    parts = [stepped(name, batch, draws, 1) for name in ("nll", "pixel", "sample")]
+    close(sum(part.loss for part in parts), total.loss, 1e-9)
+    assert torch.equal(parts[-1].image, total.image)
+    critic = [
+        objective("critic", batch, draws, 1, image) for objective, image in ((summed, total.image), (stepped, None))
+    ]
+    close(critic[0].loss, critic[1].loss, 1e-9)
+
+
+def test_only_the_official_hcflow_plus_keeps_the_last_gradient() -> None:
+    plus = SuperResolution(tiny(), SRWeights(nll=2e-3, pixel=1.0), official_steps=True)
+    assert [(turn.name, turn.zero_grad) for turn in plus.turns] == [("nll", False), ("pixel", True)]
+    nll = SuperResolution(tiny(), SRWeights(), official_steps=True)
+    assert [(turn.name, turn.zero_grad) for turn in nll.turns] == [("nll", True)]
+
+
+def test_the_critic_comes_first() -> None:
+    objective = full(critic_first=2)
+    assert [turn.name for turn in objective.active(2)] == ["critic"]
+    assert [turn.name for turn in objective.active(3)] == ["all", "critic"]
+
+
+def test_gradients_go_where_they_should() -> None:
+    objective = full()
+    batch = batch_of()
+    draws = Draws(0, batch.index)
+    out = objective("all", batch, draws, 1)
+    out.loss.backward()
+    assert all(p.grad is not None for p in objective.model.parameters())
+    objective.zero_grad()
+    objective("critic", batch, draws, 1, out.image).loss.backward()
+    assert all(p.grad is None for p in objective.model.parameters())
+    assert all(p.grad is not None for p in objective.critic.parameters())
+
+
+def test_the_frozen_encoder_gets_no_gradient() -> None:
+    torch.manual_seed(0)
+    sizes = {"steps": 1, "transitions": 1, "hidden": 4, "blocks": 1, "taps": (0,), "features": 3, "growth": 2}
+    objective = SRFlowLikelihood(perturb(flowkit_models.create("srflow_x4", **sizes)).double(), frozen=3)
+    batch = batch_of(16)
+    for step, frozen in ((3, True), (4, False)):
+        objective.requires_grad_(True).zero_grad()
+        objective("all", batch, Draws(0, batch.index), step).loss.backward()
+        assert (objective.model.encoder.first.weight.grad is None) is frozen
+
+
+def test_likelihood_as_a_way_to_train_rescaling() -> None:
+    torch.manual_seed(0)
+    model = perturb(flowkit_models.create("hcflow_rescale_x4_small"), 0.05).double()
+    batch = batch_of(16)
+    plain, with_nll = (
+        Rescaling(model, RescalingWeights(nll=w))("all", batch, Draws(0, batch.index), 1) for w in (0, 0.5)
+    )
+    close(with_nll.loss - plain.loss, 0.5 * with_nll.logs["nll"], 1e-9)
+    assert "bits_per_dim" in with_nll.logs
+
+
+def test_irn_plus() -> None:
+    torch.manual_seed(0)
+    weights = IRNWeights(16.0, 0.0, 0.01, 0.01, 1.0)
+    features = nn.Conv2d(3, 4, 3).double().requires_grad_(False)
+    model = flowkit_models.create("irn_x4_small").double()
+    objective = IRNRescaling(model, weights, features, Discriminator(32, 2).double(), critic_first=1)
+    batch = batch_of()
+    draws = Draws(0, batch.index)
+    out = objective("all", batch, draws, 2)
+    expected = 16 * out.logs["fit"] + 0.01 * (out.logs["back"] + out.logs["perceptual"]) + out.logs["gan"]
+    close(out.loss, expected, 1e-9)
+    assert torch.equal(objective("critic", batch, draws, 2, out.image).loss, objective("critic", batch, draws, 2).loss)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SuperResolution(tiny(), ADVERSARY), "perceptual loss needs a network"),
+        (lambda: SuperResolution(tiny(), SRWeights(gan=1.0)), "adversarial loss needs a critic"),
+        (lambda: SuperResolution(tiny(), SRWeights(), critic=Discriminator(32, 2)), "a critic needs its weight"),
+        (lambda: SRWeights(nll=0), "nor all zero"),
+        (lambda: SRWeights(nll=-1.0), "must not be negative"),
+    ],
+)
+def test_what_a_loss_needs(make, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
