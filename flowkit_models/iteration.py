@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from .batches import Batch, Draws, key
+from .batches import Batch, Draws
 from .nonfinite import Culprit, Guarded, find_culprit, in_batch, in_gradients
 from .objective import Objective, Outcome, Part, Turn
 from .optim import Learner
@@ -128,11 +128,9 @@ class Iteration:
             scaler.update()
         return [outcome.image for outcome in outcomes]
 
-    def _forward(self, module: Any, turn: Turn, step: int, part: Batch, image: Tensor | None) -> Outcome:
-        # what does not come from `draws` can be repeated as well
-        torch.manual_seed(key(self.seed, turn.name, step, int(part.index[0])))
+    def _forward(self, run: Any, turn: Turn, step: int, part: Batch, image: Tensor | None) -> Outcome:
         draws = Draws(self.seed, part.index, self.accelerator.device)
-        outcome: Outcome = module(turn.name, part, draws, step, image)
+        outcome: Outcome = run(turn.name, part, draws, step, image)
         return outcome
 
     @torch.no_grad()
@@ -150,7 +148,7 @@ class Iteration:
             i = finite.index(False) if False in finite else -1
             with self.accelerator.autocast():
                 culprit = find_culprit(
-                    self.objective, lambda: self._forward(self.objective, turn, step, parts[i], images[i])
+                    self.objective, lambda: self._forward(self.guarded.run, turn, step, parts[i], images[i])
                 )
         culprit = culprit or in_gradients(self.learners[turn.trains].gradients)
         found: list[Culprit] = gather_object([culprit])

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .batches import Batch, Draws
+from .batches import Batch, Draws, key
 from .objective import Objective, Outcome
 
 ERRORS = (ValueError, FloatingPointError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
@@ -47,14 +47,20 @@ class Guarded(nn.Module):
         """The objective's forward."""
         self.culprit = None
         try:
-            outcome: Outcome = self.objective(turn, batch, draws, step, image)
+            outcome = self.run(turn, batch, draws, step, image)
         except ERRORS:
-            self.culprit = find_culprit(self.objective, lambda: self.objective(turn, batch, draws, step, image))
+            self.culprit = find_culprit(self.objective, lambda: self.run(turn, batch, draws, step, image))
             if self.culprit is None:
                 raise
             return Outcome(self._undefined(), {})
         image = None if outcome.image is None else outcome.image.detach()
         return Outcome(outcome.loss, {name: value.detach() for name, value in outcome.logs.items()}, image)
+
+    def run(self, turn: str, batch: Batch, draws: Draws, step: int, image: Tensor | None) -> Outcome:
+        """The same without a guard. What does not come from `draws` but from torch's generator can be repeated, too."""
+        torch.manual_seed(key(draws.seed, turn, step, draws.index[0]))
+        outcome: Outcome = self.objective(turn, batch, draws, step, image)
+        return outcome
 
     def _undefined(self) -> Tensor:
         """NaN, with a gradient for every parameter that takes one."""

@@ -128,6 +128,21 @@ def test_an_error_about_such_numbers_is_a_loss_of_nan() -> None:
     assert module.culprit.text.startswith("the output of model.flow.levels.0.body.parts.1.inverse (ActNorm)")
 
 
+def test_random_numbers_from_anywhere_are_repeated() -> None:
+    """So that what they break is found."""
+    seen = []
+
+    def unlucky(self, batch):
+        seen.append(torch.rand(()).item())
+        self.critic(torch.full((3,), math.inf) if seen[-1] == seen[0] else torch.zeros(3))
+        raise ValueError("contains NaN")
+
+    module, outcome = guarded(unlucky)
+    assert outcome.loss.isnan()
+    assert len(seen) == 2
+    assert module.culprit.text == "what reaches critic (Linear) is not finite"
+
+
 def test_other_errors_pass() -> None:
     def wrong(self, batch):
         raise ValueError("a shape")
