@@ -34,7 +34,6 @@ _EDSR_BASICSR = {
 _SRRESNET = {
     "conv_first": "first",
     r"(?:body|recon_trunk)\.(\d+)\.(conv[12])": r"blocks.\1.\2",
-    "LRconv": "trunk",
     r"upconv(\d)": r"up.\1",
     "HRconv|conv_hr": "hr",
     "conv_last": "image",
@@ -127,17 +126,17 @@ def _srresnet(state: State, _: int) -> Found:
     tensors = _renamed(state, _SRRESNET)
     if tensors is None or "hr.weight" not in tensors:
         return None
-    if "trunk.weight" in tensors:
-        return _residual(tensors, hr=True, slope=0.0), tensors
     return _residual(tensors, trunk=False, hr=True, slope=0.1, first_slope=0.1, base="bilinear"), tensors
 
 
-def _srresnet_numbered(state: State, _: int) -> Found:
+def _ranksrgan(state: State, _: int) -> Found:
     end = {r"model\.5": "up.5", r"model\.8": "hr", r"model\.10": "image"}
     if "model.10.weight" not in state:
         end = {r"model\.5": "hr", r"model\.7": "image"}
-    tensors = _renamed(state, _SRRESNET_NUMBERED | end)
-    return None if tensors is None else (_residual(tensors, hr=True, slope=0.0), tensors)
+    tensors = _renamed(state, _SRRESNET_NUMBERED | end) or _renamed(state, _SRRESNET | {"LRconv": "trunk"})
+    if tensors is None or not {"hr.weight", "trunk.weight"} <= set(tensors):
+        return None
+    return _residual(tensors, hr=True, slope=0.0), tensors
 
 
 def _rdn(state: State, _: int) -> Found:
@@ -159,7 +158,7 @@ _MAKERS: dict[str, Callable[[State, int], Found]] = {
     "SRCNN": _srcnn,
     "EDSR": _edsr,
     "SRResNet": _srresnet,
-    "SRResNet (RankSRGAN)": _srresnet_numbered,
+    "SRResNet (RankSRGAN)": _ranksrgan,
     "RDN": _rdn,
 }
 

@@ -1,6 +1,7 @@
 """What can be scored: flows, networks that make one image, the bicubic, and folders of anybody's results."""
 
 import hashlib
+import importlib
 import importlib.util
 import re
 import warnings
@@ -67,12 +68,12 @@ class System(Protocol):
 class Bicubic:
     """The bicubic upscale of the LR image, with 8 bits."""
 
-    temperatures = (None,)
-    model = None
+    temperatures: tuple[float | None, ...] = (None,)
+    model: ImageFlow | None = None
 
     def __init__(self, scale: int, name: str = "bicubic") -> None:
         self.scale, self.name = scale, name
-        self.about: dict[str, Any] = {"kind": "bicubic as MATLAB's, of the 8-bit LR image"}
+        self.about: dict[str, Any] = {"kind": "bicubic as MATLAB's, of the 8-bit LR image, rounded once"}
 
     def draw(
         self, image: str, pair: Pair, temperature: float | None, n: int, generator: torch.Generator | None
@@ -92,8 +93,8 @@ class Network:
         device: where it works.
     """
 
-    temperatures = (None,)
-    model = None
+    temperatures: tuple[float | None, ...] = (None,)
+    model: ImageFlow | None = None
 
     def __init__(
         self,
@@ -169,8 +170,8 @@ class ResultsFolder:
         ImageError: if an image of the set has none, or several.
     """
 
-    temperatures = (None,)
-    model = None
+    temperatures: tuple[float | None, ...] = (None,)
+    model: ImageFlow | None = None
 
     def __init__(self, folder: Path, names: Iterable[str], scale: int, name: str | None = None) -> None:
         self.name, self.scale = name or folder.name, scale
@@ -276,8 +277,7 @@ def _network(state: Mapping[str, Tensor], path: Path, scale: int) -> tuple[str, 
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import spandrel  # noqa: PLC0415 - an extra
-
+        spandrel: Any = importlib.import_module("spandrel")  # an extra
         try:
             found = spandrel.ModelLoader().load_from_state_dict(dict(state))
         except Exception:  # it goes by names alone, so that other shapes fail anywhere

@@ -108,7 +108,7 @@ def _protocol(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """The protocol in a list: what is the same for all systems and sets, then the sets, then the systems."""
     first = next(iter(results.values()))[0]["protocol"]
     lines = [f"- {first['images']}; mean {first['mean']}"]
-    lines += [f"- {HEADINGS[name][0][:-2]}: {words}" for name, words in first["metrics"].items()]  # type: ignore[index]
+    lines += [f"- {HEADINGS[name][0][:-2]}: {words}" for name, words in first["metrics"].items()]
     lines += [f"- weights of {name}: {checksum}" for name, checksum in first["weights"].items()]
     lines.append(f"- at most {first['draws']} draws, seed {first['seed']}")
     for name, systems in results.items():

@@ -18,7 +18,6 @@ import torch
 import tyro
 from PIL import Image
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flowkit_models.bicubic import Edges, Ties
@@ -153,7 +152,7 @@ def main(config: Config) -> None:
     write_whole(config.out / "table.md", lambda file: file.write(table.encode()))
     for data in sets:
         draw_pictures(config, data, systems[data.name], preset.rescaling, rules.border)
-    console.print(Markdown(table))
+    console.print(table, markup=False, highlight=False)
     console.print(f"see {config.out}: table.md, results.json, images, and a picture of each set")
 
 
