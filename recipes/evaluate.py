@@ -9,7 +9,8 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -139,11 +140,18 @@ def main(config: Config) -> None:
     with Progress(*columns, console=console) as bar:
         total = sum(len(s.temperatures) * len(data.pairs) for data in sets for s in systems[data.name])
         task = bar.add_task("scoring", total=total)
+
+        def advance() -> None:
+            bar.advance(task)
+
+        def say(line: str) -> None:
+            console.print(line, markup=False, highlight=False)
+
         for data in sets:
             results[data.name] = []
             for system in systems[data.name]:
                 bar.update(task, description=f"{system.name} on {data.name}")
-                results[data.name].append(score_once(config, scorer, system, data, lambda: bar.advance(task)))
+                results[data.name].append(score_once(config, scorer, system, data, advance, say))
 
     # Table and pictures
     table = markdown(preset.title, results, rules.metrics)
@@ -227,7 +235,14 @@ def slug(name: str) -> str:
     return re.sub(r"[^\w.=+-]+", "_", name)
 
 
-def score_once(config: Config, scorer: Scorer, system: System, data: TestSet, advance: Any) -> dict[str, Any]:
+def score_once(
+    config: Config,
+    scorer: Scorer,
+    system: System,
+    data: TestSet,
+    advance: Callable[[], None],
+    say: Callable[[str], None],
+) -> dict[str, Any]:
     """The results of a system on a set: those on file if they were made by this protocol, or new ones."""
     file = config.out / "systems" / f"{slug(system.name)}.{slug(data.name)}.json"
     protocol = {**scorer.rules.protocol(), "weights": scorer.checksums, "set": data.about}
@@ -240,7 +255,7 @@ def score_once(config: Config, scorer: Scorer, system: System, data: TestSet, ad
             for _ in range(steps):
                 advance()
             return found  # else it lacks a metric whose weights are there now
-    shown = list(data.pairs)[: config.pictures]
+    shown, started = list(data.pairs)[: config.pictures], time.monotonic()
     rows: list[dict[str, Any]] = []
     for step in scorer.steps(system, data.pairs):
         if isinstance(step, Scored):
@@ -252,6 +267,7 @@ def score_once(config: Config, scorer: Scorer, system: System, data: TestSet, ad
         else:
             rows = step
     save_json(file, identity | {"rows": rows})
+    say(f"{system.name} on {data.name}: scored in {time.monotonic() - started:.0f} s")
     saved: dict[str, Any] = json.loads(file.read_text())
     return saved
 
