@@ -60,7 +60,7 @@ def sample_sheet(
             *(Shown(title, image, f"{psnr(image, pair.hr, model.scale).item():.2f} dB") for title, image in made),
             Shown("HR", pair.hr),
         ]
-    _sheet(rows, path, model.scale, centres)
+    draw_sheet(rows, path, model.scale, centres)
 
 
 @torch.no_grad()
@@ -89,7 +89,7 @@ def rescaling_sheet(
             *(Shown(title, image, note) for (title, image), note in zip(up, notes, strict=True)),
             Shown("HR", pair.hr),
         ]
-    _sheet(rows, path, model.scale, centres)
+    draw_sheet(rows, path, model.scale, centres)
 
 
 def curves(
@@ -134,13 +134,20 @@ def curves(
     _save(figure, path)
 
 
-def _sheet(
+def draw_sheet(
     rows: Mapping[str, Sequence[Shown]],
     path: str | os.PathLike[str],
     scale: int,
-    centres: Mapping[str, tuple[float, float]] | None,
+    centres: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
-    """Windows of images in rows. An image that is smaller than the row's last one, an LR image, is enlarged."""
+    """Draws windows of images in rows. An image that is smaller than the row's last one, an LR image, is enlarged.
+
+    Args:
+        rows: pictures by the row's name; the first row's titles are those of the columns.
+        path: the PNG to write.
+        scale: HR size over LR size.
+        centres: where to look, as fractions of height and width; the middle by default.
+    """
     from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
 
     columns = len(next(iter(rows.values())))
