@@ -139,14 +139,15 @@ def finish_sr(
     temperature: float,
     distances: Mapping[str, Distance],
     console: Console,
+    by: str = "psnr",
 ) -> None:
-    """Scores a super-resolution model and draws its pictures, on the first process."""
+    """Scores a super-resolution model and draws its pictures, with the curve of one metric, on the first process."""
     if console.quiet:
         return
     out = options.out
     metrics = score(trained.model, pairs, temperature, options.draws, options.seed, distances)
     _save_metrics(metrics, options, trained)
-    curves(_training(out), out / "curve.png", lines={"bicubic": metrics["bicubic"]["psnr"]})
+    curves(_training(out), out / "curve.png", by, {"bicubic": metrics["bicubic"][by]})
     sample_sheet(trained.model, pairs, out / "samples.png", temperature, seed=options.seed, centres=LOOK_AT)
     console.print(results_table(metrics, type(trained.model).__name__, temperature))
     _farewell(trained, out, console)

@@ -184,7 +184,7 @@ def main(config: Config) -> None:
     trained = fit(objective, crops, config, held_out, console, initialize, critic_adam)
 
     # Results (section 4.2)
-    finish_sr(trained, pairs, config, config.temperature, distances, console)
+    finish_sr(trained, pairs, config, config.temperature, distances, console, best)
 
 
 def starting_point(config: Config) -> tuple[HCFlow, Path | None]:
