@@ -60,7 +60,7 @@ def sample_sheet(
             *(Shown(title, image, f"{psnr(image, pair.hr, model.scale).item():.2f} dB") for title, image in made),
             Shown("HR", pair.hr),
         ]
-    _sheet(rows, path, model.scale, centres)
+    sheet(rows, path, model.scale, centres)
 
 
 @torch.no_grad()
@@ -89,7 +89,7 @@ def rescaling_sheet(
             *(Shown(title, image, note) for (title, image), note in zip(up, notes, strict=True)),
             Shown("HR", pair.hr),
         ]
-    _sheet(rows, path, model.scale, centres)
+    sheet(rows, path, model.scale, centres)
 
 
 def curves(
@@ -128,16 +128,23 @@ def curves(
         right.legend(frameon=False)
     for axis in (left, right):
         axis.grid(alpha=0.3)
-    _save(figure, path)
+    save(figure, path)
 
 
-def _sheet(
+def sheet(
     rows: Mapping[str, Sequence[Shown]],
     path: str | os.PathLike[str],
     scale: int,
     centres: Mapping[str, tuple[float, float]] | None,
 ) -> None:
-    """Windows of images in rows. An image that is smaller than the row's last one, an LR image, is enlarged."""
+    """Draws windows of images in rows. An image smaller than the row's last one, an LR image, is enlarged.
+
+    Args:
+        rows: pictures by the name of the row, the HR image last; the titles shown are the first row's.
+        path: the PNG to write.
+        scale: HR size over LR size.
+        centres: where to look in a row, as fractions of height and width; the middle by default.
+    """
     from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
 
     columns = len(next(iter(rows.values())))
@@ -158,7 +165,7 @@ def _sheet(
             if i == 0:
                 axis.set_title(shown.title, fontsize=10)
         axes[i][0].set_ylabel(name, fontsize=10)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _window(sizes: Iterable[int], centre: tuple[float, float], scale: int) -> list[slice]:
@@ -172,7 +179,8 @@ def _window(sizes: Iterable[int], centre: tuple[float, float], scale: int) -> li
     return [span(size, at) for size, at in zip(sizes, centre, strict=True)]
 
 
-def _save(figure: Any, path: str | os.PathLike[str]) -> None:
+def save(figure: Any, path: str | os.PathLike[str]) -> None:
+    """Writes a figure as PNG; the old file stays until the new is whole."""
     temporary = Path(path).with_suffix(".tmp.png")
     figure.savefig(temporary)
     temporary.replace(path)
