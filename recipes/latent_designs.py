@@ -193,7 +193,7 @@ def one(
 
     # Loss (section 3.4), schedule and run
     objective = SuperResolution(model, options.loss)
-    held_out = HeldOut(pairs, config.temperature, distances, seed=seed)
+    held_out = HeldOut(pairs, config.temperature, {})
     trained = fit(objective, crops, options, held_out, console, initialize)
     if console.quiet:
         return {}
