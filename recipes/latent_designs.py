@@ -107,8 +107,11 @@ PRESETS: dict[tuple[str, ...], Config] = {
 
 def main(config: Config) -> None:
     """Data, models, training, table and pictures."""
-    if not config.designs or not config.seeds or config.draws < 2:
-        raise ValueError("--designs and --seeds must name at least one each, and --draws must be at least 2")
+    for name, chosen in (("designs", config.designs), ("seeds", config.seeds)):
+        if not chosen or len(set(chosen)) < len(chosen):
+            raise ValueError(f"--{name}: name at least one, and each once")
+    if config.draws < 2 or config.temperature <= 0:
+        raise ValueError("--draws must be at least 2, for the diversity, and --temperature above 0")
     config.folder()
     console = main_console()
     sizes = {design: matched(design, config.preset) for design in config.designs}
@@ -174,6 +177,8 @@ def one(
         if record["about"] == about:
             console.print(f"{folder}: done before", highlight=False)
             return record
+    if config.overwrite and not console.quiet:
+        file.unlink(missing_ok=True)  # they are those of the run that is deleted
 
     # Data (section 4.1) and model (section 3): seed, data and start are those of every other design
     torch.manual_seed(seed)

@@ -113,7 +113,9 @@ def test_other_scores_of_a_run_need_no_training(start, tmp_path, capsys) -> None
     ("options", "message"),
     [
         (("--seeds",), "--seeds"),
+        (("--seeds", "1", "1"), "--seeds: name at least one, and each once"),
         (("--draws", "1"), "--draws must be at least 2"),
+        (("--temperature", "0"), "--temperature above 0"),
         (("--steps", "0"), "steps"),
     ],
 )
