@@ -18,7 +18,8 @@ class Bijector(nn.Module):
     A subclass defines exactly `forward(x, context=None)` and `inverse(y, context=None)`. Each returns the
     image and the log-determinant of its own Jacobian, shape (batch,), float32 or wider; the inverse's is minus
     the forward's. Tensors are (B, C, *spatial), spatial possibly empty. Both methods are wrapped with the
-    checks below, so a map need not check its own input.
+    checks below, so a map need not check its own input. A context may have B rows where x has n·B: n draws that share
+    it, all B of the first draw first.
 
     Attributes (facts that the checks, `summary` and `Flow.sample` rely on; what is not stated is not checked):
         in_channels, out_channels: channels of x and of y, None for "any".
@@ -26,6 +27,7 @@ class Bijector(nn.Module):
         shrink: how much smaller the sides of y are than those of x, None for "not stated".
         x_is_tensor, y_is_tensor: x, or y, is one tensor and no tree.
         constant_logdet: the log-det does not depend on the values of x.
+        shares_y: in the inverse, a part of y may have fewer rows, shared by several draws of the rest.
 
     Raises:
         ValueError: from a call, if shape, channels, dtype or size are not what this layer takes.
@@ -47,6 +49,7 @@ class Bijector(nn.Module):
     x_is_tensor: bool = False
     y_is_tensor: bool = False
     constant_logdet: bool = False
+    shares_y: bool = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from .bijector import Bijector, full_precision, no_logdet
-from .tree import Value, leaves, map_leaves, widen
+from .linear import ChannelLinear, as_one, as_one_inverse
+from .tree import Value, leaves, map_leaves, repeat_rows, widen
 
 
 class Chain(Bijector):
@@ -18,7 +19,8 @@ class Chain(Bijector):
 
     Every part gets the same context. A part may come from elsewhere (an nflows transform, say) if it has
     `forward(x, context)` and `inverse(y, context)` that return (value, logdet); such a part knows nothing of
-    precision policies and runs with autocast off.
+    precision policies and runs with autocast off. Neighbours that are channel-linear (ActNorm, 1×1 convolution,
+    permutation) are composed and touch the pixels once, unless somebody hooks one of them.
 
     Raises:
         TypeError: if a part is not a module with an inverse.
@@ -57,26 +59,62 @@ class Chain(Bijector):
     def forward(self, x: Value, context: Value = None) -> tuple[Value, Tensor]:
         """Applies the parts in order. Returns the last value and the sum of the log-dets, shape (B,)."""
         logdet = no_logdet(next(leaves(x)))
-        for part in self.parts:
-            x, term = _apply(part, part, x, context)
+        for run in self.runs():
+            if len(run) > 1 and _fits(run[0], x):
+                x, term = as_one(run, x)
+            else:
+                x, term = _apply_all(run, x, context)
             logdet = logdet + term
         return x, logdet
 
     def inverse(self, y: Value, context: Value = None) -> tuple[Value, Tensor]:
         """Applies the inverses in reverse order."""
         logdet = no_logdet(next(leaves(y)))
-        for part in reversed(self.parts):
-            y, term = _apply(part, part.inverse, y, context)
+        for run in reversed(self.runs()):
+            if len(run) > 1 and _fits(run[0], y):
+                y, term = as_one_inverse(run, y)
+            else:
+                y, term = _apply_all(run, y, context, inverse=True)
             logdet = logdet + term
         return y, logdet
+
+    def runs(self) -> list[list[Any]]:
+        """The parts in order: those that act as one together, the others alone."""
+        runs: list[list[Any]] = []
+        for part in self.parts:
+            joins = bool(runs) and _fusable(runs[-1][-1]) and _fusable(part)
+            if joins and runs[-1][0].in_channels == part.in_channels:
+                runs[-1].append(part)
+            else:
+                runs.append([part])
+        return runs
+
+
+def _fusable(part: nn.Module) -> bool:
+    """Channel-linear, and nobody watches its calls."""
+    return isinstance(part, ChannelLinear) and not (part._forward_hooks or part._forward_pre_hooks)
+
+
+def _fits(part: Any, x: Value) -> bool:
+    """Whether its input is what it takes; if not, the part itself says so."""
+    return isinstance(x, Tensor) and x.shape[1] == part.in_channels and x.ndim <= 5
+
+
+def _apply_all(run: list[Any], x: Value, context: Value, inverse: bool = False) -> tuple[Value, Tensor]:
+    logdet = no_logdet(next(leaves(x)))
+    for part in reversed(run) if inverse else run:
+        x, term = _apply(part, part.inverse if inverse else part, x, context)
+        logdet = logdet + term
+    return x, logdet
 
 
 def _apply(part: nn.Module, method: Any, x: Value, context: Value) -> tuple[Value, Tensor]:
     if isinstance(part, Bijector):
         out: tuple[Value, Tensor] = method(x, context)
         return out
-    with full_precision(next(leaves(x))):
-        value, logdet = method(x, map_leaves(widen, context))
+    first = next(leaves(x))
+    with full_precision(first):
+        value, logdet = method(x, map_leaves(lambda c: repeat_rows(widen(c), len(first)), context))
         return value, logdet
 
 

@@ -22,7 +22,7 @@ def checked_method(method: _Method, forward: bool) -> _Method:
         first = next(leaves(x))
         if not torch.is_autocast_enabled(first.device.type):
             context = map_leaves(lambda c: c.to(first.dtype) if c.is_floating_point() else c, context)
-        return _check_output(self, method(self, x, context, *rest, **options), first.shape[0])
+        return _check_output(self, method(self, x, context, *rest, **options), _rows(x))
 
     # two of them, so that both arguments keep their names
     @functools.wraps(method)
@@ -62,14 +62,30 @@ def _check_input(layer: Any, x: Value, context: Value, forward: bool) -> Value:
     for leaf in leaves(context):
         if not isinstance(leaf, Tensor) or leaf.ndim < 1:
             raise ValueError(f"{_name(layer)}: a context is made of tensors (B, ...), got {describe(leaf)}")
-    for leaf in (*tensors, *leaves(context)):
-        if leaf.shape[0] != first.shape[0]:
-            raise ValueError(f"{_name(layer)}: batch sizes differ: {describe(x)} with context {describe(context)}")
+    _check_rows(layer, x, context)
     if isinstance(x, Tensor):
         _check_shape(layer, x, forward)
     elif layer.x_is_tensor if forward else layer.y_is_tensor:
         raise ValueError(f"{_name(layer)}: expected one tensor, got {describe(x)}")
     return x
+
+
+def _rows(x: Value) -> int:
+    """The batch size: of a tree, the largest."""
+    return max(leaf.shape[0] for leaf in leaves(x))
+
+
+def _check_rows(layer: Any, x: Value, context: Value) -> None:
+    """All of one batch size; but B rows of a context, or of a hierarchy's y, may be shared by n·B rows of x."""
+    rows = _rows(x)
+    given = [*leaves(context), *(list(leaves(x)) if layer.shares_y else [])]
+    fewer = {leaf.shape[0] for leaf in given} - {rows}
+    odd = len(fewer) > 1 or any(not n or rows % n for n in fewer)
+    if odd or (not layer.shares_y and any(leaf.shape[0] != rows for leaf in leaves(x))):
+        raise ValueError(
+            f"{_name(layer)}: batch sizes differ: {describe(x)} with context {describe(context)}; it may have fewer "
+            "rows only if x holds several draws for each of them"
+        )
 
 
 def _check_shape(layer: Any, x: Tensor, forward: bool) -> None:

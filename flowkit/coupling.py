@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from .bijector import TensorMap
 from .kinds import Kind
-from .tree import Value, describe
+from .tree import Value, describe, map_leaves, repeat_rows
 
 
 class Coupling(TensorMap):
@@ -13,7 +13,8 @@ class Coupling(TensorMap):
 
     Args:
         net: called `net(passive, context)`; returns (B, kind.parameters · active, *spatial), the parameters of
-            one channel side by side (interleaved). It sees the context as it comes, which may be None.
+            one channel side by side (interleaved). It sees the context as it comes, which may be None; several draws
+            that share a context get it repeated, unless the net has an attribute `shares_context = True`.
         keep: number of leading channels that pass. They steer the rest.
         kind: the elementwise map, such as `Affine("atan")`.
         flip: the rest passes and steers the first `keep` channels instead.
@@ -66,6 +67,8 @@ class Coupling(TensorMap):
         return torch.cat([active, passive] if self.flip else [passive, active], 1)
 
     def _parameters_of(self, passive: Tensor, active: Tensor, context: Value) -> Tensor:
+        if not getattr(self.net, "shares_context", False):
+            context = map_leaves(lambda c: repeat_rows(c, len(passive)), context)
         return _per_channel("Coupling", self.kind, self.net(passive, context), active)
 
 
@@ -105,7 +108,10 @@ class Injector(TensorMap):
     def _parameters_of(self, active: Tensor, context: Value) -> Tensor:
         if context is None:
             raise ValueError("Injector: its parameters come from the context, and none was given")
-        return _per_channel("Injector", self.kind, self.net(context), active)
+        parameters = self.net(context)
+        if isinstance(parameters, Tensor) and len(parameters) and len(active) % len(parameters) == 0:
+            parameters = repeat_rows(parameters, len(active))
+        return _per_channel("Injector", self.kind, parameters, active)
 
 
 def _check_kind(layer: str, kind: Kind) -> None:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .tree import Value, describe
+from .tree import Value, describe, repeat_rows
 
 
 class Given(nn.Module):
@@ -84,7 +84,7 @@ class CoarseToFine(Given):
             raise ValueError(f'CoarseToFine: level {level} keeps nothing; condition on the LR image: start="lr"')
         size = y.shape[2:]
         features = [c if c.shape[2:] == size else F.interpolate(c, size) for c in coarser if c is not None]
-        return self.nets[level](torch.cat([y, *features], 1))
+        return self.nets[level](torch.cat([y, *(repeat_rows(c, len(y)) for c in features)], 1))
 
 
 class External(Given):

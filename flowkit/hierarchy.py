@@ -11,7 +11,7 @@ from .bijector import Bijector, no_logdet
 from .chain import Chain
 from .given import CoarseToFine, External, Given, Independent, SingleScale
 from .spatial import Split
-from .tree import Value, describe, leaves
+from .tree import Value, describe, leaves, repeat_rows
 
 
 class Latents(NamedTuple):
@@ -64,11 +64,15 @@ class Hierarchy(Bijector):
     The context is None; or a tuple with one entry per level (each goes to that level's body, and with `External`
     to its latent too); or one tensor, the LR image y*, which only `CoarseToFine(start="lr")` looks at.
 
+    The inverse takes several draws at once: z of n·B rows, with y and a context of B rows, all B of the first draw
+    first. What depends on y and the context alone is then computed for B rows.
+
     Raises:
         ValueError: if the number of nets, of context entries or of latents is not that of the levels.
     """
 
     x_is_tensor = True
+    shares_y = True
     levels: Any  # an nn.ModuleList of Level, which has no type for its members
 
     def __init__(self, levels: Sequence[Level], given: Given | None = None) -> None:
@@ -122,10 +126,14 @@ class Hierarchy(Bijector):
         for i in reversed(range(len(self.levels))):
             level = self.levels[i]
             if i in self.split_levels:
-                features.insert(0, self.given(i, kept, features, context))
+                features.insert(0, self.given(i, kept, features, context))  # once for all draws that share y
                 a, term = level.latent.inverse(latents[len(features) - 1], features[0])
                 logdet = logdet + term
-                kept = a if level.split is None else level.split.inverse((kept, a))[0]
+                if level.split is None:
+                    kept = a
+                else:
+                    assert kept is not None, "a level that splits is given y"
+                    kept = level.split.inverse((repeat_rows(kept, len(a)), a))[0]
             kept, term = level.body.inverse(kept, contexts[i])
             logdet = logdet + term
         return kept, logdet

@@ -55,7 +55,7 @@ def _set_from_input(layer: Any, args: tuple[Any, ...]) -> None:
     """Sets bias and log-scale from the layer's input (Glow, section 3.1; biased variance, 1e-6 on the std)."""
     if layer.initialized:  # a layer that is used twice is set the first time
         return
-    x = layer.statistics_input(args[0]).to(layer.bias.dtype).transpose(0, 1).flatten(1)
+    x = layer.statistics_input(*args).to(layer.bias.dtype).transpose(0, 1).flatten(1)
     count = x.new_tensor(x.shape[1])
     mean = _over_ranks(x.sum(1)) / _over_ranks(count)
     variance = _over_ranks((x - mean[:, None]).square().sum(1)) / _over_ranks(count)

@@ -23,13 +23,13 @@ def per_channel(parameter: Tensor, x: Tensor) -> Tensor:
     return parameter.view(-1, *(1 for _ in x.shape[2:]))
 
 
-def mix_channels(x: Tensor, matrix: Tensor) -> Tensor:
-    """Applies a (C, C) matrix to the channels of (B, C, *spatial), up to three spatial dimensions."""
+def mix_channels(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Applies a (C, C) matrix to the channels of (B, C, *spatial), up to three spatial dimensions, and adds a bias."""
     if x.ndim > 5:
         raise ValueError(f"a 1×1 convolution takes up to three spatial dimensions, got {tuple(x.shape)}")
     convolution = (F.linear, F.conv1d, F.conv2d, F.conv3d)[x.ndim - 2]
     with full_precision(x):
-        return convolution(x, matrix.view(*matrix.shape, *(1 for _ in x.shape[2:])))
+        return convolution(x, matrix.view(*matrix.shape, *(1 for _ in x.shape[2:])), bias)
 
 
 def inverted(matrix: Tensor) -> Tensor:
@@ -42,7 +42,49 @@ def _check_channels(layer: str, channels: int) -> None:
         raise ValueError(f"{layer}: channels must be at least 1, got {channels}")
 
 
-class ActNorm(TensorMap):
+class ChannelLinear(TensorMap):
+    """A map y = W x + b at every pixel. Neighbours in a chain are composed, and touch the pixels once."""
+
+    constant_logdet = True
+
+    def after(self, matrix: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """W and b of this map after the map x → matrix·x + bias, shapes (C, C) and (C,)."""
+        raise NotImplementedError
+
+    def log_slope(self) -> Tensor:
+        """log|det W|, a scalar: the log-det of one pixel."""
+        raise NotImplementedError
+
+
+def as_one(parts: Sequence[ChannelLinear], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Applies several channel-linear maps, composed, in one pass over the pixels."""
+    matrix, bias = _composed(parts, x.new_zeros(()))
+    return mix_channels(x, matrix, bias), _one_logdet(parts, x)
+
+
+def as_one_inverse(parts: Sequence[ChannelLinear], y: Tensor) -> tuple[Tensor, Tensor]:
+    """The inverse of `as_one`; the composed matrix is inverted in float64."""
+    matrix, bias = _composed(parts, y.new_zeros((), dtype=torch.float64))
+    back = torch.linalg.inv(matrix)
+    return mix_channels(y, back.to(y.dtype), -(back @ bias).to(y.dtype)), -_one_logdet(parts, y)
+
+
+def _composed(parts: Sequence[ChannelLinear], like: Tensor) -> tuple[Tensor, Tensor]:
+    channels = parts[0].in_channels
+    matrix = torch.eye(channels or 0, dtype=like.dtype, device=like.device)
+    bias = like.new_zeros(channels or 0)
+    with full_precision(like):
+        for part in parts:
+            matrix, bias = part.after(matrix, bias)
+    return matrix, bias
+
+
+def _one_logdet(parts: Sequence[ChannelLinear], x: Tensor) -> Tensor:
+    slope = torch.stack([part.log_slope() for part in parts]).sum()
+    return (slope * pixels(x)).expand(x.shape[0])
+
+
+class ActNorm(ChannelLinear):
     """Shift and scale per channel, y = (x + bias)·exp(log_scale), set from data once (Glow, section 3.1).
 
     It acts with its current parameters, the identity at the start, until `flowkit.initialize` sets them; a
@@ -53,7 +95,6 @@ class ActNorm(TensorMap):
     """
 
     initialized: Tensor
-    constant_logdet = True
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -77,10 +118,19 @@ class ActNorm(TensorMap):
         x = y * per_channel((-self.log_scale).exp(), y) - per_channel(self.bias, y)
         return x, -self._logdet(y)
 
-    def _logdet(self, x: Tensor) -> Tensor:
-        return (self.log_scale.sum() * pixels(x)).expand(x.shape[0])
+    def after(self, matrix: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Shifts and scales the rows."""
+        scale = self.log_scale.to(matrix.dtype).exp()
+        return matrix * scale[:, None], (bias + self.bias) * scale
 
-    def statistics_input(self, x: Tensor) -> Tensor:
+    def log_slope(self) -> Tensor:
+        """The sum of the log-scales."""
+        return self.log_scale.sum()
+
+    def _logdet(self, x: Tensor) -> Tensor:
+        return (self.log_slope() * pixels(x)).expand(x.shape[0])
+
+    def statistics_input(self, x: Tensor, context: Value = None) -> Tensor:
         """What `initialize` standardises: the input itself."""
         return x
 
@@ -98,7 +148,7 @@ def mark_initialized(state_dict: dict[str, Tensor], prefix: str) -> None:
         state_dict[prefix + "initialized"] = flag | loaded
 
 
-class InvertibleConv1x1(TensorMap):
+class InvertibleConv1x1(ChannelLinear):
     """A learned invertible matrix over the channels, log-det = pixels · log|det W| (Glow, section 3.2).
 
     Args:
@@ -110,7 +160,6 @@ class InvertibleConv1x1(TensorMap):
 
     permutation: Tensor
     sign: Tensor
-    constant_logdet = True
 
     def __init__(
         self,
@@ -165,20 +214,27 @@ class InvertibleConv1x1(TensorMap):
         half = torch.linalg.solve_triangular(lower, self.permutation.T.double(), upper=False)
         return torch.linalg.solve_triangular(upper, half, upper=True).to(self.lower.dtype)
 
+    def after(self, matrix: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Multiplies by W."""
+        own = self.matrix().to(matrix.dtype)
+        return own @ matrix, own @ bias
+
+    def log_slope(self) -> Tensor:
+        """log|det W|."""
+        if self.parametrization == "dense":
+            return torch.linalg.slogdet(self.weight).logabsdet
+        return self.log_diagonal.sum()
+
     def _triangles(self) -> tuple[Tensor, Tensor]:
         eye = torch.eye(self.lower.shape[0], dtype=self.lower.dtype, device=self.lower.device)
         diagonal = (self.sign * self.log_diagonal.exp()).diag()
         return self.lower.tril(-1) + eye, self.upper.triu(1) + diagonal
 
     def _logdet(self, x: Tensor) -> Tensor:
-        if self.parametrization == "dense":
-            value = torch.linalg.slogdet(self.weight).logabsdet
-        else:
-            value = self.log_diagonal.sum()
-        return (value * pixels(x)).expand(x.shape[0])
+        return (self.log_slope() * pixels(x)).expand(x.shape[0])
 
 
-class Permutation(TensorMap):
+class Permutation(ChannelLinear):
     """A fixed permutation of the channels: y[:, i] = x[:, order[i]]. It keeps volume.
 
     Args:
@@ -194,7 +250,6 @@ class Permutation(TensorMap):
 
     order: Tensor
     back: Tensor
-    constant_logdet = True
 
     def __init__(self, order: int | Sequence[int] | Tensor) -> None:
         super().__init__()
@@ -216,3 +271,11 @@ class Permutation(TensorMap):
     def inverse(self, y: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
         """Puts the channels back."""
         return y.index_select(1, self.back), no_logdet(y)
+
+    def after(self, matrix: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Reorders the rows."""
+        return matrix[self.order], bias[self.order]
+
+    def log_slope(self) -> Tensor:
+        """Zero."""
+        return torch.zeros((), device=self.order.device)

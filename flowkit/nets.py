@@ -44,6 +44,9 @@ class MLP(nn.Module):
 class FCN(nn.Module):
     """Glow's network: 3×3, ActNorm, ReLU, 1×1, ActNorm, ReLU, zero-initialised 3×3 (HCFlow and SRFlow couplings).
 
+    The first layer on concat[passive, context] is a convolution of each, added: nothing is concatenated, and draws
+    that share a context pay for its part once.
+
     Args:
         in_channels: channels of the passive part (or of the context, for an injector).
         out_channels: parameters to return.
@@ -51,6 +54,8 @@ class FCN(nn.Module):
         context_channels: channels of the context, which is concatenated; 0 ignores any context.
         init_std: standard deviation of the first two layers' weights; None is Xavier-normal × 0.1.
     """
+
+    shares_context = True
 
     def __init__(
         self,
@@ -68,7 +73,9 @@ class FCN(nn.Module):
 
     def forward(self, passive: Tensor, context: Tensor | None = None) -> Tensor:
         """(B, in_channels, H, W) to (B, out_channels, H, W)."""
-        h = F.relu(self.conv1(with_context(passive, context, self.context_channels)))
+        if self.context_channels:
+            check_context(passive, context, self.context_channels)
+        h = F.relu(self.conv1(passive, context if self.context_channels else None))
         out: Tensor = self.conv3(F.relu(self.conv2(h)))
         return out
 
@@ -139,13 +146,23 @@ class ActNormConv2d(nn.Module):
         else:
             nn.init.normal_(self.weight, std=init_std)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, H, W) to (B, out_channels, H, W)."""
-        return _scaled_conv(x, self.weight, self.bias, self.log_scale.exp())
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """(B, in_channels, H, W) to (B, out_channels, H, W); or x and a context that together have in_channels."""
+        scale = self.log_scale.exp()
+        return self._convolve(x, context, self.weight * scale.view(-1, 1, 1, 1), self.bias * scale)
 
-    def statistics_input(self, x: Tensor) -> Tensor:
+    def statistics_input(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """What `flowkit.initialize` standardises: the convolution's output."""
-        return F.conv2d(x, self.weight, padding=self.weight.shape[-1] // 2)
+        return self._convolve(x, context, self.weight, None)
+
+    @staticmethod
+    def _convolve(x: Tensor, context: Tensor | None, weight: Tensor, bias: Tensor | None) -> Tensor:
+        padding = weight.shape[-1] // 2
+        if context is None:
+            return F.conv2d(x, weight, bias, padding=padding)
+        own = F.conv2d(x, weight[:, : x.shape[1]], bias, padding=padding)
+        given = F.conv2d(context.to(x.dtype), weight[:, x.shape[1] :], padding=padding)
+        return (own.unflatten(0, (-1, len(given))) + given).flatten(0, 1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: object) -> None:
         mark_initialized(state_dict, prefix)
@@ -187,8 +204,13 @@ def with_context(passive: Tensor, context: Tensor | None, channels: int) -> Tens
     """
     if channels == 0:
         return passive
+    check_context(passive, context, channels)
+    return torch.cat([passive, context.to(passive.dtype)], 1)  # type: ignore[union-attr]
+
+
+def check_context(passive: Tensor, context: Tensor | None, channels: int) -> None:
+    """Raises ValueError if a context is missing, or of another width or size."""
     if context is None or context.shape[1] != channels or context.shape[2:] != passive.shape[2:]:
         raise ValueError(
             f"net: expected a context with {channels} channels, got {describe(context)}, beside {describe(passive)}"
         )
-    return torch.cat([passive, context.to(passive.dtype)], 1)

@@ -40,6 +40,11 @@ def widen(x: Tensor) -> Tensor:
     return x.float() if x.is_floating_point() and x.dtype.itemsize < 4 else x
 
 
+def repeat_rows(x: Tensor, rows: int) -> Tensor:
+    """A shared context for every draw: (B, ...) to (rows, ...), all B of the first draw first; as it is if it fits."""
+    return x if x.shape[0] == rows else x.repeat(rows // x.shape[0], *(1 for _ in x.shape[1:]))
+
+
 def sum_per_sample(x: Tensor) -> Tensor:
     """Sums everything but the batch: (B, ...) to (B,)."""
     return x.flatten(1).sum(1)

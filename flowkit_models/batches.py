@@ -2,7 +2,7 @@
 
 import hashlib
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     Attributes:
         hr: (B, 3, H, W), in [0, 1].
         lr: (B, 3, h, w), in [0, 1].
-        index: (B,) int64, the number of each sample in the run, from 0.
+        index: (B,) int64, the number of each sample in the run, from 0; stays on the CPU.
     """
 
     hr: Tensor
@@ -40,7 +40,7 @@ class Batch(NamedTuple):
         """The batch on a device, 8-bit images as floats."""
         images = (x.to(device, non_blocking=True) for x in (self.hr, self.lr))
         hr, lr = (to_float(x) if x.dtype == torch.uint8 else x for x in images)
-        return Batch(hr, lr, self.index.to(device, non_blocking=True))
+        return Batch(hr, lr, self.index)
 
     def split(self, parts: int) -> list["Batch"]:
         """The batch in equal parts, in order."""
@@ -102,7 +102,7 @@ def loader(
     processes: int = 1,
     workers: int = 0,
     pin_memory: bool = False,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """This process's part of the batch of each step, on the CPU.
 
     The samples of step t, counted from 1, are (t − 1)·batch … t·batch − 1, and each process takes its share in order:
@@ -114,7 +114,8 @@ def loader(
         steps: which steps, such as range(first, last + 1).
         rank: this process.
         processes: how many there are.
-        workers: processes that read ahead; they ignore Ctrl-C and SIGTERM and end with this process.
+        workers: processes that read ahead. They ignore Ctrl-C and SIGTERM, so that this process can finish its step,
+            and end when the batches do: `close` them where you stop before.
         pin_memory: for copies to a GPU that don't wait.
 
     Raises:
@@ -125,7 +126,7 @@ def loader(
     share = batch // processes
     starts = ((step - 1) * batch + rank * share for step in steps)
     dataset: Any = _Numbered(samples)
-    return iter(
+    batches = iter(
         DataLoader(
             dataset,
             batch_sampler=_Once(list(range(start, start + share)) for start in starts),
@@ -135,6 +136,12 @@ def loader(
             pin_memory=pin_memory,
         )
     )
+    return _until_closed(batches)
+
+
+def _until_closed(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
+    """Holds the only reference to the workers, so that `close` ends them, whatever else remembers the loop."""
+    yield from batches
 
 
 class _Numbered:

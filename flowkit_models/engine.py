@@ -26,6 +26,7 @@ from .batches import Batch, Draws, Samples, key, loader
 from .imageflow import ImageFlow
 from .iteration import Iteration, Report
 from .logs import Logs
+from .nonfinite import in_batch
 from .objective import Objective
 from .optim import make_learners
 from .processes import agree, copy_from_first, on_first, start_processes
@@ -117,13 +118,13 @@ class _Run:
     saved: int = 0  # the step of the state on the disk
 
     def __init__(self, objective: Objective, settings: Settings, folder: RunFolder, console: Console) -> None:
+        if settings.precision == "fp16" and not all(turn.zero_grad for turn in objective.turns):
+            raise ValueError("fp16: gradients at different loss scales can't be added (zero_grad=False); use bf16")
         self.processes = start_processes(settings)
         self.objective = objective.to(self.processes.device)
         self.settings, self.folder = settings, folder
         self.console = console if self.processes.is_main_process else Console(quiet=True)
         self.learners = make_learners(objective, {"model": settings.model, "critic": settings.critic})
-        if settings.precision == "fp16" and not all(turn.zero_grad for turn in objective.turns):
-            raise ValueError("fp16: gradients at different loss scales can't be added (zero_grad=False); use bf16")
         objective.model.train()
         self.signals = StopSignals()
         self.since = time.monotonic()
@@ -144,7 +145,12 @@ class _Run:
         s = self.settings
         self.state = TrainingState(self.objective, self.learners, s.average, self.processes.scaler)
         if found[0]:
-            self.state.load_state_dict(load_state(self.folder.state))
+            content = load_state(self.folder.state)
+            try:
+                self.state.load_state_dict(content)
+            except (RuntimeError, KeyError, TypeError, ValueError) as error:
+                reason = " ".join(str(error).split())[:200]
+                raise ValueError(f"{self.folder.state}: does not fit this objective ({reason})") from None
             self.saved = self.state.counters.step
             self.console.print(f"{self.folder.path}: goes on after step {self.saved}", highlight=False)
         self.iteration = Iteration(self.processes, self.objective, self.learners, s.accumulate, s.seed, self.signals)
@@ -152,6 +158,10 @@ class _Run:
     def _initialize(self, samples: Samples, initialize: Initialize) -> None:
         p, s = self.processes, self.settings
         batch = next(loader(samples, s.batch, [1], p.process_index, p.num_processes))
+        spoiled = in_batch(batch)
+        if agree(p, spoiled is not None, None).bad:
+            why = spoiled.text if spoiled else "another process says why"
+            raise ValueError(f"can't initialise the model from the first batch: {why}")
         torch.manual_seed(key(s.seed, "initialize"))
         initialize(self.objective.model, batch.to(p.device), Draws(s.seed, batch.index, p.device))
 
@@ -162,6 +172,7 @@ class _Run:
         pin = p.device.type == "cuda"
         batches = loader(samples, s.batch, steps, p.process_index, p.num_processes, s.workers, pin)
         with ExitStack() as stack:
+            stack.callback(batches.close)
             stack.callback(self._release)
             if p.is_main_process:
                 self.logs = Logs(self.folder, now.step, now.validated, s.tensorboard)

@@ -98,7 +98,7 @@ def curves(
     held_out: str = "psnr",
     lines: Mapping[str, float] | None = None,
 ) -> None:
-    """Plots the loss (or bits/dim) of the training batches, and a held-out metric, over the steps.
+    """Plots bits/dim or the loss of the training batches, and a held-out metric, over the steps.
 
     Args:
         rows: of the log, with "step" and the values of that step; validations have `held_out`.
@@ -110,15 +110,18 @@ def curves(
 
     figure = Figure(figsize=(9, 3.4), dpi=110, layout="constrained")
     left, right = figure.subplots(1, 2)
-    shown = "bits_per_dim" if any("bits_per_dim" in row for row in rows) else "loss"
+    names = ("bits_per_dim", "loss", "all_loss", "critic_loss")  # of several turns, each has a loss of its own
+    shown = next(name for name in names if any(name in row for row in rows))
     steps, values = zip(*((row["step"], row[shown]) for row in rows if shown in row), strict=True)
     means = [sum(values[max(0, i - 24) : i + 1]) / min(i + 1, 25) for i in range(len(values))]
     left.plot(steps, values, color="tab:blue", alpha=0.25, label="each batch")
     left.plot(steps, means, color="tab:blue", label="mean of 25")
     left.legend(frameon=False)
-    if shown == "loss" and min(values) > 0:
+    if shown != "bits_per_dim" and min(values) > 0:
         left.set_yscale("log")
-    left.set(xlabel="step", ylabel=shown.replace("bits_per_dim", "bits/dim"), title="training batches")
+    left.set(
+        xlabel="step", ylabel=shown.replace("bits_per_dim", "bits/dim").replace("_", " "), title="training batches"
+    )
     tested = [row for row in rows if held_out in row]
     right.plot([row["step"] for row in tested], [row[held_out] for row in tested], "o-", color="tab:blue")
     for (name, level), colour in zip((lines or {}).items(), ("gray", "tab:orange"), strict=False):

@@ -20,6 +20,10 @@ Memory = Literal["plain", "lean"]
 Precision = Literal["float32", "bf16"]
 
 
+DRAWN_PIXELS = 2**20
+"""HR pixels of the draws that `upscale` makes together: memory grows with them, time only while they are few."""
+
+
 class Encoded(NamedTuple):
     """What `ImageFlow.encode` returns.
 
@@ -237,12 +241,14 @@ class ImageFlow(nn.Module):
         lr = _padded(lr, self.lr_multiple)
         images = []
         with self.precision_policy(lr):
-            context = self.context(lr)  # once for all draws
-            for _ in range(n):
-                z = self.draw(lr, generator) if latents is None else latents
-                self._check_latents(lr, z)
-                images.append(self._decode(lr, context, tuple(temperature * part for part in z)))
-        return torch.stack(images)[..., :height, :width].clamp(0, 1)
+            context = self.context(lr)
+            for start in range(0, n, at_once(lr, self.scale)):  # what the draws share is computed once for each group
+                group = range(start, min(n, start + at_once(lr, self.scale)))
+                draws = [self.draw(lr, generator) if latents is None else latents for _ in group]
+                self._check_latents(lr, draws[0])
+                z = tuple(temperature * torch.cat(parts) for parts in zip(*draws, strict=True))
+                images.append(self._decode(lr, context, z).unflatten(0, (len(group), len(lr))))
+        return torch.cat(images)[..., :height, :width].clamp(0, 1)
 
     def draw(self, lr: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
         """Standard-normal latents for LR images, coarsest first; the same on any device for one CPU generator."""
@@ -316,6 +322,11 @@ class ImageFlow(nn.Module):
         got = [tuple(z.shape) for z in latents]
         if got != expected:
             raise ValueError(f"latents: expected shapes {expected} for lr {tuple(lr.shape)}, got {got}")
+
+
+def at_once(lr: Tensor, scale: int) -> int:
+    """How many draws to make together: as many as a million HR pixels hold, and one at least."""
+    return max(1, DRAWN_PIXELS // (lr.shape[0] * lr.shape[2] * lr.shape[3] * scale**2))
 
 
 def _padded(x: Tensor, multiple: int) -> Tensor:

@@ -70,7 +70,7 @@ class Iteration:
         spoiled = in_batch(batch)
         if spoiled is not None:  # a model refuses such images, but all processes must make the same passes
             batch = Batch(torch.zeros_like(batch.hr), torch.zeros_like(batch.lr), batch.index)
-        parts = batch.split(self.accumulate)
+        parts = batch.to(self.accelerator.device).split(self.accumulate)
         images: list[Tensor | None] = [None] * len(parts)
         for turn in self.objective.active(step):
             images = self._turn(turn, step, parts, images, spoiled, report)
@@ -129,10 +129,10 @@ class Iteration:
         return [outcome.image for outcome in outcomes]
 
     def _forward(self, module: Any, turn: Turn, step: int, part: Batch, image: Tensor | None) -> Outcome:
-        device = self.accelerator.device
-        # whatever does not use `draws` can be repeated as well
+        # what does not come from `draws` can be repeated as well
         torch.manual_seed(key(self.seed, turn.name, step, int(part.index[0])))
-        outcome: Outcome = module(turn.name, part.to(device), Draws(self.seed, part.index, device), step, image)
+        draws = Draws(self.seed, part.index, self.accelerator.device)
+        outcome: Outcome = module(turn.name, part, draws, step, image)
         return outcome
 
     @torch.no_grad()
@@ -154,7 +154,9 @@ class Iteration:
                 )
         culprit = culprit or in_gradients(self.learners[turn.trains].gradients)
         found: list[Culprit] = gather_object([culprit])
-        return f"{turn.name}: {min(found).text}"
+        scaler = self.accelerator.scaler
+        scale = "" if scaler is None else f" (at loss scale {scaler.get_scale():g})"
+        return f"{turn.name}: {min(found).text}{scale}"
 
     def _log(self, turn: Turn, step: int, outcomes: list[Outcome], norm: Tensor, report: Report) -> None:
         prefix = "" if len(self.objective.turns) == 1 else f"{turn.name}_"

@@ -80,6 +80,8 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
             "taps": (0, 2),
             "features": 24,
             "growth": 8,
+            "quant": 256,
+            "noisy": True,
             "unused": False,
         },
     ),

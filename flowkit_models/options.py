@@ -68,6 +68,8 @@ class Options:
     """Iterations between saved states, from which a killed run goes on."""
     workers: int = 0
     """Processes that decode and crop ahead, for each training process."""
+    tensorboard: bool = True
+    """Write TensorBoard's event files beside log.jsonl."""
     draws: int = 5
     """Samples per test image in the final table."""
     seed: int = 0
@@ -97,6 +99,7 @@ class Options:
             validate_every=self.validate_every,
             save_every=self.save_every,
             workers=self.workers,
+            tensorboard=self.tensorboard,
             cpu=self.device == "cpu",
         )
 

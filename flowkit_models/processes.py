@@ -20,6 +20,9 @@ from torch import nn
 
 from .settings import Settings
 
+SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")
+"""What `accelerate launch` asks for by variables ACCELERATE_USE_…: a state would hold a part of the weights only."""
+
 KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
@@ -27,9 +30,11 @@ def start_processes(settings: Settings) -> Accelerator:
     """Joins the processes that `torchrun` started, or is alone; takes a GPU if there is one.
 
     Raises:
-        ValueError: if sharded training is asked for (by the environment of `accelerate launch`), or the batch
-            can't be shared.
+        ValueError: if sharded training is asked for, or the batch can't be shared.
     """
+    for name in SHARDED:
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("1", "true", "yes"):
+            raise ValueError(f"ACCELERATE_USE_{name} is set: sharded training is not supported; start with torchrun")
     # accelerate keeps one state per process; but a process may train twice, and differently
     AcceleratorState._reset_state(reset_partial_state=True)
     gpu = torch.accelerator.is_available() and not settings.cpu

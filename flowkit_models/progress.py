@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Mapping
+from datetime import timedelta
 from types import TracebackType
 
 import psutil
@@ -61,7 +62,9 @@ class Show:
             self._progress.console.print(table)
         else:
             numbers = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-            self.say(f"step {step}: {self._status()}; {numbers}{', the best so far' if best else ''}")
+            left = self._progress.tasks[0].time_remaining
+            time_left = "" if left is None else f", {timedelta(seconds=int(left))} left"
+            self.say(f"step {step}: {self._status()}{time_left}; {numbers}{', the best so far' if best else ''}")
 
     def say(self, text: str) -> None:
         """A line of its own."""

@@ -32,7 +32,18 @@ from flowkit_models.weights import WeightsError, is_cached
 LOOK_AT = {"astronaut": (0.22, 0.45), "chelsea": (0.4, 0.5), "coffee": (0.45, 0.5)}
 """Where a picture of the bundled test photographs looks, as fractions of height and width."""
 
-HARMLESS = ("steps", "accumulate", "validate_every", "save_every", "workers", "draws", "device", "resume", "overwrite")
+HARMLESS = (
+    "steps",
+    "accumulate",
+    "validate_every",
+    "save_every",
+    "workers",
+    "draws",
+    "device",
+    "tensorboard",
+    "resume",
+    "overwrite",
+)
 """Options that may change when a run is resumed, beside the place of its folder and its test set."""
 
 C = TypeVar("C", bound=Options)

@@ -77,12 +77,11 @@ def plain(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def check_same_config(old: Mapping[str, Any], new: Mapping[str, Any], harmless: tuple[str, ...], path: Path) -> None:
     """Raises ValueError, naming the fields, if two plain configs differ in more than the harmless ones."""
-    before, now = dict(_flat(old)), dict(_flat(new))
-    missing = "nothing"
+    before, now = ({name: repr(value) for name, value in _flat(config)} for config in (old, new))
     differing = [
-        f"{name} was {before.get(name, missing)!r} and is {now.get(name, missing)!r}"
+        f"{name} was {before.get(name, 'nothing')} and is {now.get(name, 'nothing')}"
         for name in sorted(before.keys() | now.keys())
-        if before.get(name, missing) != now.get(name, missing)
+        if before.get(name) != now.get(name)
         and not any(name == other or name.startswith(other + ".") for other in harmless)
     ]
     if differing:

@@ -39,15 +39,15 @@ MODEL = {"small-x4": "hcflow_rescale_x4_small", "paper-x4": "hcflow_rescale_x4"}
 PRESETS: dict[tuple[str, ...], Config] = {
     # without noise on the latents the few steps go into the image
     ("small-x4",): Config(
-        steps=1500,
+        steps=1200,
         batch=8,
-        crop=96,
-        lr=1e-3,
+        crop=64,
+        lr=2e-3,
         clip_value=5.0,
         clip_norm=100.0,
         average=0.99,
-        validate_every=150,
-        save_every=150,
+        validate_every=100,
+        save_every=100,
         loss=RescalingWeights(temperature=0.0),
     ),
     # reference hcflow.md §12.3 and §13

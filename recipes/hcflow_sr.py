@@ -15,6 +15,7 @@ import torch
 
 import flowkit
 import flowkit_models
+from flowkit_models import vgg
 from flowkit_models.batches import Batch, Draws
 from flowkit_models.discriminator import Discriminator
 from flowkit_models.hcflow import HCFlow
@@ -34,7 +35,6 @@ from flowkit_models.recipe import (
     run,
 )
 from flowkit_models.validation import HeldOut
-from flowkit_models.vgg import VGGFeatures
 
 Preset = Literal["quick", "small-x4", "paper-x4", "paper-x8"]
 Stage = Literal["nll", "plus", "plusplus"]
@@ -170,7 +170,7 @@ def main(config: Config) -> None:
             fit_priors(model, hr.to(batch.hr.device), lr.to(batch.hr.device))
 
     # Losses (section 3.4)
-    features = VGGFeatures(config.vgg, config.weights) if config.loss.perceptual else None
+    features = vgg.VGGFeatures(config.vgg, config.weights) if config.loss.perceptual else None
     critic = Discriminator(config.crop, config.critic_features) if config.loss.gan else None
     objective = SuperResolution(model, config.loss, features, critic, config.critic_first, config.official_steps)
 

@@ -13,13 +13,13 @@ from typing import Any, Literal
 import torch
 
 import flowkit_models
+from flowkit_models import vgg
 from flowkit_models.discriminator import Discriminator
 from flowkit_models.objectives import IRNRescaling, IRNWeights
 from flowkit_models.optim import Adam, Milestones
 from flowkit_models.options import Options
 from flowkit_models.recipe import LOOK_AT, command_line, finish_rescaling, fit, initial_model, main_console, run
 from flowkit_models.validation import HeldOutRescaling
-from flowkit_models.vgg import VGGFeatures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,15 +64,15 @@ _OFFICIAL = Config(
 PRESETS: dict[tuple[str, ...], Config] = {
     # without noise on the latent the few steps go into the image
     ("small-x4", "irn"): Config(
-        steps=1500,
+        steps=1200,
         batch=8,
-        crop=96,
-        lr=1e-3,
+        crop=64,
+        lr=2e-3,
         betas=(0.9, 0.999),
         clip_norm=10.0,
         average=0.99,
-        validate_every=150,
-        save_every=150,
+        validate_every=100,
+        save_every=100,
         loss=IRNWeights(temperature=0.0),
     ),
     ("paper-x2", "irn"): replace(
@@ -108,7 +108,7 @@ def main(config: Config) -> None:
     pairs = config.test_pairs(model.scale)
 
     # Losses
-    features = VGGFeatures(config.vgg, config.weights) if config.loss.perceptual else None
+    features = vgg.VGGFeatures(config.vgg, config.weights) if config.loss.perceptual else None
     critic = Discriminator(config.crop, config.critic_features) if config.loss.gan else None
     objective = IRNRescaling(model, config.loss, features, critic, config.critic_first)
 

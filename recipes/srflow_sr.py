@@ -77,7 +77,7 @@ def _paper(preset: Any, **nll: Any) -> dict[tuple[str, ...], Config]:
 
 _SMALL = Config(batch=8, crop=64, lr=1e-3, clip_norm=100.0, average=0.99, validate_every=100, save_every=100)
 PRESETS: dict[tuple[str, ...], Config] = {
-    ("small-x4", "nll"): replace(_SMALL, out=OUT / "small-x4" / "nll", steps=500, pixel=5.0),
+    ("small-x4", "nll"): replace(_SMALL, out=OUT / "small-x4" / "nll", steps=600, pixel=5.0, temperature=0.6),
     ("small-x4", "encoder"): replace(_SMALL, out=OUT / "small-x4" / "encoder", stage="encoder", steps=800),
     **_paper("paper-x4", batch=12, lr=2.5e-4),
     **_paper("paper-x8", batch=16, lr=5e-4),

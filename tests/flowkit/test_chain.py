@@ -7,9 +7,11 @@ import torch
 from nflows import transforms
 from torch import Tensor, nn
 
+import flowkit
 from flowkit import ActNorm, Bijector, Chain, Coupling, Haar, Inverse, Permutation, Split, Squeeze
 from flowkit.kinds import Affine
 from flowkit.nets import FCN
+from flowkit.testing import perturb
 
 
 def shift(by: float) -> ActNorm:
@@ -145,3 +147,57 @@ def test_constant_logdet_if_all_parts_have_it() -> None:
     assert (Squeeze() >> ActNorm(4)).constant_logdet
     assert not (Squeeze() >> Coupling(FCN(2, 4), 2, Affine())).constant_logdet
     assert not Chain(transforms.ReversePermutation(2)).constant_logdet  # it does not say
+
+
+def linear_run(channels: int = 4) -> Chain:
+    torch.manual_seed(0)
+    parts = (
+        flowkit.ActNorm(channels),
+        flowkit.InvertibleConv1x1(channels),
+        flowkit.Permutation([2, 0, 3, 1]),
+        flowkit.InvertibleConv1x1(channels, "plu"),
+        flowkit.ActNorm(channels),
+    )
+    return perturb(Chain(*parts)).double()
+
+
+@pytest.mark.parametrize("size", [(), (5,), (3, 2), (2, 1, 3)])
+def test_channel_linear_neighbours_act_as_one(size) -> None:
+    chain = linear_run()
+    x = torch.randn(2, 4, *size, dtype=torch.float64)
+    assert [len(run) for run in chain.runs()] == [5]
+    one_by_one, logdet = x, torch.zeros(2, dtype=torch.float64)
+    for part in chain:
+        one_by_one, term = part(one_by_one)
+        logdet = logdet + term
+    y, fused = chain(x)
+    assert torch.allclose(y, one_by_one, atol=1e-12)
+    assert torch.allclose(fused, logdet, atol=1e-12)
+    back, minus = chain.inverse(y)
+    assert torch.allclose(back, x, atol=1e-12)
+    assert torch.allclose(minus, -logdet, atol=1e-12)
+
+
+def test_what_is_not_channel_linear_parts_a_run() -> None:
+    step = (
+        flowkit.ActNorm(4)
+        >> flowkit.InvertibleConv1x1(4)
+        >> flowkit.Coupling(flowkit.nets.MLP(2, 4), 2, flowkit.Affine())
+    )
+    assert [len(run) for run in (flowkit.Squeeze() >> step >> step).runs()] == [1, 2, 1, 2, 1]
+
+
+def test_a_hooked_part_is_called_for_itself() -> None:
+    chain, seen = linear_run(), []
+    x = torch.randn(2, 4, dtype=torch.float64)
+    expected = chain(x)
+    hook = chain[1].register_forward_hook(lambda module, args, out: seen.append(out[0]))
+    got = chain(x)
+    hook.remove()
+    assert len(seen) == 1
+    assert all(torch.allclose(a, b, atol=1e-12) for a, b in zip(got, expected, strict=True))
+
+
+def test_a_run_says_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="expected 4 channels"):
+        linear_run()(torch.randn(2, 3, dtype=torch.float64))

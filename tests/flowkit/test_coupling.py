@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from flowkit import Additive, Affine, Coupling, Injector, Permutation, RationalQuadratic
 from flowkit.nets import FCN, MLP, DenseBlock
-from flowkit.testing import check_bijector
+from flowkit.testing import check_bijector, perturb
 
 
 class Constant(nn.Module):
@@ -208,3 +208,18 @@ def test_what_is_constant_about_the_logdet() -> None:
     assert not Coupling(MLP(1, 2), 1, Affine()).constant_logdet
     assert Injector(MLP(1, 2), Affine()).constant_logdet
     assert not Injector(MLP(1, 8), RationalQuadratic(3)).constant_logdet
+
+
+@pytest.mark.parametrize("net", [FCN(2, 4, 6, context_channels=3), DenseBlock(2, 4, 3, context_channels=3)])
+def test_draws_share_a_context(net) -> None:
+    """n·B rows of x with B rows of context: the same as with the context repeated."""
+    torch.manual_seed(0)
+    b = perturb(Coupling(net, 2, Affine("tanh")) >> Injector(FCN(3, 8, 6), Affine("exp"))).double()
+    x, context = torch.randn(6, 4, 3, 2, dtype=torch.float64), torch.randn(2, 3, 3, 2, dtype=torch.float64)
+    expected = b(x, context.repeat(3, 1, 1, 1))
+    for got, whole in zip(b(x, context), expected, strict=True):
+        assert torch.allclose(got, whole, atol=1e-12)
+    for got, whole in zip(b.inverse(x, context), b.inverse(x, context.repeat(3, 1, 1, 1)), strict=True):
+        assert torch.allclose(got, whole, atol=1e-12)
+    with pytest.raises(ValueError, match="batch sizes differ"):
+        b(x, context[:1].repeat(4, 1, 1, 1))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from examples import extractor, lr_only, per_level, srflow_like, step, two_levels
+from examples import BY_NAME, extractor, lr_only, per_level, srflow_like, step, two_levels
 from torch import Tensor, nn
 
 from flowkit import (
@@ -26,7 +26,7 @@ from flowkit import (
 )
 from flowkit.nets import FCN
 from flowkit.testing import perturb
-from flowkit.tree import leaves
+from flowkit.tree import leaves, map_leaves
 
 
 class Records(Bijector):
@@ -329,3 +329,20 @@ def test_a_level_that_splits_nothing_off_has_no_latent() -> None:
         Hierarchy([Level(Squeeze(), None, ActNorm(4)), Level(Squeeze())])
     with pytest.raises(ValueError, match="level 0 is not the last and must keep channels"):
         Hierarchy([Level(Squeeze(), 0), Level(Squeeze())])
+
+
+@pytest.mark.parametrize(
+    "name", ["coarse to fine", "single scale", "independent", "coarse to fine from lr", "external"]
+)
+def test_draws_share_y_and_context(name) -> None:
+    """(y, z) with B rows of y and n·B of z: the same as with y and the context repeated."""
+    example = BY_NAME[name]
+    b = example.bijector(0).double()
+    x = torch.randn(2, 1, 8, 4, dtype=torch.float64)
+    context = map_leaves(torch.Tensor.double, example.context(x))
+    (y, z), _ = b(x, context)
+    draws = tuple(torch.cat([part, 0.5 * part, -part]) for part in z)
+    shared, logdet = b.inverse((y, draws), context)
+    expected = b.inverse((y.repeat(3, 1, 1, 1), draws), map_leaves(lambda c: c.repeat(3, 1, 1, 1), context))
+    assert torch.allclose(shared, expected[0], atol=1e-12)
+    assert torch.allclose(logdet, expected[1], atol=1e-12)

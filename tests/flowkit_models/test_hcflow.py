@@ -210,7 +210,7 @@ def test_one_seed_gives_one_image_whatever_n() -> None:
     model = perturb(flowkit_models.create("hcflow_sr_x4_small", steps=1, conditional_steps=1, blocks=NO_BLOCKS), 0.05)
     lr = torch.rand(1, 3, 4, 4)
     one, three = (model.upscale(lr, n, 0.8, torch.Generator().manual_seed(3)) for n in (1, 3))
-    assert torch.equal(one[0], three[0])
+    close(one[0], three[0], 1e-5)  # draws are made together: the same but for rounding
     assert not torch.equal(three[0], three[1])
 
 

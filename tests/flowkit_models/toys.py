@@ -1,5 +1,8 @@
 """A tiny flow, data and objectives for the engine's tests; what other processes are told to do with them."""
 
+import math
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +21,23 @@ from flowkit_models.settings import Settings
 SIZES = {"steps": 1, "conditional_steps": 1, "blocks": ((0, 0), (0, 0)), "features": 4, "growth": 4, "hidden": 4}
 
 
-def tiny_flow(seed=0):
-    torch.manual_seed(seed)
-    return flowkit_models.create("hcflow_sr_x4_small", **SIZES, conditional_hidden=4)
+def tiny_flow(memory="plain"):
+    torch.manual_seed(0)
+    return flowkit_models.create("hcflow_sr_x4_small", memory, **SIZES, conditional_hidden=4)
 
 
 class Noise:
-    """Sample i is a function of i."""
+    """Sample i is a function of i; those in `bad` are broken."""
+
+    def __init__(self, dtype=torch.float32, bad=()):
+        self.dtype, self.bad = dtype, bad
 
     def __getitem__(self, i):
         hr = torch.from_numpy(np.random.Generator(np.random.Philox(key=i)).random((3, 8, 8), dtype=np.float32))
-        return hr, F.avg_pool2d(hr, 4)
+        lr = F.avg_pool2d(hr, 4)
+        if i in self.bad:
+            hr[0, 0, 0] = math.nan
+        return hr.to(self.dtype), lr.to(self.dtype)
 
 
 def noisy(batch, draws, model):
@@ -66,8 +75,8 @@ class Adversarial(InTurns):
 
     turns = (Turn("nll"), Turn("pixel"), Turn("gan"), Turn("critic", "critic"))
 
-    def __init__(self, model):
-        critic = nn.Sequential(nn.Conv2d(3, 4, 4, 4), nn.BatchNorm2d(4), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 2))
+    def __init__(self, model, norm=nn.BatchNorm2d):
+        critic = nn.Sequential(nn.Conv2d(3, 4, 4, 4), norm(4), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 2))
         super().__init__(model, critic)
 
     def active(self, step):
@@ -82,15 +91,19 @@ class Adversarial(InTurns):
                 for i, shape in enumerate(self.model.latent_shapes(*batch.lr.shape[2:]))
             )
             image = self.model.upscale(batch.lr, latents=latents)[0]
-        judged = self.critic(image).mean()
+        judged = self.critic(image)
         if turn == "gan":
-            loss = F.softplus(-judged)
+            loss = F.softplus(-judged).mean()
             return Outcome(loss, {"gan": loss}, image)
-        loss = F.softplus(-self.critic(batch.hr).mean()) + F.softplus(judged)
+        loss = (F.softplus(-self.critic(batch.hr)) + F.softplus(judged)).mean()
         return Outcome(loss, {"critic": loss})
 
 
-OBJECTIVES = {"summed": Summed, "turns": InTurns, "adversarial": Adversarial}
+def without_statistics(model):
+    return Adversarial(model, norm=nn.Identity)
+
+
+OBJECTIVES = {"summed": Summed, "turns": InTurns, "adversarial": Adversarial, "without statistics": without_statistics}
 
 
 def settings(**changes):
@@ -100,30 +113,39 @@ def settings(**changes):
 
 
 def validate(model, step):
-    hr, lr = Noise()[10**6]
+    hr, lr = Noise(next(model.parameters()).dtype)[10**6]
     error = (model.upscale(lr[None], temperature=0.0)[0] - hr).square().mean()
     return {"score": -float(error), "psnr": -10 * float(error.log10())}
 
 
-def run(out, kind="summed", dtype=torch.float32, resume=False, **changes):
+def run(out, kind="summed", dtype=torch.float32, bad=(), validate=validate, resume=False, **changes):
     """Trains, with the console in a file beside `out`."""
     torch.set_num_threads(1)
-    objective = OBJECTIVES[kind](tiny_flow()).to(dtype)
-    data = Noise() if dtype == torch.float32 else Doubled()
     with Path(f"{out}.txt").open("a") as file:
         return train(
-            objective,
-            data,
+            OBJECTIVES[kind](tiny_flow()).to(dtype),
+            Noise(dtype, bad),
             settings(**changes),
             out,
-            validate=validate if dtype == torch.float32 else None,
+            validate=validate,
             initialize=initialize,
             resume=resume,
             console=Console(file=file, width=200),
         )
 
 
-class Doubled(Noise):
-    def __getitem__(self, i):
-        hr, lr = super().__getitem__(i)
-        return hr.double(), lr.double()
+def on_several_processes(folder):
+    """What `torchrun` starts, and one process alone for comparison: runs with a resume, and broken data."""
+    for kind in ("summed", "turns", "without statistics"):
+        for steps in (3, 6):
+            result = run(folder / kind, kind, torch.float64, resume=steps > 3, steps=steps, accumulate=2, bad=(13,))
+        rank = os.environ.get("RANK", "0")
+        torch.save(result.model.state_dict(), folder / f"{kind}.{rank}")
+
+
+if __name__ == "__main__":
+    what, where = sys.argv[1:]
+    if what == "train":
+        on_several_processes(Path(where))
+    else:
+        run(where, steps=10**6, validate_every=10**6, save_every=10**6)

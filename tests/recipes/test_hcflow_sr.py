@@ -1,6 +1,5 @@
-"""The recipe, end to end at toy size, and what it says to bad input before any training starts."""
+"""The recipe, end to end at toy size through its stages, and what it says to bad input before any training starts."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -15,57 +14,17 @@ import flowkit_models
 from flowkit_models.images import read_image
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "hcflow_sr.py"
+TOY = ("--steps", "2", "--batch", "2", "--crop", "32", "--draws", "2")
 
 
-@pytest.fixture
-def recipe(monkeypatch):
-    """The recipe as a module, with small test photographs."""
-    spec = importlib.util.spec_from_file_location("hcflow_sr", RECIPE)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "hcflow_sr", module)  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    photos = {name: x[:, 100:164, 100:180] for name, x in module.test_photos().items()}
-    monkeypatch.setattr(module, "test_photos", lambda: photos)
-    return module
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    """A user's folder: colour, gray, RGBA, small, truncated, and not an image."""
-    data = tmp_path / "photos"
-    data.mkdir()
-    noise = torch.randint(256, (70, 90, 4), dtype=torch.uint8).numpy()
-    Image.fromarray(noise[..., :3]).save(data / "colour.png")
-    Image.fromarray(noise[..., 0]).save(data / "gray.png")
-    Image.fromarray(noise).save(data / "alpha.png")
-    Image.fromarray(noise[:20, :20, :3]).save(data / "small.png")
-    content = (data / "colour.png").read_bytes()
-    (data / "truncated.png").write_bytes(content[: len(content) // 2])
-    (data / "text.jpg").write_text("no image")
-    return data
-
-
-def test_end_to_end_on_own_photographs(recipe, folder, tmp_path, capsys) -> None:
+def test_end_to_end_on_own_photographs(train, folder, tmp_path, capsys) -> None:
     out = tmp_path / "out"
-    arguments = [
-        "--data",
-        str(folder),
-        "--out",
-        str(out),
-        "--steps",
-        "4",
-        "--draws",
-        "2",
-        "--batch",
-        "2",
-        "--seed",
-        "3",
-    ]
+    options = ["--data", str(folder), "--out", str(out), "--steps", "4", "--draws", "2", "--batch", "2", "--seed", "3"]
     with pytest.warns(UserWarning, match="skipped") as warned:
-        assert recipe.run(arguments) == 0
+        assert train("hcflow_sr", *options, scored=True) == 0
     said = " ".join(str(w.message) for w in warned)
     assert all(name in said for name in ("small.png", "truncated.png", "text.jpg"))
-    assert "3 photographs; 4 steps" in capsys.readouterr().out
+    assert "photographs; 4 steps" in capsys.readouterr().out
 
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["bicubic"].keys() >= {"psnr", "ssim"}
@@ -74,10 +33,9 @@ def test_end_to_end_on_own_photographs(recipe, folder, tmp_path, capsys) -> None
     assert metrics["tau_0.8"]["diversity"] > 0
     assert metrics["roundtrip_max_error"] < 1e-4
     assert all(isinstance(metrics[key], float) for key in ("lr_psnr", "consistency", "bits_per_dim"))
-    assert metrics["protocol"]["steps"] == 4
-
-    config = json.loads((out / "config.json").read_text())
-    assert (config["steps"], config["seed"], config["lr"]) == (4, 3, recipe.PRESETS["small"].lr)
+    options = json.loads((out / "config.json").read_text())["options"]
+    assert (options["steps"], options["seed"], options["preset"], options["stage"]) == (4, 3, "quick", "plus")
+    assert metrics["protocol"]["options"]["steps"] == 4
     for name in ("best", "last"):
         model = flowkit_models.load(out / f"{name}.safetensors")
         assert model.upscale(torch.rand(1, 3, 5, 4)).shape == (1, 1, 3, 20, 16)
@@ -85,27 +43,79 @@ def test_end_to_end_on_own_photographs(recipe, folder, tmp_path, capsys) -> None
         assert min(read_image(out / f"{name}.png").shape[1:]) > 300
 
 
-def test_same_seed_same_weights(recipe, folder, tmp_path) -> None:
-    states = []
-    for name in ("a", "b"):
-        with pytest.warns(UserWarning, match="skipped"):
-            recipe.run(["--data", str(folder), "--out", str(tmp_path / name), "--steps", "2", "--draws", "1"])
-        states.append(flowkit_models.load(tmp_path / name / "last.safetensors").state_dict())
-    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+def test_same_seed_same_weights_and_resumed_is_uninterrupted(train, tmp_path) -> None:
+    states = {}
+    for name, steps in (("a", "3"), ("b", "2"), ("b", "3")):
+        options = ["--out", str(tmp_path / name), *TOY, "--milestones", "2", "--resume"]
+        assert train("hcflow_sr", *options, "--steps", steps) == 0
+        states[name] = flowkit_models.load(tmp_path / name / "last.safetensors").state_dict()
+    assert all(torch.equal(states["a"][key], states["b"][key]) for key in states["a"])
 
 
-def test_paper_preset_is_the_published_setting(recipe) -> None:
-    config = recipe.parse(["--preset", "paper", "--steps", "10"])
-    assert (config.steps, config.batch, config.crop, config.lr) == (10, 16, 160, 2.5e-4)
-    assert (config.nll_weight, config.pixel_weight) == (1.0, 0.0)
+@pytest.fixture
+def features(monkeypatch) -> None:
+    """A small network in VGG's place: its weights are not part of the repository."""
+    torch.manual_seed(0)
+    network = torch.nn.Conv2d(3, 4, 3).requires_grad_(False)
+    network.label = "a convolution"
+    monkeypatch.setattr("flowkit_models.vgg.VGGFeatures", lambda net, weights: network)
+
+
+@pytest.mark.parametrize("official", [False, True])
+def test_three_stages(official, train, features, tmp_path, capsys) -> None:
+    steps = ["--official-steps"] if official else []
+    small = ["--preset", "small-x4", *TOY, *steps]
+    for stage in ("nll", "plus", "plusplus"):
+        extra = ["--critic-first", "1", "--critic-features", "4"] if stage == "plusplus" else []
+        assert train("hcflow_sr", *small, *extra, "--stage", stage, "--out", str(tmp_path / stage)) == 0
+    rows = [json.loads(line) for line in (tmp_path / "plusplus" / "log.jsonl").read_text().splitlines()]
+    first, second = (row for row in rows if row["kind"] == "train")
+    assert "gan" not in first  # the critic alone
+    assert {"nll", "pixel", "perceptual", "gan", "critic"} <= second.keys()
+    assert "a convolution" in capsys.readouterr().out
+    # each stage started from the last weights of the first one
+    weights = {s: flowkit_models.load(tmp_path / s / "last.safetensors").state_dict() for s in ("nll", "plus")}
+    name = "flow.levels.0.body.parts.2.weight"
+    assert not torch.equal(weights["nll"][name], weights["plus"][name])
+    assert torch.allclose(weights["nll"][name], weights["plus"][name], atol=0.05)
+
+
+def test_what_a_stage_may_start_from(train, tmp_path) -> None:
+    small = ["--preset", "small-x4", *TOY]
+    out = ["--out", str(tmp_path / "plus")]
+    assert "run --stage nll first" in train("hcflow_sr", *small, "--stage", "plus", *out)
+    assert "starts from scratch" in train("hcflow_sr", *small, "--stage", "nll", "--init", "x.pth", *out)
+    assert train("hcflow_sr", *small, "--stage", "plus", "--init", "scratch", *out) == 0
+    again = ["--stage", "plus", "--init", str(tmp_path / "plus" / "last.safetensors"), "--out", str(tmp_path / "again")]
+    assert "trained in stage 'plus'; this one starts from nll" in train("hcflow_sr", *small, *again)
+    flowkit_models.create("hcflow_sr_x4_small", steps=1).save(tmp_path / "other.safetensors")
+    other = ["--stage", "plus", "--init", str(tmp_path / "other.safetensors"), "--out", str(tmp_path / "again")]
+    assert "another model than this preset's" in train("hcflow_sr", *small, *other)
+    state = flowkit_models.create("irn_x4_small").official_state_dict()
+    torch.save(state, tmp_path / "irn.pth")
+    irn = ["--stage", "plus", "--init", str(tmp_path / "irn.pth"), "--out", str(tmp_path / "again")]
+    assert "another model than this preset's" in train("hcflow_sr", *small, *irn)
 
 
 def test_paper_preset_initialises_from_data_and_trains_by_likelihood(recipe, tmp_path, monkeypatch) -> None:
-    monkeypatch.setitem(recipe.MODEL, "paper", "hcflow_sr_x4_small")
-    arguments = ["--preset", "paper", "--device", "cpu", "--steps", "2", "--batch", "2", "--crop", "32", "--draws", "1"]
-    assert recipe.run([*arguments, "--out", str(tmp_path)]) == 0
+    module = recipe("hcflow_sr")
+    monkeypatch.setitem(module.MODEL, "paper-x4", "hcflow_sr_x4_small")
+    options = ["--preset", "paper-x4", *TOY, "--out", str(tmp_path), "--device", "cpu", "--no-tensorboard"]
+    assert module.run(lambda: module.main(module.parse(options))) == 0
     buffers = flowkit_models.load(tmp_path / "last.safetensors").named_buffers()
     assert all(bool(flag) for name, flag in buffers if name.endswith("initialized"))
+    assert "pixel" not in (tmp_path / "log.jsonl").read_text()
+
+
+def test_paired_files(train, shared, tmp_path) -> None:
+    """LR files instead of LR made from the crop."""
+    sets = shared / "data" / "benchmarks" / "Set5"
+    options = ["--paired", "--data", str(sets), "--out", str(tmp_path), *TOY]
+    assert train("hcflow_sr", *options) == 0
+    assert "holds HR files only" in train(
+        "hcflow_sr", "--paired", "--data", str(sets / "HR"), "--out", str(tmp_path / "b"), *TOY
+    )
+    assert "--paired needs --data" in train("hcflow_sr", "--paired", "--out", str(tmp_path / "b"), *TOY)
 
 
 @pytest.mark.parametrize(
@@ -114,46 +124,59 @@ def test_paper_preset_initialises_from_data_and_trains_by_likelihood(recipe, tmp
         (["--data", "{tmp}/missing"], "missing"),
         (["--data", "{tmp}/empty"], "empty"),
         (["--data", "{tmp}/small"], "none of its images can be used"),
+        (["--test", "{tmp}/empty"], "empty"),
         (["--out", "{tmp}/file/out"], "file"),
         (["--crop", "66"], "must be a multiple of scale 4"),
         (["--crop", "4000"], "do not fit into photos"),
         (["--steps", "0"], "steps"),
         (["--batch", "0"], "batch"),
-        (["--device", "cuda:99"], "cuda"),
+        (["--preset", "small-x4", "--stage", "plusplus", "--init", "scratch", "--weights", "{tmp}"], "vgg16 weights"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:skipped")
-def test_bad_input_is_one_line_before_training(arguments, message, recipe, tmp_path, monkeypatch) -> None:
+def test_bad_input_is_one_line_before_training(arguments, message, train, tmp_path, monkeypatch) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "small").mkdir()
     Image.new("RGB", (20, 20)).save(tmp_path / "small" / "a.png")
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setattr(recipe, "train", lambda *a, **k: pytest.fail("training started"))
+    monkeypatch.setattr("flowkit_models.recipe.train", lambda *a, **k: pytest.fail("training started"))
+    monkeypatch.setattr("flowkit_models.weights._URL", "file:///nowhere/")
     arguments = [a.format(tmp=tmp_path) for a in arguments]
     if "--out" not in arguments:
         arguments += ["--out", str(tmp_path / "out")]
-    said = recipe.run(arguments)
+    said = train("hcflow_sr", *arguments)
     assert isinstance(said, str)
     assert said.startswith("error: ")
     assert message in said
     assert "\n" not in said.strip()
 
 
+def test_a_run_that_is_there_is_not_overwritten(train, tmp_path) -> None:
+    options = ["--out", str(tmp_path), *TOY]
+    assert train("hcflow_sr", *options) == 0
+    assert "holds a run already" in train("hcflow_sr", *options)
+    assert "options.lr was" in train("hcflow_sr", *options, "--resume", "--lr", "1")
+    assert train("hcflow_sr", *options, "--overwrite") == 0
+
+
 def test_help_shows_every_option_with_its_default() -> None:
     wide = {**os.environ, "COLUMNS": "200"}
     result = subprocess.run([sys.executable, RECIPE, "--help"], capture_output=True, text=True, check=True, env=wide)
     for option in (
-        "--preset",
-        "--data",
-        "--out",
-        "--steps",
-        "--batch",
-        "--crop",
-        "--lr",
-        "--seed",
-        "--device",
+        "preset",
+        "stage",
+        "init",
+        "data",
+        "out",
+        "steps",
+        "batch",
+        "crop",
+        "lr",
+        "seed",
+        "device",
+        "resume",
     ):
-        assert option in result.stdout
+        assert f"--{option}" in result.stdout
     assert "default: 64" in result.stdout
     assert "pixels" in result.stdout
 
