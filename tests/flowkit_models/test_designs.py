@@ -33,8 +33,14 @@ def images():
     return hr, torch.rand(2, 3, 2, 3)
 
 
-@pytest.mark.parametrize("preset", ["hcflow_sr_x4", "hcflow_rescale_x4"])
-@pytest.mark.parametrize("design", DESIGNS)
+@pytest.mark.parametrize(
+    ("design", "preset"),
+    [
+        *((design, "hcflow_sr_x4") for design in DESIGNS),
+        ("case 1", "hcflow_rescale_x4"),
+        ("case 3", "hcflow_rescale_x4"),
+    ],
+)
 def test_laws(design, preset) -> None:
     model = made(design, preset)
     hr, lr = images()

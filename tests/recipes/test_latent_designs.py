@@ -1,10 +1,7 @@
 """The comparison of the designs, end to end at toy size: alike but for two arguments, resumable design by design."""
 
 import dataclasses
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -13,19 +10,29 @@ import flowkit_models
 from flowkit_models.images import read_image
 from flowkit_models.photos import test_photos as photographs
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "latent_designs.py"
-TINY = ("--steps", "2", "--batch", "2", "--crop", "16", "--draws", "2", "--taus", "0.5", "--device", "cpu")
+TINY = (
+    "--steps",
+    "2",
+    "--batch",
+    "2",
+    "--crop",
+    "16",
+    "--draws",
+    "2",
+    "--taus",
+    "0.5",
+    "--device",
+    "cpu",
+    "--no-tensorboard",
+)
 
 
 @pytest.fixture
-def comparison(monkeypatch):
-    """The recipe as a module, with small test photographs."""
-    photos = {name: x[:, 100:148, 100:164] for name, x in photographs().items()}
+def comparison(recipe, monkeypatch):
+    """The recipe as a module, with one small test photograph."""
+    module = recipe("latent_designs")
+    photos = {"coffee": photographs()["coffee"][:, 200:240, 100:164]}
     monkeypatch.setattr("flowkit_models.options.test_photos", lambda: photos)
-    spec = importlib.util.spec_from_file_location("latent_designs", RECIPE)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "latent_designs", module)  # dataclasses look their module up
-    spec.loader.exec_module(module)
     return module
 
 
