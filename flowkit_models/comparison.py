@@ -102,7 +102,7 @@ def table_cells(
             if value is None or not math.isfinite(value["mean"]):
                 row.append("–")
             else:
-                std = "" if value["std"] is None else f" ± {value['std']:{form}}"
+                std = f" ± {value['std']:{form}}" if value["std"] else ""  # of one run, or of equal ones: none
                 row.append(f"{value['mean']:{form}}{std}")
         rows.append(row)
     return ["", *(heading for heading, _ in shown.values())], rows
@@ -144,7 +144,7 @@ def temperature_curves(
     styles = {name: (f"C{i}", "osv^Dxp*"[i % 8]) for i, name in enumerate(curves)}
     figure = Figure(figsize=(4.2 * len(panels), 3.4 * len(rows) + 0.4), dpi=110, layout="constrained")
     grid = figure.subplots(len(rows), len(panels), squeeze=False)
-    for axes, names in zip(grid, rows, strict=True):
+    for i, (axes, names) in enumerate(zip(grid, rows, strict=True)):
         for axis, (key, title) in zip(axes, panels.items(), strict=True):
             for name in names:
                 colour, marker = styles[name]
@@ -153,10 +153,9 @@ def temperature_curves(
                 axis.fill_between(taus, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.2)
                 axis.plot(taus, [fmean(v) for v in values], marker=marker, color=colour, label=name, markersize=4)
             axis.grid(alpha=0.3)
-            if axes is grid[0]:
-                axis.set_title(title)
-            if axes is grid[-1]:
-                axis.set_xlabel("τ")
+            axis.set(title=title if i == 0 else "", xlabel="τ" if i == len(rows) - 1 else "")
+        if i > 0:
+            axes[0].set_ylabel(f"without {', '.join(name for name in curves if name not in names)}")
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     save(figure, path)

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import flowkit_models
+from flowkit_models import comparison
 from flowkit_models.comparison import comparison_sheet, markdown, spread, sweep, table_cells, temperature_curves
+from flowkit_models.figures import save
 from flowkit_models.images import read_image
 from flowkit_models.priors import fit_priors
 from flowkit_models.scoring import make_pairs, score
@@ -51,22 +53,36 @@ def test_spread_of_runs() -> None:
 def test_a_table_leaves_out_what_nobody_has_and_marks_what_one_has_not() -> None:
     summaries = {
         "bicubic": spread([{"psnr": 26.7}]),
-        "model": spread([{"psnr": 27.0, "lr_psnr": 40.0}, {"psnr": 28.0, "lr_psnr": math.inf}]),
+        "model": spread(
+            [{"psnr": 27.0, "lr_psnr": 40.0, "size": 9.0}, {"psnr": 28.0, "lr_psnr": math.inf, "size": 9.0}]
+        ),
     }
-    columns = {"psnr": ("PSNR", ".2f"), "lpips": ("LPIPS", ".3f"), "lr_psnr": ("LR-PSNR", ".1f")}
+    columns = {
+        "psnr": ("PSNR", ".2f"),
+        "lpips": ("LPIPS", ".3f"),
+        "lr_psnr": ("LR-PSNR", ".1f"),
+        "size": ("size", ".0f"),
+    }
     headings, rows = table_cells(summaries, columns)
-    assert headings == ["", "PSNR", "LR-PSNR"]
-    assert rows == [["bicubic", "26.70", "–"], ["model", "27.50 ± 0.71", "–"]]
-    assert markdown(headings, rows).splitlines()[1:3] == ["|---|---:|---:|", "| bicubic | 26.70 | – |"]
+    assert headings == ["", "PSNR", "LR-PSNR", "size"]
+    assert rows == [["bicubic", "26.70", "–", "–"], ["model", "27.50 ± 0.71", "–", "9"]]
+    assert markdown(headings, rows).splitlines()[1:3] == ["|---|---:|---:|---:|", "| bicubic | 26.70 | – | – |"]
 
 
-def test_pictures(tested, tmp_path) -> None:
+def test_pictures(tested, tmp_path, monkeypatch) -> None:
     model, pairs = tested
+    figures = []
+    monkeypatch.setattr(comparison, "save", lambda figure, path: (figures.append(figure), save(figure, path)))
     curves = {"one": [sweep(model, pairs, [0.0, 1.0], 2, seed) for seed in (0, 1)]}
     curves["far"] = [[{**row, "psnr": 0.0} for row in run] for run in curves["one"]]
     shown = {"psnr": "PSNR", "lpips": "LPIPS", "diversity": "diversity"}
     temperature_curves(curves, tmp_path / "all.png", shown)
     temperature_curves(curves, tmp_path / "zoomed.png", shown, zoom=["one"])
+    axes = figures[1].axes
+    assert [axis.get_title() for axis in axes] == ["PSNR", "diversity", "", ""]
+    assert [axis.get_xlabel() for axis in axes] == ["", "", "τ", "τ"]
+    assert [len(axis.lines) for axis in axes] == [2, 2, 1, 1]
+    assert axes[2].get_ylabel() == "without far"
     comparison_sheet({"one": model, "two": model}, pairs, tmp_path / "samples.png", 0.9)
     sizes = {name: tuple(read_image(tmp_path / f"{name}.png").shape[1:]) for name in ("all", "zoomed", "samples")}
     assert sizes["all"][1] > 2 * sizes["all"][0]  # two panels: nobody has LPIPS
