@@ -131,7 +131,7 @@ def curves(
         right.legend(frameon=False)
     for axis in (left, right):
         axis.grid(alpha=0.3)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_sheet(
@@ -168,7 +168,7 @@ def draw_sheet(
             if i == 0:
                 axis.set_title(shown.title, fontsize=10)
         axes[i][0].set_ylabel(name, fontsize=10)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _window(sizes: Iterable[int], centre: tuple[float, float], scale: int) -> list[slice]:
@@ -182,7 +182,8 @@ def _window(sizes: Iterable[int], centre: tuple[float, float], scale: int) -> li
     return [span(size, at) for size, at in zip(sizes, centre, strict=True)]
 
 
-def _save(figure: Any, path: str | os.PathLike[str]) -> None:
+def save(figure: Any, path: str | os.PathLike[str]) -> None:
+    """Writes a figure as PNG; the old file stays until the new is whole."""
     temporary = Path(path).with_suffix(".tmp.png")
     figure.savefig(temporary)
     temporary.replace(path)

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from torch import Tensor
+
 from flowkit import (
     ActNorm,
     Additive,
@@ -14,12 +16,16 @@ from flowkit import (
     Dequantize,
     Haar,
     Hierarchy,
+    Independent,
     Injector,
     Level,
     Near,
     Reversible,
+    SingleScale,
     Squeeze,
+    StandardNormal,
 )
+from flowkit.given import Given
 from flowkit.nets import DenseBlock, ZeroConv2d
 
 from .blocks import FeatureExtractor, flow_step
@@ -52,6 +58,12 @@ class HCFlowConfig:
         centred: centre that noise; the official code does not, so its samples come out 1/(2·quant) bright (§12.1).
         lr_std: width of the Gaussian that stands for the Dirac of eq. (3); e⁻⁶ (§12.1).
         lr_rounded: evaluate it at the generated LR rounded to 8 bits, gradient as if not rounded (§12.1).
+        given: what the latent of a level is conditioned on, the designs of the paper's Table 1: "coarse", all that is
+            coarser, from the generated LR image on (HCFlow, eq. (5)); "lr", the same from the given LR image on (cases
+            2 and 3); "single", what its own level keeps (case 5); "independent", nothing (cases 1 and 4): then there
+            are no features, the steps on the details are unconditional, and the learned prior is one Gaussian for
+            each channel, which is an `ActNorm`.
+        keep_lr: the LR image is a part of the latent (cases 3, 4, 5 and HCFlow). False: all of it is standard normal.
     """
 
     scale: int = 4
@@ -72,6 +84,8 @@ class HCFlowConfig:
     centred: bool = False
     lr_std: float = math.exp(-6)
     lr_rounded: bool = True
+    given: Literal["independent", "single", "coarse", "lr"] = "coarse"
+    keep_lr: bool = True
 
     def __post_init__(self) -> None:
         check_whole("HCFlow", self, ("steps",), 0)
@@ -81,6 +95,12 @@ class HCFlowConfig:
         check_choice("HCFlow", self, "body", ("glow", "bands"))
         check_choice("HCFlow", self, "prior", ("exp", "atan"))
         check_choice("HCFlow", self, "init", ("orthogonal", "identity"))
+        check_choice("HCFlow", self, "given", ("independent", "single", "coarse", "lr"))
+        if not self.keep_lr and self.given in ("single", "coarse"):
+            raise ValueError(
+                f'HCFlow: given="{self.given}" conditions on the LR image in the latent, and keep_lr=False leaves '
+                'none there; use given="lr" or "independent"'
+            )
         if len(self.conditional) != self.levels or any(not isinstance(p, int) or p < 0 for p in self.conditional):
             raise ValueError(
                 f"HCFlow: conditional_steps must be a whole number from 0, or one for each of {self.levels} levels, "
@@ -107,7 +127,8 @@ class HCFlow(ImageFlow):
     """x ↔ (y, z): an HR image is an LR image and standard-normal latents, one per level (eq. (1)).
 
     `flow` is the bijection; `density` is the likelihood of eq. (2) with the Gaussian of eq. (3): dequantised HR
-    image, y near y*, z standard normal.
+    image, y near y*, z standard normal. `given` and `keep_lr` of the config make it one of the other designs that the
+    paper compares: with keep_lr=False there is no y; with given="lr", `encode` needs the LR image as well.
     """
 
     config: HCFlowConfig
@@ -116,27 +137,47 @@ class HCFlow(ImageFlow):
         lean = memory == "lean"
         chain = Reversible if lean else Chain
         squeeze = Squeeze if config.squeeze == "squeeze" else Haar
-        width = (2 if config.tap else 1) * config.features
+        width = 0 if config.given == "independent" else (2 if config.tap else 1) * config.features
         levels, nets, channels = [], [], 3
         for i in range(config.levels):
             channels *= 4
-            keep = 3 if i == config.levels - 1 else channels // 2
+            coarser = config.levels - 1 - i
+            seen = channels // 2 if coarser else 3  # of the own level: y_l, or the LR image
+            keep = seen if coarser or config.keep_lr else 0
             body = _glow(channels, config) if config.body == "glow" else _bands(channels, config)
             latent = _latent(channels - keep, width, config.conditional[i], config)
-            levels.append(Level(chain(squeeze() >> body), keep, chain(latent)))  # eq. (4)
-            u = keep + width * (config.levels - 1 - i)
-            nets.append(
-                FeatureExtractor(u, config.blocks[i], config.features, config.growth, config.gain, config.tap, lean)
-            )
+            levels.append(Level(chain(squeeze() >> body), keep or None, chain(latent)))  # eq. (4)
+            if width:
+                u = seen + (0 if config.given == "single" else width * coarser)
+                nets.append(
+                    FeatureExtractor(u, config.blocks[i], config.features, config.growth, config.gain, config.tap, lean)
+                )
             channels = keep
-        flow = Hierarchy(levels, CoarseToFine(nets))  # eq. (5)
-        base = Near(config.lr_std, 255 if config.lr_rounded else None)  # eq. (3)
+        flow = Hierarchy(levels, _given(config, nets))
+        base = Near(config.lr_std, 255 if config.lr_rounded else None) if config.keep_lr else StandardNormal()
         super().__init__(config, flow, config.scale, Dequantize(config.quant, config.centred), base)
 
+    def context(self, lr: Tensor | None) -> Tensor | None:
+        """The LR image, for a design whose latents are conditioned on the given one."""
+        if self.config.given != "lr":
+            return None
+        if lr is None:
+            raise ValueError('HCFlow with given="lr" models HR given LR: pass lr as well, as in encode(hr, lr)')
+        return lr
+
     @property
-    def true_base(self) -> Near:
+    def true_base(self) -> StandardNormal:
         """The Gaussian of eq. (3) at y itself, not rounded: the base of a proper density."""
-        return Near(self.config.lr_std)
+        return Near(self.config.lr_std) if self.config.keep_lr else StandardNormal()
+
+
+def _given(config: HCFlowConfig, nets: list[FeatureExtractor]) -> Given:
+    """How the features of the levels arise: eq. (5), or another design of Table 1."""
+    if config.given == "independent":
+        return Independent()
+    if config.given == "single":
+        return SingleScale(nets)
+    return CoarseToFine(nets, start="lr" if config.given == "lr" else "y")
 
 
 def _glow(channels: int, config: HCFlowConfig) -> Chain:
@@ -158,7 +199,12 @@ def _bands(channels: int, config: HCFlowConfig) -> Chain:
 
 
 def _latent(channels: int, width: int, steps: int, config: HCFlowConfig) -> Chain:
-    """a_l → z_l given c_l: P conditional steps, and the learned prior that standardises (eq. (5))."""
+    """a_l → z_l given c_l: P conditional steps, and the learned prior that standardises (eq. (5)).
+
+    Without features (width 0) the steps are unconditional, and the prior's mean and deviation constants of a channel.
+    """
     parts = (flow_step(channels, config.conditional_hidden, width, config.init) for _ in range(steps))
+    if not width:
+        return Chain(*parts, ActNorm(channels))
     prior = Affine(config.prior, "scale_first", inverted=True)
     return Chain(*parts, Injector(ZeroConv2d(width, 2 * channels), prior))

@@ -132,16 +132,27 @@ class ImageFlow(nn.Module):
             (y, z), logdet = self.flow(hr, self.context(lr))
         return Encoded(y, z, logdet)
 
-    def decode(self, lr: Tensor, latents: tuple[Tensor, ...]) -> Tensor:
+    def decode(self, lr: Tensor, latents: tuple[Tensor, ...], given: Tensor | None = None) -> Tensor:
         """Maps LR images and latents back to HR: the exact inverse of `encode`, not clamped.
+
+        Args:
+            lr: the LR images y.
+            latents: as `encode` returns them.
+            given: the LR images y* that `encode` got, for a model that both makes an LR image and is given one
+                (HCFlow with given="lr"); by default lr, as in generation, where y is y*.
 
         Raises:
             ValueError: if the latents do not fit the LR images, or these are of a size that does not divide.
         """
         self._check_lr(lr)
         self._check_latents(lr, latents)
+        if given is None:
+            given = lr
+        _check_image(given, "given")
+        if given.shape != lr.shape:
+            raise ValueError(f"given: expected the shape of lr, {tuple(lr.shape)}, got {tuple(given.shape)}")
         with self.precision_policy(lr):
-            return self._decode(lr, self.context(lr), latents)
+            return self._decode(lr, self.context(given), latents)
 
     def _decode(self, lr: Tensor, context: Any, latents: tuple[Tensor, ...]) -> Tensor:
         x: Tensor = self.flow.inverse(Latents(lr if self.makes_lr else None, tuple(latents)), context)[0]
@@ -260,8 +271,11 @@ class ImageFlow(nn.Module):
                 "use flowkit_models.bicubic.bicubic_resize"
             )
         height, width = hr.shape[2:]
-        lr = self.encode(_padded(hr, self.flow.stride)).lr
-        assert lr is not None
+        lr = _padded(hr, self.flow.stride)
+        with self.precision_policy(hr):
+            for level in self.flow.levels:  # the way of y, which no latent touches
+                lr = level.body(lr)[0]
+                lr = lr if level.split is None else level.split(lr)[0][0]
         return round_straight_through(lr[..., : -(-height // self.scale), : -(-width // self.scale)])
 
     def precision_policy(self, x: Tensor) -> AbstractContextManager[Any]:

@@ -37,7 +37,8 @@ def fit_priors(model: ImageFlow, hr: Tensor, lr: Tensor, ridge: float = 1e-3) ->
     """Sets the priors' last layers by ridge regression: means from 3×3 windows of features, deviations from residuals.
 
     Goes the decoder's way at τ = 0, coarse to fine from the LR images. So the τ = 0 image of a fresh model is a linear
-    super-resolution (if its levels are Haar, a good one), and its latents have variance 1 on this batch.
+    super-resolution (if its levels are Haar, a good one), and its latents have variance 1 on this batch. Details that
+    are conditioned on nothing are regressed on a constant: they start at their mean.
 
     Args:
         model: an HCFlow, fresh or with uninformed priors.
@@ -46,21 +47,27 @@ def fit_priors(model: ImageFlow, hr: Tensor, lr: Tensor, ridge: float = 1e-3) ->
         ridge: penalty on the weights, relative to the mean power of the features.
     """
     details: list[Tensor] = []
-    features: list[Tensor] = []
-    h, y = hr, lr
+    features: list[Any] = []
+    h: Any = hr
+    y: Any = lr if model.makes_lr else None
     for level in model.flow.levels:
-        h, a = level.split(level.body(h)[0])[0]
+        h = level.body(h)[0]
+        h, a = level.split(h)[0] if level.split is not None else (None, h)
         details.append(a)
     for i in reversed(range(len(details))):
         level = model.flow.levels[i]
-        features.insert(0, model.flow.given(i, y, features, None))
+        features.insert(0, model.flow.given(i, y, features, lr))
         *steps, prior = level.latent
         before = Chain(*steps)
-        windows = _windows(features[0])
+        windows = _windows(features[0], details[i])
         _rotate(steps, windows, before(details[i], features[0])[0], ridge)
-        mean = _fit(prior.net, windows, features[0], before(details[i], features[0])[0], ridge)
+        target = before(details[i], features[0])[0]
+        if isinstance(prior, ActNorm):
+            mean = _fit_constants(prior, target)
+        else:
+            mean = _fit(prior.net, windows, features[0], target, ridge)
         a = before.inverse(mean, features[0])[0]
-        y = level.body.inverse(level.split.inverse((y, a))[0])[0]
+        y = level.body.inverse(a if y is None else level.split.inverse((y, a))[0])[0]
 
 
 def _rotate(steps: list[Any], windows: Tensor, target: Tensor, ridge: float) -> None:
@@ -88,8 +95,23 @@ def _fit(last: ZeroConv2d, windows: Tensor, features: Tensor, target: Tensor, ri
     return last(features)[:, 0::2]
 
 
-def _windows(features: Tensor) -> Tensor:
-    """The 3×3 windows of features as rows, and a constant, in float64: (pixels, 9·channels + 1)."""
+def _fit_constants(prior: ActNorm, target: Tensor) -> Tensor:
+    """Sets a prior without features, (a − mean)/σ per channel, and returns its means at every pixel."""
+    rows = _rows(target)
+    means = rows.mean(0)
+    prior.bias.copy_(-means)
+    prior.log_scale.copy_(-(rows - means).square().mean(0).sqrt().clamp_min(1e-4).log())
+    prior.initialized.fill_(True)
+    return means.to(target).view(1, -1, 1, 1).expand_as(target)
+
+
+def _windows(features: Tensor | None, like: Tensor) -> Tensor:
+    """The 3×3 windows of features as rows, and a constant, in float64: (pixels, 9·channels + 1).
+
+    Without features, the constant alone, for the pixels of `like`.
+    """
+    if features is None:
+        return like.new_ones(like[:, 0].numel(), 1, dtype=torch.float64)
     return F.pad(F.unfold(features, 3, padding=1).transpose(1, 2).flatten(0, 1).double(), (0, 1), value=1.0)
 
 

@@ -86,7 +86,7 @@ def score(
         encoded = model.encode(hr, lr)
         if encoded.lr is not None:
             lr_psnr.append(psnr(to_uint8(encoded.lr.cpu()), to_uint8(lr.cpu())))
-        again = model.decode(lr if encoded.lr is None else encoded.lr, encoded.latents)
+        again = model.decode(lr if encoded.lr is None else encoded.lr, encoded.latents, lr)
         errors.append(float((again - hr).abs().max()))
         bits.append(model.bits_per_dim(hr, lr))
     table = {name: _means(row) for name, row in rows.items()}

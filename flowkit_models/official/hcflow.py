@@ -18,6 +18,11 @@ def layout(model: Any) -> Iterator[Placed]:
         ValueError: if the model is neither the official one for SR nor that for rescaling.
     """
     config = model.config
+    if config.given != "coarse" or not config.keep_lr:
+        raise ValueError(
+            f'official_state_dict: the official networks have given="coarse" and keep_lr=True, not '
+            f'given="{config.given}" and keep_lr={config.keep_lr}; save() keeps any design'
+        )
     if (config.squeeze, config.body, config.prior, config.tap) != FORMS[config.squeeze]:
         form = "SR model has no Haar levels" if config.body == "glow" else "rescaling model has other options"
         raise ValueError(f"official_state_dict: the official {form} (squeeze, body, prior, tap: {FORMS})")
