@@ -101,6 +101,15 @@ def test_taps_that_weights_cannot_tell_are_asked_for(tmp_path) -> None:
         opened(state, tmp_path, taps=(0, 1, 2))
 
 
+def test_published_blocks_with_another_number_of_taps_are_asked_for(tmp_path) -> None:
+    small = {"steps": 1, "hidden": 4, "blocks": 8, "features": 3, "growth": 2}
+    two = flowkit_models.create("srflow_face_x8", **small, taps=(1, 3)).official_state_dict()
+    with pytest.raises(ValueError, match=r"SRFlow: weights of this size can't tell which RRDB blocks"):
+        opened(two, tmp_path)
+    four = flowkit_models.create("srflow_face_x8", **small).official_state_dict()
+    assert opened(four, tmp_path).config.taps == (1, 3, 5, 7)
+
+
 def test_altered_haar_constants_are_ignored_with_a_warning(tmp_path) -> None:
     model = perturb(flowkit_models.create("irn_x4", blocks=(1, 1), growth=2))
     state = model.official_state_dict()
