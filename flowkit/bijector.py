@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from contextlib import AbstractContextManager
 from fractions import Fraction
 from typing import Any
 
@@ -114,9 +116,10 @@ class TensorMap(Bijector):
     x_is_tensor = y_is_tensor = True
 
 
-def full_precision(x: Tensor) -> torch.autocast:
+def full_precision(x: Tensor) -> AbstractContextManager[Any]:
     """Switches autocast off: only conditioner networks may run in low precision, never the map itself."""
-    return torch.autocast(x.device.type, enabled=False)
+    device = x.device.type
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext()
 
 
 def no_logdet(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .bijector import Bijector, full_precision, no_logdet
-from .linear import ChannelLinear, as_one, as_one_inverse
+from .composed import compose, runs_of
 from .tree import Value, leaves, map_leaves, repeat_rows, widen
 
 
@@ -58,54 +58,38 @@ class Chain(Bijector):
 
     def forward(self, x: Value, context: Value = None) -> tuple[Value, Tensor]:
         """Applies the parts in order. Returns the last value and the sum of the log-dets, shape (B,)."""
-        logdet = no_logdet(next(leaves(x)))
-        for run in self.runs():
-            if len(run) > 1 and _fits(run[0], x):
-                x, term = as_one(run, x)
-            else:
-                x, term = _apply_all(run, x, context)
-            logdet = logdet + term
-        return x, logdet
+        return self._walk(x, context, inverse=False)
 
     def inverse(self, y: Value, context: Value = None) -> tuple[Value, Tensor]:
         """Applies the inverses in reverse order."""
-        logdet = no_logdet(next(leaves(y)))
-        for run in reversed(self.runs()):
-            if len(run) > 1 and _fits(run[0], y):
-                y, term = as_one_inverse(run, y)
-            else:
-                y, term = _apply_all(run, y, context, inverse=True)
+        return self._walk(y, context, inverse=True)
+
+    def _walk(self, x: Value, context: Value, inverse: bool) -> tuple[Value, Tensor]:
+        first = next(leaves(x))
+        logdet = no_logdet(first)
+        runs = self.runs()[:: -1 if inverse else 1]
+        for run, as_one in zip(runs, compose(runs, first, inverse), strict=True):
+            x, term = as_one(x) if as_one and fits(run, x) else apply_run(run, x, context, inverse)
             logdet = logdet + term
-        return y, logdet
+        return x, logdet
 
     def runs(self) -> list[list[Any]]:
         """The parts in order: those that act as one together, the others alone."""
-        runs: list[list[Any]] = []
-        for part in self.parts:
-            joins = bool(runs) and _fusable(runs[-1][-1]) and _fusable(part)
-            if joins and runs[-1][0].in_channels == part.in_channels:
-                runs[-1].append(part)
-            else:
-                runs.append([part])
-        return runs
+        return runs_of(self.parts)
 
 
-def _fusable(part: nn.Module) -> bool:
-    """Channel-linear, and nobody watches its calls."""
-    return isinstance(part, ChannelLinear) and not (part._forward_hooks or part._forward_pre_hooks)
+def fits(run: list[Any], x: Value) -> bool:
+    """Whether x is what a channel-linear run takes; if not, its first part says so."""
+    return isinstance(x, Tensor) and x.shape[1] == run[0].in_channels
 
 
-def _fits(part: Any, x: Value) -> bool:
-    """Whether its input is what it takes; if not, the part itself says so."""
-    return isinstance(x, Tensor) and x.shape[1] == part.in_channels and x.ndim <= 5
-
-
-def _apply_all(run: list[Any], x: Value, context: Value, inverse: bool = False) -> tuple[Value, Tensor]:
-    logdet = no_logdet(next(leaves(x)))
+def apply_run(run: list[Any], x: Value, context: Value, inverse: bool = False) -> tuple[Value, Tensor]:
+    """Applies the parts one after the other, or undoes them."""
+    terms = []
     for part in reversed(run) if inverse else run:
         x, term = _apply(part, part.inverse if inverse else part, x, context)
-        logdet = logdet + term
-    return x, logdet
+        terms.append(term)
+    return x, sum(terms[1:], terms[0])
 
 
 def _apply(part: nn.Module, method: Any, x: Value, context: Value) -> tuple[Value, Tensor]:

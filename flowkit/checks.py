@@ -53,7 +53,7 @@ def _check_input(layer: Any, x: Value, context: Value, forward: bool) -> Value:
         if leaf.dtype.itemsize < 4:  # a half-precision image would make a half-precision log-det
             return _check_input(layer, map_leaves(widen, x), context, forward)
     first = tensors[0]
-    parameter = next(layer.parameters(), None)
+    parameter = _any_parameter(layer)
     if parameter is not None and parameter.is_floating_point() and parameter.dtype != first.dtype:
         raise ValueError(
             f"{_name(layer)}: parameters are {str(parameter.dtype).removeprefix('torch.')}, "
@@ -70,6 +70,18 @@ def _check_input(layer: Any, x: Value, context: Value, forward: bool) -> Value:
     return x
 
 
+def _any_parameter(layer: nn.Module) -> Tensor | None:
+    """The first parameter of a layer; `next(layer.parameters())` takes several times as long, in every call."""
+    for parameter in layer._parameters.values():
+        if parameter is not None:
+            return parameter
+    for part in layer.children():
+        found = _any_parameter(part)
+        if found is not None:
+            return found
+    return None
+
+
 def _rows(x: Value) -> int:
     """The batch size: of a tree, the largest."""
     return max(leaf.shape[0] for leaf in leaves(x))
@@ -77,6 +89,8 @@ def _rows(x: Value) -> int:
 
 def _check_rows(layer: Any, x: Value, context: Value) -> None:
     """All of one batch size; but B rows of a context, or of a hierarchy's y, may be shared by n·B rows of x."""
+    if isinstance(x, Tensor) and context is None:
+        return
     rows = _rows(x)
     given = [*leaves(context), *(list(leaves(x)) if layer.shares_y else [])]
     fewer = {leaf.shape[0] for leaf in given} - {rows}

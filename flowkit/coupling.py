@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from .bijector import TensorMap
 from .kinds import Kind
-from .tree import Value, describe, map_leaves, repeat_rows
+from .tree import Value, channels_last, describe, map_leaves, repeat_rows
 
 
 class Coupling(TensorMap):
@@ -69,7 +69,7 @@ class Coupling(TensorMap):
     def _parameters_of(self, passive: Tensor, active: Tensor, context: Value) -> Tensor:
         if not getattr(self.net, "shares_context", False):
             context = map_leaves(lambda c: repeat_rows(c, len(passive)), context)
-        return _per_channel("Coupling", self.kind, self.net(passive, context), active)
+        return _per_channel("Coupling", self.kind, self.net(channels_last(passive), context), active)
 
 
 class Injector(TensorMap):
@@ -128,4 +128,5 @@ def _per_channel(layer: str, kind: Kind, parameters: Tensor, active: Tensor) -> 
             f"{layer}: the net returned {describe(parameters)}, but {kind} of {channels} channels "
             f"needs {expected} ({kind.parameters} parameters per channel)"
         )
-    return parameters.to(active.dtype).unflatten(1, (channels, kind.parameters))
+    each = parameters.to(active.dtype).reshape(-1, channels, kind.parameters, *active.shape[2:])
+    return each.movedim(2, 0).contiguous().movedim(0, 2)  # each parameter dense, in the layout of the map

@@ -112,25 +112,27 @@ class Affine(Kind):
         return self._do(y, parameters) if self.inverted else self._undo(y, parameters)
 
     def _do(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        shift, log_scale = parameters[:, :, 0], self._log_scale(parameters[:, :, 1])
+        shift, raw = parameters.unbind(2)
+        log_scale = self._log_scale(raw, 1)
         scale = log_scale.exp()
-        y = (x + shift) * scale if self.order == "shift_first" else x * scale + shift
+        y = (x + shift) * scale if self.order == "shift_first" else (x * scale).add_(shift)
         return y, sum_per_sample(log_scale)
 
     def _undo(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        shift, log_scale = parameters[:, :, 0], self._log_scale(parameters[:, :, 1])
-        scale = (-log_scale).exp()
-        x = y * scale - shift if self.order == "shift_first" else (y - shift) * scale
-        return x, -sum_per_sample(log_scale)
+        shift, raw = parameters.unbind(2)
+        log_scale = self._log_scale(raw, -1)
+        scale = log_scale.exp()
+        x = (y * scale).sub_(shift) if self.order == "shift_first" else (y - shift) * scale
+        return x, sum_per_sample(log_scale)
 
-    def _log_scale(self, raw: Tensor) -> Tensor:
+    def _log_scale(self, raw: Tensor, sign: int) -> Tensor:
+        """Of the map, or with sign −1 of what undoes it."""
         if self.scale == "atan":
-            return (0.318 if self.clamp is None else self.clamp) * torch.atan(2 * raw)
+            return torch.atan(2 * raw).mul_(sign * (0.318 if self.clamp is None else self.clamp))
         if self.scale == "tanh":
-            return (1.0 if self.clamp is None else self.clamp) * torch.tanh(raw / 2)
-        if self.scale == "sigmoid":
-            return (torch.sigmoid(raw + self.offset) + self.floor).log()
-        return raw
+            return (sign * (1.0 if self.clamp is None else self.clamp)) * torch.tanh(raw / 2)
+        log_scale = (torch.sigmoid(raw + self.offset) + self.floor).log() if self.scale == "sigmoid" else raw
+        return log_scale if sign == 1 else -log_scale
 
 
 @dataclass(frozen=True)

@@ -24,12 +24,16 @@ def per_channel(parameter: Tensor, x: Tensor) -> Tensor:
 
 
 def mix_channels(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Applies a (C, C) matrix to the channels of (B, C, *spatial), up to three spatial dimensions, and adds a bias."""
-    if x.ndim > 5:
-        raise ValueError(f"a 1×1 convolution takes up to three spatial dimensions, got {tuple(x.shape)}")
-    convolution = (F.linear, F.conv1d, F.conv2d, F.conv3d)[x.ndim - 2]
+    """Applies a (C, C) matrix to the channels of (B, C, *spatial), and adds a bias.
+
+    As a batched matrix product, which is several times faster than the 1×1 convolution of so few channels.
+    """
     with full_precision(x):
-        return convolution(x, matrix.view(*matrix.shape, *(1 for _ in x.shape[2:])), bias)
+        if x.ndim == 2:
+            return F.linear(x, matrix, bias)
+        matrices, flat = matrix.expand(len(x), -1, -1), x.flatten(2)
+        y = torch.bmm(matrices, flat) if bias is None else torch.baddbmm(bias[:, None], matrices, flat)
+        return y.view(x.shape)
 
 
 def inverted(matrix: Tensor) -> Tensor:
@@ -47,41 +51,19 @@ class ChannelLinear(TensorMap):
 
     constant_logdet = True
 
-    def after(self, matrix: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """W and b of this map after the map x → matrix·x + bias, shapes (C, C) and (C,)."""
+    @staticmethod
+    def after(parts: Sequence[Any], matrix: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Several maps of this class, each after a map x → matrix·x + bias of its own.
+
+        Args:
+            parts: the n maps.
+            matrix: (n, C, C).
+            bias: (n, C).
+
+        Returns:
+            The matrices and biases of both together.
+        """
         raise NotImplementedError
-
-    def log_slope(self) -> Tensor:
-        """log|det W|, a scalar: the log-det of one pixel."""
-        raise NotImplementedError
-
-
-def as_one(parts: Sequence[ChannelLinear], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Applies several channel-linear maps, composed, in one pass over the pixels."""
-    matrix, bias = _composed(parts, x.new_zeros(()))
-    return mix_channels(x, matrix, bias), _one_logdet(parts, x)
-
-
-def as_one_inverse(parts: Sequence[ChannelLinear], y: Tensor) -> tuple[Tensor, Tensor]:
-    """The inverse of `as_one`; the composed matrix is inverted in float64."""
-    matrix, bias = _composed(parts, y.new_zeros((), dtype=torch.float64))
-    back = torch.linalg.inv(matrix)
-    return mix_channels(y, back.to(y.dtype), -(back @ bias).to(y.dtype)), -_one_logdet(parts, y)
-
-
-def _composed(parts: Sequence[ChannelLinear], like: Tensor) -> tuple[Tensor, Tensor]:
-    channels = parts[0].in_channels
-    matrix = torch.eye(channels or 0, dtype=like.dtype, device=like.device)
-    bias = like.new_zeros(channels or 0)
-    with full_precision(like):
-        for part in parts:
-            matrix, bias = part.after(matrix, bias)
-    return matrix, bias
-
-
-def _one_logdet(parts: Sequence[ChannelLinear], x: Tensor) -> Tensor:
-    slope = torch.stack([part.log_slope() for part in parts]).sum()
-    return (slope * pixels(x)).expand(x.shape[0])
 
 
 class ActNorm(ChannelLinear):
@@ -118,17 +100,15 @@ class ActNorm(ChannelLinear):
         x = y * per_channel((-self.log_scale).exp(), y) - per_channel(self.bias, y)
         return x, -self._logdet(y)
 
-    def after(self, matrix: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def after(parts: Sequence[Any], matrix: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Shifts and scales the rows."""
-        scale = self.log_scale.to(matrix.dtype).exp()
-        return matrix * scale[:, None], (bias + self.bias) * scale
-
-    def log_slope(self) -> Tensor:
-        """The sum of the log-scales."""
-        return self.log_scale.sum()
+        scale = torch.stack([part.log_scale for part in parts]).to(matrix.dtype).exp()
+        shift = torch.stack([part.bias for part in parts])
+        return matrix * scale[:, :, None], (bias + shift) * scale
 
     def _logdet(self, x: Tensor) -> Tensor:
-        return (self.log_slope() * pixels(x)).expand(x.shape[0])
+        return (self.log_scale.sum() * pixels(x)).expand(x.shape[0])
 
     def statistics_input(self, x: Tensor, context: Value = None) -> Tensor:
         """What `initialize` standardises: the input itself."""
@@ -214,13 +194,14 @@ class InvertibleConv1x1(ChannelLinear):
         half = torch.linalg.solve_triangular(lower, self.permutation.T.double(), upper=False)
         return torch.linalg.solve_triangular(upper, half, upper=True).to(self.lower.dtype)
 
-    def after(self, matrix: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def after(parts: Sequence[Any], matrix: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Multiplies by W."""
-        own = self.matrix().to(matrix.dtype)
-        return own @ matrix, own @ bias
+        own = torch.stack([part.matrix() for part in parts]).to(matrix.dtype)
+        return own @ matrix, (own @ bias[..., None])[..., 0]
 
     def log_slope(self) -> Tensor:
-        """log|det W|."""
+        """log|det W|, a scalar: the log-det of one pixel."""
         if self.parametrization == "dense":
             return torch.linalg.slogdet(self.weight).logabsdet
         return self.log_diagonal.sum()
@@ -272,10 +253,8 @@ class Permutation(ChannelLinear):
         """Puts the channels back."""
         return y.index_select(1, self.back), no_logdet(y)
 
-    def after(self, matrix: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def after(parts: Sequence[Any], matrix: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Reorders the rows."""
-        return matrix[self.order], bias[self.order]
-
-    def log_slope(self) -> Tensor:
-        """Zero."""
-        return torch.zeros((), device=self.order.device)
+        order = torch.stack([part.order for part in parts])
+        return matrix.gather(1, order[:, :, None].expand(matrix.shape)), bias.gather(1, order)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .bijector import Bijector
-from .chain import Chain
+from .chain import Chain, apply_run
+from .composed import Pixelwise, compose
 from .tree import Value, describe, leaves, map_leaves
 
 
@@ -32,39 +32,33 @@ class Reversible(Chain):
 
     def forward(self, x: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
         """The chain's forward."""
-        if not torch.is_grad_enabled():
-            return super().forward(x, context)
-        return _walk(list(self.parts), x, context)
+        return self._remembering_only_the_end(x, context, inverse=False)
 
     def inverse(self, y: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
         """The chain's inverse."""
+        return self._remembering_only_the_end(y, context, inverse=True)
+
+    def _remembering_only_the_end(self, x: Tensor, context: Value, inverse: bool) -> tuple[Tensor, Tensor]:
         if not torch.is_grad_enabled():
-            return super().inverse(y, context)
-        return _walk([_inverted(part) for part in reversed(self.parts)], y, context)
-
-
-def _walk(parts: list[nn.Module], x: Tensor, context: Value) -> tuple[Tensor, Tensor]:
-    chain = Chain(*parts)
-    parameters = [p for p in chain.parameters() if p.requires_grad]
-    result: tuple[Tensor, Tensor] = _Walk.apply(chain, context, x, *leaves(context), *parameters)
-    return result
-
-
-def _inverted(part: nn.Module) -> Bijector:
-    return (part if isinstance(part, Bijector) else Chain(part)).inv
+            return self._walk(x, context, inverse)
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        result: tuple[Tensor, Tensor] = _Walk.apply(self, inverse, context, x, *leaves(context), *parameters)
+        return result
 
 
 class _Walk(torch.autograd.Function):
-    """Forward without a graph; backward part by part, from the output."""
+    """Forward without a graph; backward run by run, from the output."""
 
     @staticmethod
-    def forward(ctx: Any, chain: Chain, context: Value, x: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
-        y, logdet = chain(x, context)
+    def forward(
+        ctx: Any, chain: Reversible, inverse: bool, context: Value, x: Tensor, *rest: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        y, logdet = chain._walk(x, context, inverse)
         if not isinstance(y, Tensor):
             raise ValueError(f"Reversible: its parts must map a tensor to a tensor, the result is {describe(y)}")
         device = x.device.type
         ctx.autocast = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
-        ctx.chain, ctx.context = chain, context
+        ctx.chain, ctx.inverse, ctx.context = chain, inverse, context
         ctx.save_for_backward(y, *leaves(context))
         return y, logdet
 
@@ -74,27 +68,48 @@ class _Walk(torch.autograd.Function):
         y, *contexts = ctx.saved_tensors
         totals: list[Tensor | None] = [None] * len(contexts)
         of_parameters: dict[int, Tensor] = {}
+
+        def collect(parameters: list[nn.Parameter], grads: list[Any]) -> None:
+            for p, new in zip(parameters, grads, strict=True):
+                of_parameters[id(p)] = _add(of_parameters.get(id(p)), new)
+
+        runs = ctx.chain.runs()[:: 1 if ctx.inverse else -1]  # from the output back
+        undo = compose(runs, y, not ctx.inverse)
+        with torch.enable_grad():
+            maps = list(compose(runs, y, ctx.inverse))
+        of_maps: list[tuple[Pixelwise, list[Any]]] = []
         with torch.autocast(*ctx.autocast):
-            for part in reversed(ctx.chain.parts):
+            for run, as_one, back in zip(runs, maps, undo, strict=True):
                 with torch.no_grad():
-                    y = _inverted(part)(y, ctx.context)[0]
+                    y = back(y)[0] if back else apply_run(run, y, ctx.context, not ctx.inverse)[0]
                 x = y.detach().requires_grad_()
+                if as_one:
+                    own = Pixelwise(*(part.detach().requires_grad_() for part in as_one))
+                    with torch.enable_grad():
+                        outputs = own(x)
+                    grad, *grads = _gradients(outputs, (grad, grad_logdet), [x, *own])
+                    of_maps.append((as_one, grads))
+                    continue
                 fresh = [c.detach().requires_grad_(c.is_floating_point()) for c in contexts]
-                own = [p for p in part.parameters() if p.requires_grad]
+                parameters = [p for part in run for p in part.parameters() if p.requires_grad]
                 with torch.enable_grad():
-                    outputs = Chain(part)(x, map_leaves(_taken_from(iter(fresh)), ctx.context))
-                grad, *grads = _gradients(outputs, (grad, grad_logdet), [x, *fresh, *own])
+                    outputs = apply_run(run, x, map_leaves(_taken_from(iter(fresh)), ctx.context), ctx.inverse)
+                grad, *grads = _gradients(outputs, (grad, grad_logdet), [x, *fresh, *parameters])
                 totals = [_add(total, new) for total, new in zip(totals, grads, strict=False)]
-                for p, new in zip(own, grads[len(fresh) :], strict=True):
-                    if new is not None:
-                        of_parameters[id(p)] = _add(of_parameters.get(id(p)), new)
+                collect(parameters, grads[len(fresh) :])
+        # the matrices of all runs were made together, so their gradients go back to the parameters together
+        joined = {p: None for run, m in zip(runs, maps, strict=True) if m for part in run for p in part.parameters()}
+        parameters = [p for p in joined if p.requires_grad]
+        if parameters:
+            ends = [(tensor, new) for made, grads in of_maps for tensor, new in zip(made, grads, strict=True)]
+            collect(parameters, _gradients([end for end, _ in ends], [new for _, new in ends], parameters))
         parameters = [p for p in ctx.chain.parameters() if p.requires_grad]
-        return None, None, grad, *totals, *(of_parameters.get(id(p)) for p in parameters)
+        return None, None, None, grad, *totals, *(of_parameters.get(id(p)) for p in parameters)
 
 
 def _gradients(outputs: Any, grads: Any, wrt: list[Tensor]) -> list[Any]:
     """Gradients for those of `wrt` that the outputs depend on, None for the others."""
-    used = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if out.requires_grad]
+    used = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if out.requires_grad and grad is not None]
     asked = [w for w in wrt if w.requires_grad]
     found = iter(torch.autograd.grad([out for out, _ in used], asked, [grad for _, grad in used], allow_unused=True))
     return [next(found) if w.requires_grad else None for w in wrt]
