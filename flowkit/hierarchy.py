@@ -11,7 +11,7 @@ from .bijector import Bijector, no_logdet
 from .chain import Chain
 from .given import CoarseToFine, External, Given, Independent, SingleScale
 from .spatial import Split
-from .tree import Value, describe, leaves, repeat_rows
+from .tree import Value, channels_last, describe, leaves, map_leaves, repeat_rows
 
 
 class Latents(NamedTuple):
@@ -111,7 +111,7 @@ class Hierarchy(Bijector):
         z: list[Tensor] = []
         features: list[Value] = []
         for i in self.split_levels:
-            features.insert(0, self.given(i, kept[i], features, context))
+            features.insert(0, map_leaves(channels_last, self.given(i, kept[i], features, context)))
             latent, term = self.levels[i].latent(dropped[i], features[0])
             logdet = logdet + term
             z.append(latent)
@@ -126,7 +126,8 @@ class Hierarchy(Bijector):
         for i in reversed(range(len(self.levels))):
             level = self.levels[i]
             if i in self.split_levels:
-                features.insert(0, self.given(i, kept, features, context))  # once for all draws that share y
+                c = self.given(i, kept, features, context)  # once for all draws that share y
+                features.insert(0, map_leaves(channels_last, c))
                 a, term = level.latent.inverse(latents[len(features) - 1], features[0])
                 logdet = logdet + term
                 if level.split is None:

@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from flowkit import ActNorm, Affine, Chain, Coupling, InvertibleConv1x1
 from flowkit.nets import FCN, DenseBlock, small_xavier
+from flowkit.tree import channels_last
 
 Init = Callable[[nn.Module], None]
 """Sets the weights of one convolution."""
@@ -112,7 +113,7 @@ class FeatureExtractor(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, 2·features, H, W), or without the tap (B, features, H, W)."""
-        start = self.first(u)
+        start = self.first(channels_last(u))
         a = self.trunk0(start)
         b = self.last(self.trunk1(a)) + start
         return torch.cat([a, b], 1) if self.tap else b
@@ -160,7 +161,7 @@ class RRDBNet(nn.Module):
 
     def _trunk(self, lr: Tensor) -> tuple[Tensor, Tensor]:
         """The trunk's output, with its skip, and the stack of its tapped blocks."""
-        x = self.first(lr)
+        x = self.first(channels_last(lr))
         outputs = list(self.trunk.outputs(x))
         x = outputs[-1] if outputs else x
         stack = [outputs[tap] for tap in self.taps]
