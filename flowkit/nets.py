@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .bijector import full_precision
 from .linear import mark_initialized
 from .tree import describe
 
@@ -103,7 +104,7 @@ class DenseBlock(nn.Module):
 
     def forward(self, passive: Tensor, context: Tensor | None = None) -> Tensor:
         """(B, in_channels, H, W) to (B, out_channels, H, W)."""
-        x = with_context(passive, context, self.context_channels)
+        x = lowered(with_context(passive, context, self.context_channels))
         for conv in self.convs:
             x = torch.cat([x, F.leaky_relu(conv(x), 0.2)], 1)
         out: Tensor = self.last(x)
@@ -170,7 +171,10 @@ class ActNormConv2d(nn.Module):
 
 
 class ZeroConv2d(nn.Module):
-    """A 3×3 convolution that starts at zero, times exp(3·log_scale) per output channel (Glow)."""
+    """A 3×3 convolution that starts at zero, times exp(3·log_scale) per output channel (Glow).
+
+    Under autocast too it computes in the parameters' own precision: what it returns is added to the image.
+    """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -180,13 +184,16 @@ class ZeroConv2d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, out_channels, H, W)."""
-        return _scaled_conv(x, self.weight, self.bias, (3 * self.log_scale).exp())
+        scale = (3 * self.log_scale).exp()
+        weight = self.weight * scale.view(-1, 1, 1, 1)  # costs nothing next to scaling the pixels
+        with full_precision(x):
+            return F.conv2d(x.to(weight.dtype), weight, self.bias * scale, padding=1)
 
 
-def _scaled_conv(x: Tensor, weight: Tensor, bias: Tensor, scale: Tensor) -> Tensor:
-    """(weight∗x + bias)·scale. Scaling the weights costs nothing next to scaling the pixels."""
-    scaled = weight * scale.view(-1, 1, 1, 1)
-    return F.conv2d(x, scaled, bias * scale, padding=weight.shape[-1] // 2)
+def lowered(x: Tensor) -> Tensor:
+    """In autocast's precision, where it is on: once for all convolutions that are going to see it."""
+    device = x.device.type
+    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
 
 
 def small_xavier(conv: nn.Module, gain: float = 0.1) -> None:

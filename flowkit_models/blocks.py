@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from flowkit import ActNorm, Affine, Chain, Coupling, InvertibleConv1x1
+from flowkit.bijector import full_precision
 from flowkit.nets import FCN, DenseBlock, small_xavier
-from flowkit.tree import channels_last
+from flowkit.tree import channels_last, widen
 
 Init = Callable[[nn.Module], None]
 """Sets the weights of one convolution."""
@@ -79,6 +80,16 @@ class Trunk(nn.Sequential):
             yield x
 
 
+def exactly(conv: nn.Module, x: Tensor) -> Tensor:
+    """A convolution in its parameters' own precision under autocast too: where an extractor meets the image.
+
+    So what a trunk's blocks add up, each in low precision, adds up in full precision.
+    """
+    with full_precision(x):
+        out: Tensor = conv(widen(x))
+    return out
+
+
 class FeatureExtractor(nn.Module):
     """HCFlow's network for the features c_l: RRDBs, tapped half-way (official code; paper, section 4.1).
 
@@ -113,9 +124,9 @@ class FeatureExtractor(nn.Module):
 
     def forward(self, u: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, 2·features, H, W), or without the tap (B, features, H, W)."""
-        start = self.first(channels_last(u))
+        start = exactly(self.first, channels_last(u))
         a = self.trunk0(start)
-        b = self.last(self.trunk1(a)) + start
+        b = exactly(self.last, self.trunk1(a)) + start
         return torch.cat([a, b], 1) if self.tap else b
 
 
@@ -161,11 +172,11 @@ class RRDBNet(nn.Module):
 
     def _trunk(self, lr: Tensor) -> tuple[Tensor, Tensor]:
         """The trunk's output, with its skip, and the stack of its tapped blocks."""
-        x = self.first(channels_last(lr))
+        x = exactly(self.first, channels_last(lr))
         outputs = list(self.trunk.outputs(x))
         x = outputs[-1] if outputs else x
         stack = [outputs[tap] for tap in self.taps]
-        return x + self.last(x), torch.cat(stack, 1) if stack else x[:, :0]
+        return x + exactly(self.last, x), torch.cat(stack, 1) if stack else x[:, :0]
 
 
 def _upsampled(x: Tensor, conv: nn.Module) -> Tensor:
