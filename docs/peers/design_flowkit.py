@@ -1,0 +1,40 @@
+"""A new design of the latents, y* at every level, in flowkit."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from hcflow_flowkit import features, level
+from torch import Tensor, nn
+
+from flowkit import Flow, Hierarchy, Near
+from flowkit.given import Given
+from flowkit.tree import repeat_rows
+
+
+class Everywhere(Given):
+    """c_l = net_l(concat[y_l, y*]): the given LR image beside what the level keeps, and no coarser features."""
+
+    def __init__(self, nets: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.nets = nn.ModuleList(nets)
+
+    def forward(self, level: int, y: Tensor, coarser: list[Tensor], context: Tensor) -> Tensor:
+        """The features of a level."""
+        lr = repeat_rows(F.interpolate(context, y.shape[2:]), len(y))  # several draws may share it
+        return self.nets[level](torch.cat([y, lr], 1))
+
+
+def build() -> Flow:
+    """The HCFlow of the other file, with another `given`."""
+    given = Everywhere([features(6 + 3), features(3 + 3)])
+    return Flow(Hierarchy([level(12, keep=6), level(24, keep=3)], given), Near(std=0.01))
+
+
+if __name__ == "__main__":
+    import flowkit
+
+    hr, lr = torch.rand(4, 3, 32, 32), torch.rand(4, 3, 8, 8)
+    flow = build()
+    flowkit.initialize(flow, hr, lr)  # ActNorm, also in the networks
+    print(flow.log_prob(hr, lr).mean(), flow.sample(2, lr, temperature=0.8).shape)
