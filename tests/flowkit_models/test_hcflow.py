@@ -254,6 +254,21 @@ def test_bf16_runs_only_the_networks_in_bf16() -> None:
         assert float((model.decode(encoded.lr, encoded.latents) - hr).abs().max()) < 1e-3
 
 
+def test_extractors_meet_the_image_in_full_precision() -> None:
+    """Under bf16 the LR image, the residuals' sum and the parameters are not rounded."""
+    torch.manual_seed(0)
+    model = perturb(flowkit_models.create("hcflow_sr_x4_small", **SIZES, blocks=((1, 1), (1, 1))), 0.05)
+    lr = torch.rand(1, 3, 8, 8)
+    images, seen = [], []
+    extractor = model.flow.given.nets[0]
+    hook = extractor.register_forward_hook(lambda module, args, out: seen.append((args[0].dtype, out.dtype)))
+    for model.precision in ("float32", "bf16"):
+        images.append(model.upscale(lr, generator=torch.Generator().manual_seed(1)))
+    hook.remove()
+    assert seen == [(torch.float32, torch.float32)] * 2
+    assert 0 < float((images[0] - images[1]).detach().abs().max()) < 4e-4
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

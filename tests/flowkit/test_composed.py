@@ -1,0 +1,118 @@
+"""Optimisations change no number: runs made in batches, memory layouts, low precision where it is harmless."""
+
+import pytest
+import torch
+from examples import perturb
+from torch import Tensor
+
+import flowkit
+from flowkit import Affine, Chain, Coupling, Hierarchy, Level, Reversible
+from flowkit.composed import compose, runs_of
+from flowkit.nets import FCN
+
+
+def steps(channels: int, count: int, parametrization: str = "dense") -> list[flowkit.Bijector]:
+    return [
+        part
+        for _ in range(count)
+        for part in (
+            flowkit.ActNorm(channels),
+            flowkit.InvertibleConv1x1(channels, parametrization),  # type: ignore[arg-type]
+            Coupling(FCN(channels // 2, channels, 6), channels // 2, Affine("atan")),
+        )
+    ]
+
+
+def mixed_chain() -> Chain:
+    """Runs of several kinds: of two sizes, in two parametrisations, with a lone convolution, a permutation."""
+    torch.manual_seed(3)
+    lone = flowkit.InvertibleConv1x1(4)
+    parts = [lone, Coupling(FCN(2, 4, 6), 2, Affine()), *steps(4, 3), *steps(4, 2, "plu")]
+    ends = [flowkit.Permutation([3, 1, 0, 2]), flowkit.ActNorm(4), flowkit.Squeeze(), *steps(16, 2), lone_pair(16)]
+    return perturb(Chain(*parts, *ends)).double()
+
+
+def lone_pair(channels: int) -> Chain:
+    return flowkit.ActNorm(channels) >> flowkit.Permutation(channels)  # type: ignore[return-value]
+
+
+def one_by_one(chain: Chain, x: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
+    logdet = x.new_zeros(len(x))
+    for part in reversed(chain.parts) if inverse else chain.parts:
+        x, term = part.inverse(x) if inverse else part(x)
+        logdet = logdet + term
+    return x, logdet
+
+
+def with_gradients(call, chain: Chain, x: Tensor) -> list[Tensor]:
+    x = x.clone().requires_grad_()
+    y, logdet = call(x)
+    grads = torch.autograd.grad((y.sin().sum() + (logdet * logdet).sum()), [x, *chain.parameters()], allow_unused=True)
+    return [y, logdet, *(torch.zeros(()) if g is None else g for g in grads)]
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_runs_made_together_are_the_parts_one_by_one(inverse: bool) -> None:
+    chain = mixed_chain()
+    x = torch.randn(3, *((16, 3, 2) if inverse else (4, 6, 4)), dtype=torch.float64)
+    method = chain.inverse if inverse else chain
+    expected = with_gradients(lambda v: one_by_one(chain, v, inverse), chain, x)
+    for got, want in zip(with_gradients(method, chain, x), expected, strict=True):
+        assert torch.allclose(got, want, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("inverse", [False, True])
+def test_the_reversible_walk_by_runs_has_the_same_gradients(inverse: bool) -> None:
+    chain = mixed_chain()
+    x = torch.randn(3, *((16, 3, 2) if inverse else (4, 6, 4)), dtype=torch.float64)
+    reversible = Reversible(chain)
+    expected = with_gradients(chain.inverse if inverse else chain, chain, x)
+    got = with_gradients(reversible.inverse if inverse else reversible, chain, x)
+    for g, want in zip(got, expected, strict=True):
+        assert torch.allclose(g, want, rtol=1e-8, atol=1e-8)
+
+
+def test_runs_of_one_kind_share_their_calls(monkeypatch) -> None:
+    chain, calls = Chain(*steps(4, 5), *steps(6, 1)[:2]), []
+    solve, slogdet = torch.linalg.lu_factor, torch.linalg.slogdet
+    monkeypatch.setattr(torch.linalg, "lu_factor", lambda m: calls.append(tuple(m.shape)) or solve(m))
+    monkeypatch.setattr(torch.linalg, "slogdet", lambda m: calls.append(tuple(m.shape)) or slogdet(m))
+    x = torch.randn(2, 4, 3, 3)
+    list(compose(runs_of(chain.parts), x))
+    list(compose(runs_of(chain.parts), x, inverse=True))
+    assert sorted(calls) == [(1, 6, 6)] * 2 + [(5, 4, 4)] * 2
+
+
+def test_a_singular_convolution_is_an_error_not_a_picture() -> None:
+    chain = Chain(*steps(4, 2))
+    with torch.no_grad():
+        chain.parts[1].weight.zero_()
+    with pytest.raises(RuntimeError, match=r"zero|singular"):
+        chain.inverse(torch.randn(1, 4, 2, 2))
+
+
+def test_memory_layout_changes_no_number() -> None:
+    chain = mixed_chain()
+    x = torch.randn(2, 4, 6, 4, dtype=torch.float64)
+    y, logdet = chain(x)
+    other, same = chain(x.contiguous(memory_format=torch.channels_last))
+    assert torch.allclose(y, other, atol=1e-12)
+    assert torch.allclose(logdet, same, atol=1e-12)
+    assert torch.allclose(chain.inverse(y.contiguous(memory_format=torch.channels_last))[0], x, atol=1e-10)
+
+
+def test_networks_see_images_channels_last() -> None:
+    seen = []
+
+    class Net(FCN):
+        def forward(self, passive: Tensor, context: Tensor | None = None) -> Tensor:
+            seen.extend([passive, context])
+            return super().forward(passive, context)
+
+    coupling = Coupling(Net(3, 6, 6, context_channels=5), 3, Affine())
+    features = torch.nn.Conv2d(6, 5, 3, padding=1)
+    hierarchy = Hierarchy([Level(flowkit.Squeeze(), 6, coupling)], flowkit.SingleScale([features]))
+    hierarchy(torch.randn(2, 3, 8, 8))
+    hierarchy.inverse(hierarchy(torch.randn(2, 3, 8, 8))[0])
+    assert len(seen) == 6
+    assert all(t is not None and t.is_contiguous(memory_format=torch.channels_last) for t in seen)
