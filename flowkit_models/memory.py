@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -45,16 +45,16 @@ def available_bytes() -> int | None:
     return min(known, default=None)
 
 
-class _Counter(TorchDispatchMode):
-    """Adds up the storages that operators return, each from its first appearance until it is freed."""
+class _Counter(TorchFunctionMode):
+    """Adds up the storages that torch functions return, each from its first appearance until it is freed."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
         self._alive: set[int] = set()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs an operator."""
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs a function of torch."""
         out = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
