@@ -250,7 +250,7 @@ def _fade_in(new: Tensor, old: Tensor, dim: int) -> None:
 
 
 def _stored(rows: Tensor, bits: Bits) -> Tensor:
-    return rows.clone() if bits == 32 else (rows * (2**bits - 1)).round().to(_DTYPES[bits])
+    return rows.clone() if bits == 32 else (rows * (2**bits - 1)).round_().to(_DTYPES[bits])
 
 
 def _assembled(strips: Iterator[tuple[int, Tensor]], height: int) -> Tensor:
