@@ -2,6 +2,9 @@
 
 import functools
 import re
+import shutil
+import tempfile
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from flowkit_models.editing import resample_mask
 from flowkit_models.images import image_size, write_image
 from flowkit_models.metrics import to_uint8
 
@@ -30,6 +34,9 @@ from .studio import (
     references,
     scores,
 )
+
+KEPT = 50
+"""Files that are kept for downloads."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -61,6 +68,7 @@ class Callbacks:
 
     def __init__(self, folder: Path, side: int, device: str) -> None:
         self.folder, self.side, self.device = folder, side, device
+        self.files: deque[Path] = deque()
 
     @says_errors
     def open(self, checkpoint: str, kind: Kind) -> tuple[str, dict[str, Any]]:
@@ -217,8 +225,12 @@ class Callbacks:
         import gradio as gr  # noqa: PLC0415 - an extra
 
         name = re.sub(r"[^\w.-]+", "_", draws.scene.name)
-        path = self.folder / f"{name}_tau{draws.temperature:g}_seed{draws.seed}_{what}.png"
+        # a folder for each: another session may write a file of the same name
+        path = Path(tempfile.mkdtemp(dir=self.folder)) / f"{name}_tau{draws.temperature:g}_seed{draws.seed}_{what}.png"
         write_image(path, image)
+        self.files.append(path)
+        if len(self.files) > KEPT:  # gradio has its own copies
+            shutil.rmtree(self.files.popleft().parent, ignore_errors=True)
         height, width = image.shape[1:]
         return gr.update(value=str(path), label=f"Download {label} (PNG, {height} × {width} pixels)", visible=True)
 
@@ -240,8 +252,8 @@ def painted_mask(painted: dict[str, Any] | None, height: int, width: int) -> Ten
     """Where an editor's layers (h, w, 4) hold paint: (1, 1, height, width) bool."""
     mask = torch.zeros(1, 1, height, width, dtype=torch.bool)
     for layer in (painted or {}).get("layers", []):
-        alpha = Image.fromarray(np.asarray(layer)[..., 3]).resize((width, height))
-        mask |= torch.from_numpy(np.array(alpha) > 0)
+        paint = torch.from_numpy(np.asarray(layer)[..., 3] > 0)
+        mask |= resample_mask(paint[None, None], height, width)
     return mask
 
 

@@ -20,6 +20,8 @@ CSS = f"""
 .legend + p {{ font-size: 13px; margin: 4px 0 0; }}
 .small p {{ font-size: 13px; opacity: 0.8; margin: 0; }}
 .images .grid-wrap {{ min-height: 0 !important; max-height: none !important; overflow-y: visible !important; }}
+.images .grid-container {{ grid-template-columns: repeat(var(--grid-cols), minmax(0, 1fr)) !important; }}
+.images .grid-container {{ grid-auto-rows: auto !important; grid-template-rows: none !important; }}
 .images .caption-label {{ white-space: normal !important; max-width: 100% !important; font-size: 12px !important; }}
 #scores table {{ font-size: 13px; width: 100%; }}
 #scores th, #scores td {{ padding: 3px 8px; overflow-wrap: normal; word-break: normal; }}
@@ -188,9 +190,7 @@ def _brush(gr: Any, w: dict[str, Any], calls: Callbacks) -> None:
                 transforms=(),
                 layers=False,
                 format="png",
-                brush=gr.Brush(
-                    default_size=max(8, calls.side // 12), colors=["rgba(0, 200, 180, 0.6)"], color_mode="fixed"
-                ),
+                brush=gr.Brush(max(8, calls.side // 12), colors=["rgba(0, 200, 180, 0.6)"], color_mode="fixed"),
                 canvas_size=(calls.side, calls.side),
                 height=460,
                 elem_id="editor",
@@ -199,7 +199,12 @@ def _brush(gr: Any, w: dict[str, Any], calls: Callbacks) -> None:
             w["brush_result"] = _result(gr, "Result", "brush_result")
             w["brush_caption"] = gr.Markdown(elem_classes="small")
             w["brush_download"] = gr.DownloadButton("Download", visible=False, size="sm")
-    changes = [("another draw", "redraw"), ("another τ", "temperature"), ("zero", "zero"), ("a factor", "scale")]
+    changes = [
+        ("another draw", "redraw"),
+        ("another τ", "temperature"),
+        ("zero (τ = 0)", "zero"),
+        ("a factor", "scale"),
+    ]
     w["change"] = gr.Radio(changes, value="redraw", label="Latents of the region become")
     with gr.Row():
         w["brush_temperature"] = gr.Slider(0, 1.5, 0.8, step=0.05, label="τ of the region")
@@ -295,18 +300,23 @@ def _wire(gr: Any, page: Any, w: dict[str, Any], calls: Callbacks, examples: dic
         return lambda *values: {w[name]: value for name, value in function(*values).items()}
 
     shown = [w[name] for name in DRAWN]
-    quick = {"trigger_mode": "always_last", "show_progress_on": w["draws"], "api_visibility": "private"}
+    quick = {
+        "trigger_mode": "always_last",
+        "show_progress_on": w["draws"],
+        "api_visibility": "private",
+        "concurrency_id": "draw",
+    }
     w["draw"].click(by_widget(calls.draw), inputs, shown, **quick)
     gr.on([w[name].change for name in options if name != "checkpoint"], by_widget(calls.redraw), inputs, shown, **quick)
     w["example"].input(examples.get, w["example"], w["photo"], api_visibility="private")
 
-    opened = [w["model"], w["kind"]]
-    gr.on(
-        [page.load, w["checkpoint"].submit], calls.open, [w["checkpoint"], w["kind"]], opened, api_visibility="private"
-    ).success(by_widget(calls.redraw), inputs, shown, **quick)
-    w["upload"].upload(lambda path: path, w["upload"], w["checkpoint"], api_visibility="private").then(
-        calls.open, [w["checkpoint"], w["kind"]], opened, api_visibility="private"
-    ).success(by_widget(calls.redraw), inputs, shown, **quick)
+    def reopen(trigger: Any) -> Any:
+        return trigger(calls.open, [w["checkpoint"], w["kind"]], [w["model"], w["kind"]], api_visibility="private")
+
+    reopen(page.load)
+    reopen(w["checkpoint"].submit).success(by_widget(calls.redraw), inputs, shown, **quick)
+    uploaded = w["upload"].upload(lambda path: path, w["upload"], w["checkpoint"], api_visibility="private")
+    reopen(uploaded.then).success(by_widget(calls.redraw), inputs, shown, **quick)
 
     def on_select(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         def selected(value: Any, event: Any) -> Any:

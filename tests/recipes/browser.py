@@ -1,6 +1,6 @@
 """The demo's page in headless Chromium: for its test, and for the pictures in docs/.
 
-    PYTHONPATH=. python tests/recipes/browser.py MODEL docs     draws docs/demo_draws.png and docs/demo_edit.png
+PYTHONPATH=. python tests/recipes/browser.py MODEL docs     draws docs/demo_draws.png and docs/demo_edit.png
 """
 
 import contextlib
