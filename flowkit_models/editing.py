@@ -160,11 +160,10 @@ def _resemble(z: Tensor, fresh: Tensor, mask: Tensor, dims: tuple[int, ...]) -> 
 
     def moments(x: Tensor) -> tuple[Tensor, Tensor]:
         mean = (x * inside).sum(dims, keepdim=True) / count.clamp_min(1)
-        squares = ((x - mean).square() * inside).sum(dims, keepdim=True)
-        return mean, (squares / (count - 1).clamp_min(1)).sqrt()
+        return mean, ((x - mean).square() * inside).sum(dims, keepdim=True).sqrt()
 
-    (mean, std), (new_mean, new_std) = moments(z), moments(fresh)
-    made = (z - mean) * (new_std / std.clamp_min(torch.finfo(z.dtype).tiny)) + new_mean
+    (mean, spread), (new_mean, new_spread) = moments(z), moments(fresh)
+    made = (z - mean) * (new_spread / spread.clamp_min(torch.finfo(z.dtype).tiny)) + new_mean
     return torch.where(inside, made, z)
 
 

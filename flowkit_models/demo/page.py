@@ -202,7 +202,7 @@ def _brush(gr: Any, w: dict[str, Any], calls: Callbacks) -> None:
     changes = [
         ("another draw", "redraw"),
         ("another τ", "temperature"),
-        ("zero (τ = 0)", "zero"),
+        ("zero", "zero"),
         ("a factor", "scale"),
     ]
     w["change"] = gr.Radio(changes, value="redraw", label="Latents of the region become")
@@ -302,9 +302,9 @@ def _wire(gr: Any, page: Any, w: dict[str, Any], calls: Callbacks, examples: dic
     shown = [w[name] for name in DRAWN]
     quick = {
         "trigger_mode": "always_last",
+        "concurrency_id": "draw",  # one after the other, whatever asks for it
         "show_progress_on": w["draws"],
         "api_visibility": "private",
-        "concurrency_id": "draw",
     }
     w["draw"].click(by_widget(calls.draw), inputs, shown, **quick)
     gr.on([w[name].change for name in options if name != "checkpoint"], by_widget(calls.redraw), inputs, shown, **quick)

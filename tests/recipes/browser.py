@@ -96,12 +96,15 @@ def screenshots(model, folder):
         _shoot(page, folder / "demo_edit.png")
 
 
-def _shoot(page, path):
-    """A screenshot of the whole page, in the 256 colours that keep it small."""
+def _shoot(page, path, most=400_000):
+    """A screenshot of the whole page, in as many colours as fit into `most` bytes."""
     page.screenshot(path=path, full_page=True)
     with Image.open(path) as image:
-        small = image.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    small.save(path, optimize=True)
+        whole = image.convert("RGB")
+    for colours in (256, 192, 128, 96, 64):
+        whole.quantize(colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE).save(path, optimize=True)
+        if path.stat().st_size <= most:
+            break
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ import math
 import re
 import signal
 import socket
-import subprocess
 import sys
 from fractions import Fraction
 
@@ -344,9 +343,10 @@ class TestCommandLine:
         said = recipe.run(["--model", hcflow, "--port", "0"])
         assert 'pip install "flowkit-torch[demo]"' in said
 
-    def test_help(self):
-        command = [sys.executable, str(browser.RECIPE), "--help"]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    def test_help(self, recipe, capsys):
+        with pytest.raises(SystemExit):
+            recipe.run(["--help"])
+        said = capsys.readouterr().out
         for option in ("--model", "--host", "--port", "--side", "--device"):
             assert option in said
         assert "share" not in said
