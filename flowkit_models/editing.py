@@ -132,7 +132,7 @@ def normalize(
     Raises:
         ValueError: if shapes do not fit, the temperature is negative, or the collection is another.
 
-    Source: Lugmayr et al., SRFlow (ECCV 2020), section 4.3; the paper's τ in N(0, τ) is the square of this one.
+    Source: Lugmayr et al., SRFlow (ECCV 2020), "Latent Space Normalization"; τ here is a standard deviation.
     """
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature must be at least 0, got {temperature}")
@@ -226,7 +226,7 @@ def transfer(
     Raises:
         ValueError: if sizes do not fit, or `toward` is outside [0, 1].
 
-    Source: Lugmayr et al., SRFlow (ECCV 2020), sections 4.3 and 4.4; `toward` is ours.
+    Source: Lugmayr et al., SRFlow (ECCV 2020), "Image Content Transfer"; `toward` is ours.
     """
     if edited.shape != hr.shape:
         raise ValueError(f"edited: expected {tuple(hr.shape)} as hr, got {tuple(edited.shape)}")

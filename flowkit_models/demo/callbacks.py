@@ -16,9 +16,8 @@ from torch import Tensor
 
 from flowkit_models.editing import resample_mask
 from flowkit_models.images import image_size, write_image
-from flowkit_models.metrics import to_uint8
 
-from .edits import Change, between, change_region, level_names, move_content, subject, subjects
+from .edits import Change, between, change_region, image_of, level_names, move_content, subjects
 from .studio import (
     Draws,
     Fit,
@@ -242,10 +241,7 @@ def picture(image: Tensor) -> Image.Image:
 
 def canvas(draws: Draws, name: str | None) -> dict[str, Any]:
     """What the brush paints over: an image, and no paint."""
-    names = subjects(draws)
-    i = names.index(name) if name in names else 0
-    image = draws.images[i] if i < len(draws.images) else to_uint8(subject(draws, name).image[0])
-    return {"background": picture(image), "layers": [], "composite": None}
+    return {"background": picture(image_of(draws, name)[0]), "layers": [], "composite": None}
 
 
 def painted_mask(painted: dict[str, Any] | None, height: int, width: int) -> Tensor:

@@ -26,13 +26,11 @@ class Subject:
         lr: (1, 3, h, w), what the model's inverse gets.
         latents: with their temperature.
         unit: latents before temperature; those of a photograph count as τ = 1.
-        image: float (1, 3, H, W) in [0, 1].
     """
 
     lr: Tensor
     latents: tuple[Tensor, ...]
     unit: tuple[Tensor, ...]
-    image: Tensor
 
 
 def subjects(draws: Draws) -> list[str]:
@@ -49,16 +47,36 @@ def subject(draws: Draws, name: str | None) -> Subject:
         ValueError: if there is none of that name.
     """
     scene = draws.scene
-    if name not in subjects(draws):
-        raise ValueError(f"there is no {name or 'image'} to edit: draw some, or load an HR photograph")
+    index = _index(draws, name)
     if name == HR:
-        assert scene.hr is not None, "listed only then"
-        encoded = scene.model.encode(scene.hr, scene.lr)
+        encoded = scene.model.encode(_hr(draws, name), scene.lr)
         lr = scene.lr if encoded.lr is None else encoded.lr
-        return Subject(lr, encoded.latents, encoded.latents, scene.hr)
-    unit = draws.latents[subjects(draws).index(name)]
+        return Subject(lr, encoded.latents, encoded.latents)
+    unit = draws.latents[index]
     latents = tuple(draws.temperature * z for z in unit)
-    return Subject(scene.lr, latents, unit, scene.model.decode(scene.lr, latents).clamp(0, 1))
+    return Subject(scene.lr, latents, unit)
+
+
+def image_of(draws: Draws, name: str | None) -> Tensor:
+    """One of `subjects` as an image, uint8 (1, 3, H, W) on the CPU.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    return to_uint8(_hr(draws, name).cpu()) if name == HR else draws.images[_index(draws, name), None]
+
+
+def _hr(draws: Draws, name: str | None) -> Tensor:
+    _index(draws, name)
+    assert draws.scene.hr is not None, "listed only then"
+    return draws.scene.hr
+
+
+def _index(draws: Draws, name: str | None) -> int:
+    names = subjects(draws)
+    if name not in names:
+        raise ValueError(f"there is no {name or 'image'} to edit: draw some, or load an HR photograph")
+    return names.index(name)
 
 
 def level_names(draws: Draws) -> list[str]:
@@ -159,15 +177,16 @@ def move_content(
     Returns:
         The image with the pixels pasted, and with the result, both uint8 (3, H, W).
     """
-    scene, given = draws.scene, subject(draws, name)
-    photo = to_float(read_image(source)[None]).to(given.image.device)
-    size = min(side, *photo.shape[2:], *given.image.shape[2:])
+    scene = draws.scene
+    image = to_float(image_of(draws, name)).to(scene.lr.device)
+    photo = to_float(read_image(source)[None]).to(image.device)
+    size = min(side, *photo.shape[2:], *image.shape[2:])
     top, left = _corner(taken, size, photo)
     patch = photo[..., top : top + size, left : left + size]
-    edited, mask = paste(given.image, patch, *_corner(placed, size, given.image))
+    edited, mask = paste(image, patch, *_corner(placed, size, image))
     made = transfer(
         scene.model,
-        given.image,
+        image,
         scene.lr,
         edited,
         mask,

@@ -233,21 +233,21 @@ def _paste(gr: Any, w: dict[str, Any], calls: Callbacks) -> None:
             w["paste_caption"] = gr.Markdown(elem_classes="small")
             w["paste_download"] = gr.DownloadButton("Download", visible=False, size="sm")
     with gr.Row():
-        side = min(128, calls.side)
-        w["side"] = gr.Slider(16, calls.side, side, step=8, label="Side of the patch, HR pixels", min_width=280)
         for name, label in (("take", "Taken at"), ("put", "Laid at")):
-            w[f"{name}_row"] = gr.Slider(0, 100, 50, step=1, label=f"{label}, % from top", min_width=210)
-            w[f"{name}_column"] = gr.Slider(0, 100, 50, step=1, label=f"{label}, % from left", min_width=210)
+            for part, edge in (("row", "top"), ("column", "left")):
+                w[f"{name}_{part}"] = gr.Slider(0, 100, 50, step=1, label=f"{label}, % from {edge}", min_width=180)
+    side = min(128, calls.side)
+    with gr.Row():
+        w["side"] = gr.Slider(16, calls.side, side, step=8, label="Side of the patch, HR pixels", min_width=240)
+        w["toward"] = gr.Slider(0, 1, 0, step=0.05, label="LR image: old (0) … patch's (1)", min_width=240)
+        w["paste_temperature"] = gr.Slider(0, 1.2, 0.8, step=0.05, label="τ to normalise to", min_width=180)
     collections = [
         ("at each position", "position"),
         ("of each channel", "channel"),
         ("all together", "all"),
         ("no", "none"),
     ]
-    with gr.Row():
-        w["over"] = gr.Radio(collections, value="position", label="Normalise the patch's latents", min_width=320)
-        w["paste_temperature"] = gr.Slider(0, 1.2, 0.8, step=0.05, label="to τ", min_width=180)
-        w["toward"] = gr.Slider(0, 1, 0, step=0.05, label="LR: old (0) … patch's (1)", min_width=260)
+    w["over"] = gr.Radio(collections, value="position", label="Normalise the patch's latents")
     w["paste"] = gr.Button("Paste and harmonise", variant="primary", elem_id="paste")
 
 
