@@ -1,0 +1,119 @@
+"""Simulation-based inference: a flowkit flow as a density estimator of the sbi library, p(θ | x) or p(x | θ)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .base import StandardNormal
+from .chain import Chain
+from .flow import Flow
+from .initialize import initialize
+from .linear import ActNorm
+
+try:
+    from sbi.neural_nets.estimators import ConditionalDensityEstimator  # type: ignore[import-untyped]
+except ImportError as error:
+    raise ImportError('flowkit.sbi needs sbi: pip install "flowkit-torch[sbi]"') from error
+
+
+class FlowEstimator(ConditionalDensityEstimator):
+    """A flow of vectors given vectors, in sbi's shapes: samples first, then conditions.
+
+    Args:
+        flow: a `Flow`; its context is the condition, standardised and embedded.
+        input_shape: (D,), of what has the density.
+        condition_shape: of one condition, without the batch.
+        embedding: what is done to conditions before the flow sees them, (B, *condition_shape) to (B, features).
+    """
+
+    def __init__(
+        self,
+        flow: Flow,
+        input_shape: tuple[int, ...],
+        condition_shape: tuple[int, ...],
+        embedding: nn.Module | None = None,
+    ) -> None:
+        super().__init__(flow, torch.Size(input_shape), torch.Size(condition_shape))
+        self.embedding = nn.Identity() if embedding is None else embedding
+
+    @property
+    def embedding_net(self) -> nn.Module:
+        """What embeds the conditions."""
+        return self.embedding
+
+    def log_prob(self, input: Tensor, condition: Tensor, **_: Any) -> Tensor:
+        """Log-densities (S, B) of `input` (S, B, D) or (B, D), given `condition` (B, …) or (S, B, …)."""
+        self._check_input_shape(input)
+        self._check_condition_shape(condition)
+        input, condition, batch = self._broadcast_and_align(input, condition)
+        log_prob: Tensor = self.net.log_prob(input.flatten(0, 1), self.embedding(condition.flatten(0, 1)))
+        return log_prob.view(-1, batch)
+
+    def loss(self, input: Tensor, condition: Tensor, **_: Any) -> Tensor:
+        """Minus the log-density, (B,)."""
+        return -self.log_prob(input, condition)[0]
+
+    def sample(self, sample_shape: Any, condition: Tensor, **_: Any) -> Tensor:
+        """Draws of shape (*sample_shape, B, D) for conditions (B, …)."""
+        return self.sample_and_log_prob(sample_shape, condition)[0]
+
+    def sample_and_log_prob(self, sample_shape: Any, condition: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
+        """The draws, and their log-densities (*sample_shape, B)."""
+        shape = torch.Size(sample_shape)
+        self._check_condition_shape(condition)
+        x, log_prob = self.net.sample_and_log_prob(shape.numel(), self.embedding(condition))
+        return x.view(*shape, *x.shape[1:]), log_prob.view(*shape, *log_prob.shape[1:])
+
+
+def estimator(
+    build: Callable[[int, int], nn.Module], embedding: nn.Module | None = None
+) -> Callable[[Tensor, Tensor], FlowEstimator]:
+    """Makes what sbi's trainers take as `density_estimator`: a builder that sees the first batch of simulations.
+
+    Both sides are standardised: θ by an ActNorm in front of the bijector, so its Jacobian counts; x by fixed constants.
+
+    Args:
+        build: called with the number of parameters and the number of features of a condition, returns a bijector of
+            vectors that takes the features as its context.
+        embedding: of the standardised conditions, if they are not vectors or are long ones.
+
+    Example:
+        >>> import flowkit
+        >>> def build(features, context):
+        ...     net = flowkit.nets.MLP(1, 2 * (features - 1), context_features=context)
+        ...     return flowkit.Coupling(net, 1, flowkit.Affine())
+        >>> estimator(build)(torch.randn(50, 2), torch.randn(50, 3)).input_shape
+        torch.Size([2])
+    """
+
+    def made(theta: Tensor, x: Tensor) -> FlowEstimator:
+        network = nn.Identity() if embedding is None else embedding
+        embed = nn.Sequential(Standardize(x), network)
+        with torch.no_grad():
+            features = embed(x[:1]).shape[1]
+        bijector = Chain(ActNorm(theta.shape[1]), build(theta.shape[1], features))
+        initialize(bijector[0], theta)
+        flow = Flow(bijector, StandardNormal(), shape=tuple(theta.shape[1:]))
+        return FlowEstimator(flow, tuple(theta.shape[1:]), tuple(x.shape[1:]), embed)
+
+    return made
+
+
+class Standardize(nn.Module):
+    """Shifts and scales to mean 0 and variance 1 on a batch, number by number; constants are only shifted."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, x: Tensor) -> None:
+        super().__init__()
+        std = x.std(0, correction=0)
+        self.register_buffer("mean", x.mean(0))
+        self.register_buffer("std", torch.where(std > 0, std, torch.ones_like(std)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, …) to the same."""
+        out: Tensor = (x - self.mean) / self.std
+        return out
