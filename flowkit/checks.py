@@ -20,7 +20,7 @@ def checked_method(method: _Method, forward: bool) -> _Method:
     ) -> tuple[Value, Tensor]:
         x = _check_input(self, x, context, forward)
         first = next(leaves(x))
-        if not torch.is_autocast_enabled(first.device.type):
+        if context is not None and not torch.is_autocast_enabled(first.device.type):
             context = map_leaves(lambda c: c.to(first.dtype) if c.is_floating_point() else c, context)
         return _check_output(self, method(self, x, context, *rest, **options), _rows(x))
 

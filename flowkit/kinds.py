@@ -113,26 +113,28 @@ class Affine(Kind):
 
     def _do(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         shift, raw = parameters.unbind(2)
-        log_scale = self._log_scale(raw, 1)
-        scale = log_scale.exp()
+        scale, log_scale = self._scale(raw)
         y = (x + shift) * scale if self.order == "shift_first" else (x * scale).add_(shift)
         return y, sum_per_sample(log_scale)
 
     def _undo(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         shift, raw = parameters.unbind(2)
-        log_scale = self._log_scale(raw, -1)
-        scale = log_scale.exp()
-        x = (y * scale).sub_(shift) if self.order == "shift_first" else (y - shift) * scale
-        return x, sum_per_sample(log_scale)
+        scale, log_scale = self._scale(raw)
+        x = (y / scale).sub_(shift) if self.order == "shift_first" else (y - shift) / scale
+        return x, -sum_per_sample(log_scale)
 
-    def _log_scale(self, raw: Tensor, sign: int) -> Tensor:
-        """Of the map, or with sign −1 of what undoes it."""
+    def _scale(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """S and log s."""
+        if self.scale == "sigmoid":
+            scale = torch.sigmoid(raw + self.offset)
+            scale = scale + self.floor if self.floor else scale
+            return scale, scale.log()
+        log_scale = raw
         if self.scale == "atan":
-            return torch.atan(2 * raw).mul_(sign * (0.318 if self.clamp is None else self.clamp))
-        if self.scale == "tanh":
-            return (sign * (1.0 if self.clamp is None else self.clamp)) * torch.tanh(raw / 2)
-        log_scale = (torch.sigmoid(raw + self.offset) + self.floor).log() if self.scale == "sigmoid" else raw
-        return log_scale if sign == 1 else -log_scale
+            log_scale = torch.atan(2 * raw).mul_(0.318 if self.clamp is None else self.clamp)
+        elif self.scale == "tanh":
+            log_scale = torch.tanh(raw / 2).mul_(1.0 if self.clamp is None else self.clamp)
+        return log_scale.exp(), log_scale
 
 
 @dataclass(frozen=True)

@@ -76,8 +76,46 @@ class FCN(nn.Module):
         """(B, in_channels, H, W) to (B, out_channels, H, W)."""
         if self.context_channels:
             check_context(passive, context, self.context_channels)
-        h = F.relu(self.conv1(passive, context if self.context_channels else None))
-        out: Tensor = self.conv3(F.relu(self.conv2(h)))
+        h = F.relu(self.conv1(passive, context if self.context_channels else None), inplace=True)
+        out: Tensor = self.conv3(F.relu(self.conv2(h), inplace=True))
+        return out
+
+
+class ExactConv2d(nn.Conv2d):
+    """A convolution in its parameters' own precision under autocast too: where what is rounded would show."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, H, W) to (B, out_channels, H, W)."""
+        with full_precision(x):
+            return super().forward(x.to(self.weight.dtype))
+
+
+class CNN(nn.Module):
+    """3×3, ReLU, 1×1, ReLU, 3×3 that starts at zero: Glow's network without its norms.
+
+    Under autocast the last layer stays in full precision. What it returns moves the image, so a rounding that falls the
+    other way in the inverse would show: the round trip of a Glow is several times closer with it.
+
+    Args:
+        in_channels: channels of the passive part (or of the context, for an injector).
+        out_channels: parameters to return.
+        hidden: width.
+        context_channels: channels of the context, which is concatenated; 0 ignores any context.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, hidden: int = 64, context_channels: int = 0) -> None:
+        super().__init__()
+        self.context_channels = context_channels
+        self.conv1 = nn.Conv2d(in_channels + context_channels, hidden, 3, padding=1)
+        self.conv2 = nn.Conv2d(hidden, hidden, 1)
+        self.conv3 = ExactConv2d(hidden, out_channels, 3, padding=1)
+        nn.init.zeros_(self.conv3.weight)
+        nn.init.zeros_(self.conv3.bias)  # type: ignore[arg-type]
+
+    def forward(self, passive: Tensor, context: Tensor | None = None) -> Tensor:
+        """(B, in_channels, H, W) to (B, out_channels, H, W)."""
+        h = F.relu(self.conv1(with_context(passive, context, self.context_channels)), inplace=True)
+        out: Tensor = self.conv3(F.relu(self.conv2(h), inplace=True))
         return out
 
 
@@ -106,7 +144,7 @@ class DenseBlock(nn.Module):
         """(B, in_channels, H, W) to (B, out_channels, H, W)."""
         x = lowered(with_context(passive, context, self.context_channels))
         for conv in self.convs:
-            x = torch.cat([x, F.leaky_relu(conv(x), 0.2)], 1)
+            x = torch.cat([x, F.leaky_relu(conv(x), 0.2, inplace=True)], 1)
         out: Tensor = self.last(x)
         return out
 

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from flowkit import ActNorm, Affine, Chain, Coupling, InvertibleConv1x1
-from flowkit.bijector import full_precision
-from flowkit.nets import FCN, DenseBlock, small_xavier
-from flowkit.tree import channels_last, widen
+from flowkit.nets import FCN, DenseBlock, ExactConv2d, small_xavier
+from flowkit.tree import channels_last
 
 Init = Callable[[nn.Module], None]
 """Sets the weights of one convolution."""
@@ -80,16 +79,6 @@ class Trunk(nn.Sequential):
             yield x
 
 
-def exactly(conv: nn.Module, x: Tensor) -> Tensor:
-    """A convolution in its parameters' own precision under autocast too: where an extractor meets the image.
-
-    So what a trunk's blocks add up, each in low precision, adds up in full precision.
-    """
-    with full_precision(x):
-        out: Tensor = conv(widen(x))
-    return out
-
-
 class FeatureExtractor(nn.Module):
     """HCFlow's network for the features c_l: RRDBs, tapped half-way (official code; paper, section 4.1).
 
@@ -118,15 +107,15 @@ class FeatureExtractor(nn.Module):
         super().__init__()
         self.tap = tap
         init = functools.partial(small_xavier, gain=gain)
-        self.first = nn.Conv2d(in_channels, features, 3, padding=1)
+        self.first = ExactConv2d(in_channels, features, 3, padding=1)
         self.trunk0, self.trunk1 = (Trunk(count, features, growth, init, lean) for count in blocks)
-        self.last = nn.Conv2d(features, features, 3, padding=1)
+        self.last = ExactConv2d(features, features, 3, padding=1)
 
     def forward(self, u: Tensor) -> Tensor:
         """(B, in_channels, H, W) to (B, 2·features, H, W), or without the tap (B, features, H, W)."""
-        start = exactly(self.first, channels_last(u))
+        start = self.first(channels_last(u))  # exact: so what the blocks add up is not rounded
         a = self.trunk0(start)
-        b = exactly(self.last, self.trunk1(a)) + start
+        b = self.last(self.trunk1(a)) + start
         return torch.cat([a, b], 1) if self.tap else b
 
 
@@ -147,9 +136,9 @@ class RRDBNet(nn.Module):
         super().__init__()
         self.taps = taps
         conv = functools.partial(nn.Conv2d, features, features, 3, padding=1)
-        self.first = nn.Conv2d(3, features, 3, padding=1)
+        self.first = ExactConv2d(3, features, 3, padding=1)
         self.trunk = Trunk(blocks, features, growth, small_kaiming, lean)
-        self.last = conv()
+        self.last = ExactConv2d(features, features, 3, padding=1)
         self.up = nn.ModuleList(conv() for _ in range(scale.bit_length() - 1))
         self.hr = conv()
         self.image = nn.Conv2d(features, 3, 3, padding=1)
@@ -172,11 +161,11 @@ class RRDBNet(nn.Module):
 
     def _trunk(self, lr: Tensor) -> tuple[Tensor, Tensor]:
         """The trunk's output, with its skip, and the stack of its tapped blocks."""
-        x = exactly(self.first, channels_last(lr))
+        x = self.first(channels_last(lr))
         outputs = list(self.trunk.outputs(x))
         x = outputs[-1] if outputs else x
         stack = [outputs[tap] for tap in self.taps]
-        return x + exactly(self.last, x), torch.cat(stack, 1) if stack else x[:, :0]
+        return x + self.last(x), torch.cat(stack, 1) if stack else x[:, :0]
 
 
 def _upsampled(x: Tensor, conv: nn.Module) -> Tensor:

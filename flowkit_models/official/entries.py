@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from flowkit import ActNorm, InvertibleConv1x1
-from flowkit.nets import FCN, ActNormConv2d, DenseBlock, Interleave, ZeroConv2d
+from flowkit.nets import FCN, ActNormConv2d, DenseBlock, ExactConv2d, Interleave, ZeroConv2d
 from flowkit.spatial import Patch
 from flowkit_models.imageflow import ImageFlow
 
@@ -86,6 +86,7 @@ _ENTRIES: dict[type, Callable[[str, Any], Iterator[Entry]]] = {
     ActNormConv2d: _actnorm_conv,
     ZeroConv2d: _zero_conv,
     nn.Conv2d: _conv,
+    ExactConv2d: _conv,
 }
 
 
