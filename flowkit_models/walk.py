@@ -195,7 +195,7 @@ def _shadow(seen: _Pass, name: str, inverse: Callable[..., Any]) -> Callable[...
 
 def _net_hook(seen: _Pass, name: str, kind: Affine) -> Callable[..., None]:
     def hook(module: nn.Module, args: Any, out: Tensor) -> None:
-        log_scale = kind._log_scale(out[:, 1::2])  # interleaved: shift, raw scale
+        _, log_scale = kind._scale(out[:, 1::2])  # interleaved: shift, raw scale
         seen.scales[name] = _span(-log_scale if kind.inverted else log_scale)
 
     return hook

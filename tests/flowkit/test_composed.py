@@ -119,21 +119,10 @@ def test_networks_see_images_channels_last() -> None:
 
 
 def test_the_layer_that_moves_the_image_is_exact_under_autocast() -> None:
-    """A Glow's round trip with bf16 networks: a last layer that rounds would be several times further off."""
-    torch.manual_seed(0)
-    parts = [
-        part
-        for _ in range(8)
-        for part in (
-            flowkit.ActNorm(12),
-            flowkit.InvertibleConv1x1(12),
-            Coupling(flowkit.nets.CNN(6, 12, 32), 6, Affine("sigmoid")),
-        )
-    ]
-    chain = perturb(Chain(flowkit.Squeeze(), *parts), 0.05)
-    x = torch.rand(2, 3, 16, 16) - 0.5
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        y, logdet = chain(x)
-        back = chain.inverse(y)[0]
-    assert logdet.dtype == back.dtype == torch.float32
-    assert float((back - x).abs().max()) < 1e-3
+    """Rounded to bf16, what moves the image would fall the other way in the inverse now and then, by 2⁻⁸ of itself."""
+    for net in (flowkit.nets.CNN(6, 12, 8), FCN(6, 12, 8)):
+        perturb(net, 0.2)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            parameters = net(torch.rand(2, 6, 5, 4))
+        assert parameters.dtype == torch.float32
+        assert float((parameters - parameters.bfloat16().float()).abs().max()) > 1e-5
