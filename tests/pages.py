@@ -1,8 +1,8 @@
 """README and docs as programs: their Python blocks run in order, and their commands are parsed, not run.
 
-Blocks of one page share their names. A `text` block right after a Python block is what that block prints, compared as
-doctest does (white space, `...`). `python no-run` is a block that is only compiled; the line before it says why, in a
-comment: <!-- no-run: reason -->.
+Blocks of one page share their names; they can import what lies in a folder called as the page. A `text` block right
+after a Python block is what that block prints, compared as doctest does (white space, `...`). `python no-run` is a
+block that is only compiled; the line before it says why, in a comment: <!-- no-run: reason -->.
 
 Run a page, and keep the files that it writes (its pictures): python tests/pages.py docs/build_a_flow.md --into docs
 """
@@ -67,6 +67,11 @@ def sections(page: Path) -> list[str]:
     return re.split(r"^(?=## )", page.read_text(), flags=re.MULTILINE)
 
 
+def modules(page: Path) -> Path:
+    """The folder of the modules that a page may import."""
+    return page.with_suffix("")
+
+
 def run(page: Path) -> int:
     """Runs the Python of a page in the working folder. Returns how many blocks ran.
 
@@ -99,12 +104,12 @@ def _compare(page: Path, block: Block, expected: str, printed: str) -> None:
 
 
 def commands(page: Path) -> list[tuple[str, list[str]]]:
-    """Recipes that the `sh` blocks of a page call, with their options; a loop's variable takes each of its values."""
+    """Recipes, and `flowkit`, that the `sh` blocks of a page call, with their options; loops are unrolled."""
     found = []
     for block in blocks(page):
         if block.info == "sh":
             for line in _unrolled(block.code.replace("\\\n", " ")):
-                found += _recipes(line)
+                found += _programs(line)
     return found
 
 
@@ -119,14 +124,14 @@ def _unrolled(code: str) -> Iterator[str]:
     yield from _unrolled(code[loop.end() :])
 
 
-def _recipes(line: str) -> Iterator[tuple[str, list[str]]]:
-    """The recipes that a command line calls. `…` stands for more words."""
+def _programs(line: str) -> Iterator[tuple[str, list[str]]]:
+    """The programs of ours that a command line calls. `…` stands for more words."""
     lexer = shlex.shlex(line, posix=True, punctuation_chars="();<>|&")
     lexer.whitespace_split = True
     for joined, words in itertools.groupby(lexer, key=lambda word: set(word) <= set("();<>|&")):
         command = [word for word in words if word != "…"]
         for i, word in enumerate(command):
-            if not joined and re.fullmatch(r"recipes/\w+\.py", word):
+            if not joined and re.fullmatch(r"recipes/\w+\.py|(.*/)?flowkit", word):
                 yield Path(word).stem, command[i + 1 :]
                 break
 
@@ -150,6 +155,7 @@ def main() -> None:
     options = parser.parse_args()
     page = options.page.resolve()
     torch.set_num_threads(1)
+    sys.path.insert(0, str(modules(page)))
     os.chdir(options.into)
     print(f"{run(page)} blocks of {name(page)} ran")
 

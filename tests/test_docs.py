@@ -17,6 +17,7 @@ import flowkit
 import flowkit_models
 
 DOCS = ROOT / "docs"
+BENCH = ("normflows", "FrEIA")  # an extra that `all` may leave out
 PICTURES = (".png", ".svg", ".jpg", ".gif", ".webp")
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=pages.name)
@@ -27,7 +28,13 @@ each_page = pytest.mark.parametrize("page", PAGES, ids=pages.name)
 @pytest.mark.filterwarnings("ignore:torch.meshgrid:UserWarning")
 def test_the_python_of_a_page_runs(page: Path, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
-    count = pages.run(page)
+    monkeypatch.syspath_prepend(pages.modules(page))
+    try:
+        count = pages.run(page)
+    except ModuleNotFoundError as error:
+        if error.name in BENCH:
+            pytest.skip(f"{error.name} is not installed")
+        raise
     assert count or not any(block.info.startswith("python") for block in pages.blocks(page))
 
 
@@ -58,21 +65,26 @@ def test_blocks_say_what_they_are(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "options"),
+    ("program", "options"),
     [
-        pytest.param(recipe, options, id=f"{pages.name(page)} {recipe} {' '.join(options)}")
+        pytest.param(program, options, id=f"{pages.name(page)} {program} {' '.join(options)}")
         for page in PAGES
-        for recipe, options in pages.commands(page)
+        for program, options in pages.commands(page)
     ],
 )
-def test_the_options_of_a_command_are_those_of_its_recipe(recipe: str, options: list[str], monkeypatch) -> None:
-    assert parse(recipe, options, monkeypatch) == 0
-    assert parse(recipe, [*options, "--no-such-option"], monkeypatch) not in (0, None) or "--help" in options
+def test_the_options_of_a_command_are_those_of_its_program(program: str, options: list[str], monkeypatch) -> None:
+    assert parse(program, options, monkeypatch) == 0
+    assert parse(program, [*options, "--no-such-option"], monkeypatch) != 0 or "--help" in options
 
 
-def parse(recipe: str, options: list[str], monkeypatch):
+def parse(program: str, options: list[str], monkeypatch):
     """What a command line comes to, if nothing is done but to read it."""
-    module = pages.open_recipe(recipe)
+    if program == "flowkit":
+        line = importlib.import_module("flowkit_models.command.line")
+        for subcommand in line.SUBCOMMANDS:
+            monkeypatch.setattr(subcommand, "run", lambda self: 0)
+        return line.run(options)
+    module = pages.open_recipe(program)
     monkeypatch.setattr(module, "main", lambda *config: None)
     try:
         if hasattr(module, "parse"):
@@ -87,12 +99,13 @@ def test_commands_are_found(tmp_path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "```sh\nfor s in a b; do\n  python recipes/x.py --stage $s \\\n    --more 'c d'\ndone\n"
-        "torchrun --nnodes 4 recipes/y.py --out z …  # why\n```\n"
+        "torchrun --nnodes 4 recipes/y.py --out z …  # why\n.venv/bin/flowkit upscale 'a & b.png' && ls\n```\n"
     )
     assert pages.commands(page) == [
         ("x", ["--stage", "a", "--more", "c d"]),
         ("x", ["--stage", "b", "--more", "c d"]),
         ("y", ["--out", "z"]),
+        ("flowkit", ["upscale", "a & b.png"]),
     ]
 
 
