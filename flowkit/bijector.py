@@ -116,10 +116,13 @@ class TensorMap(Bijector):
     x_is_tensor = y_is_tensor = True
 
 
+_NOTHING = contextlib.nullcontext()
+
+
 def full_precision(x: Tensor) -> AbstractContextManager[Any]:
     """Switches autocast off: only conditioner networks may run in low precision, never the map itself."""
     device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else contextlib.nullcontext()
+    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else _NOTHING
 
 
 def no_logdet(x: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ class Chain(Bijector):
         logdet = no_logdet(first)
         runs = self.runs()[:: -1 if inverse else 1]
         for run, as_one in zip(runs, compose(runs, first, inverse), strict=True):
-            x, term = as_one(x) if as_one and fits(run, x) else apply_run(run, x, context, inverse)
+            x, term = as_one.apply(x) if as_one and fits(run, x) else apply_run(run, x, context, inverse)
             logdet = logdet + term
         return x, logdet
 

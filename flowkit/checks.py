@@ -15,25 +15,28 @@ _Method = Callable[..., tuple[Value, Tensor]]
 def checked_method(method: _Method, forward: bool) -> _Method:
     """Wraps `forward` or `inverse` of a bijector."""
 
-    def run(
-        self: Any, x: Value, context: Value, rest: tuple[Any, ...], options: dict[str, Any]
-    ) -> tuple[Value, Tensor]:
-        x = _check_input(self, x, context, forward)
-        first = next(leaves(x))
-        if context is not None and not torch.is_autocast_enabled(first.device.type):
-            context = map_leaves(lambda c: c.to(first.dtype) if c.is_floating_point() else c, context)
-        return _check_output(self, method(self, x, context, *rest, **options), _rows(x))
-
     # two of them, so that both arguments keep their names
     @functools.wraps(method)
     def checked_forward(self: Any, x: Value, context: Value = None, *rest: Any, **options: Any) -> tuple[Value, Tensor]:
-        return run(self, x, context, rest, options)
+        x = _check_input(self, x, context, True)
+        return _check_output(self, method(self, x, as_wide(context, x), *rest, **options), x)
 
     @functools.wraps(method)
     def checked_inverse(self: Any, y: Value, context: Value = None, *rest: Any, **options: Any) -> tuple[Value, Tensor]:
-        return run(self, y, context, rest, options)
+        y = _check_input(self, y, context, False)
+        return _check_output(self, method(self, y, as_wide(context, y), *rest, **options), y)
 
     return checked_forward if forward else checked_inverse
+
+
+def as_wide(context: Value, x: Value) -> Value:
+    """A context in the dtype of x, unless autocast chooses the networks' precision."""
+    if context is None:
+        return None
+    first = next(leaves(x))
+    if torch.is_autocast_enabled(first.device.type):
+        return context
+    return map_leaves(lambda c: c.to(first.dtype) if c.is_floating_point() else c, context)
 
 
 def _name(layer: nn.Module) -> str:
@@ -41,7 +44,7 @@ def _name(layer: nn.Module) -> str:
 
 
 def _check_input(layer: Any, x: Value, context: Value, forward: bool) -> Value:
-    tensors = list(leaves(x))
+    tensors = [x] if isinstance(x, Tensor) else list(leaves(x))
     if not tensors:
         raise ValueError(f"{_name(layer)}: expected a tensor or a tuple of tensors, got {describe(x)}")
     for leaf in tensors:
@@ -59,6 +62,9 @@ def _check_input(layer: Any, x: Value, context: Value, forward: bool) -> Value:
             f"{_name(layer)}: parameters are {str(parameter.dtype).removeprefix('torch.')}, "
             f"got {describe(first)}; convert one of them with .to(dtype)"
         )
+    if context is None and isinstance(x, Tensor):
+        _check_shape(layer, x, forward)
+        return x
     for leaf in leaves(context):
         if not isinstance(leaf, Tensor) or leaf.ndim < 1:
             raise ValueError(f"{_name(layer)}: a context is made of tensors (B, ...), got {describe(leaf)}")
@@ -84,13 +90,13 @@ def _any_parameter(layer: nn.Module) -> Tensor | None:
 
 def _rows(x: Value) -> int:
     """The batch size: of a tree, the largest."""
+    if isinstance(x, Tensor):
+        return x.shape[0]
     return max(leaf.shape[0] for leaf in leaves(x))
 
 
 def _check_rows(layer: Any, x: Value, context: Value) -> None:
     """All of one batch size; but B rows of a context, or of a hierarchy's y, may be shared by n·B rows of x."""
-    if isinstance(x, Tensor) and context is None:
-        return
     rows = _rows(x)
     given = [*leaves(context), *(list(leaves(x)) if layer.shares_y else [])]
     fewer = {leaf.shape[0] for leaf in given} - {rows}
@@ -110,10 +116,10 @@ def _check_shape(layer: Any, x: Tensor, forward: bool) -> None:
         raise ValueError(f"{_name(layer)}: spatial sizes must be multiples of {layer.stride}, got {describe(x)}")
 
 
-def _check_output(layer: Any, out: Any, batch: int) -> tuple[Value, Tensor]:
+def _check_output(layer: Any, out: Any, x: Value) -> tuple[Value, Tensor]:
     if not isinstance(out, tuple) or len(out) != 2 or not isinstance(out[1], Tensor):
         raise TypeError(f"{_name(layer)}: must return (value, logdet), got {describe(out)}")
-    logdet = out[1]
+    logdet, batch = out[1], _rows(x)
     if logdet.shape != (batch,) or logdet.dtype.itemsize < 4:
         raise TypeError(
             f"{_name(layer)}: logdet must be ({batch},) float32 or wider, got {describe(logdet)}; "

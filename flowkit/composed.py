@@ -28,7 +28,7 @@ class Pixelwise(NamedTuple):
     bias: Tensor
     slope: Tensor
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def apply(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Applies it to (B, C, *spatial). Returns y and the log-det, shape (B,)."""
         return mix_channels(x, self.matrix, self.bias), (self.slope * pixels(x)).expand(x.shape[0])
 

@@ -1,11 +1,25 @@
 """Two combinators for maps whose parameters come from a network: Coupling and Injector."""
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
 from .bijector import TensorMap
 from .kinds import Kind
 from .tree import Value, channels_last, describe, map_leaves, repeat_rows
+
+
+class Retraced(NamedTuple):
+    """A map gone through again, from its output, for the backward pass of a `Reversible` chain.
+
+    Attributes:
+        inputs: leaves of the graph; side by side along the channels they are x.
+        outputs: y and the log-det again, with a graph.
+    """
+
+    inputs: list[Tensor]
+    outputs: tuple[Tensor, Tensor]
 
 
 class Coupling(TensorMap):
@@ -57,6 +71,19 @@ class Coupling(TensorMap):
         active, logdet = self.kind.inverse(active, self._parameters_of(passive, active, context))
         return self._join(passive, active), logdet
 
+    def retrace(self, y: Tensor, context: Value, inverse: bool) -> Retraced:
+        """Undoes the map (or its inverse) and goes through it again: the net, which both need, runs once."""
+        passive, active = (part.detach() for part in self._split(y))
+        passive.requires_grad_()
+        parameters = self._parameters_of(passive, active, context)
+        there, back = (self.kind.inverse, self.kind.forward) if inverse else (self.kind.forward, self.kind.inverse)
+        with torch.no_grad():
+            active = back(active, parameters)[0]
+        active.requires_grad_()
+        moved, logdet = there(active, parameters)
+        inputs = [active, passive] if self.flip else [passive, active]
+        return Retraced(inputs, (self._join(passive, moved), logdet))
+
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if x.shape[1] <= self.keep:
             raise ValueError(f"Coupling: keep={self.keep} leaves nothing of {describe(x)} to transform")
@@ -104,6 +131,14 @@ class Injector(TensorMap):
     def inverse(self, y: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
         """Transforms y back given the context."""
         return self.kind.inverse(y, self._parameters_of(y, context))
+
+    def retrace(self, y: Tensor, context: Value, inverse: bool) -> Retraced:
+        """Undoes the map (or its inverse) and goes through it again: the net, which both need, runs once."""
+        parameters = self._parameters_of(y, context)
+        there, back = (self.kind.inverse, self.kind.forward) if inverse else (self.kind.forward, self.kind.inverse)
+        with torch.no_grad():
+            x = back(y, parameters)[0]
+        return Retraced([x.requires_grad_()], there(x, parameters))
 
     def _parameters_of(self, active: Tensor, context: Value) -> Tensor:
         if context is None:

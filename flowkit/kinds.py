@@ -133,7 +133,7 @@ class Affine(Kind):
         if self.scale == "atan":
             log_scale = torch.atan(2 * raw).mul_(0.318 if self.clamp is None else self.clamp)
         elif self.scale == "tanh":
-            log_scale = torch.tanh(raw / 2).mul_(1.0 if self.clamp is None else self.clamp)
+            log_scale = torch.tanh(raw / 2) * (1.0 if self.clamp is None else self.clamp)
         return log_scale.exp(), log_scale
 
 

@@ -8,8 +8,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from .chain import Chain, apply_run
+from .checks import as_wide
 from .composed import Pixelwise, compose
+from .coupling import Retraced
 from .tree import Value, describe, leaves, map_leaves
+
+_Map = Callable[..., tuple[Any, Tensor]]
 
 
 class Reversible(Chain):
@@ -65,7 +69,7 @@ class _Walk(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, grad_logdet: Tensor) -> tuple[Any, ...]:
-        y, *contexts = ctx.saved_tensors
+        y, *contexts = (tensor.detach() for tensor in ctx.saved_tensors)
         totals: list[Tensor | None] = [None] * len(contexts)
         of_parameters: dict[int, Tensor] = {}
 
@@ -80,23 +84,23 @@ class _Walk(torch.autograd.Function):
         of_maps: list[tuple[Pixelwise, list[Any]]] = []
         with torch.autocast(*ctx.autocast):
             for run, as_one, back in zip(runs, maps, undo, strict=True):
-                with torch.no_grad():
-                    y = back(y)[0] if back else apply_run(run, y, ctx.context, not ctx.inverse)[0]
-                x = y.detach().requires_grad_()
-                if as_one:
-                    own = Pixelwise(*(part.detach().requires_grad_() for part in as_one))
-                    with torch.enable_grad():
-                        outputs = own(x)
-                    grad, *grads = _gradients(outputs, (grad, grad_logdet), [x, *own])
-                    of_maps.append((as_one, grads))
-                    continue
                 fresh = [c.detach().requires_grad_(c.is_floating_point()) for c in contexts]
-                parameters = [p for part in run for p in part.parameters() if p.requires_grad]
-                with torch.enable_grad():
-                    outputs = apply_run(run, x, map_leaves(_taken_from(iter(fresh)), ctx.context), ctx.inverse)
-                grad, *grads = _gradients(outputs, (grad, grad_logdet), [x, *fresh, *parameters])
-                totals = [_add(total, new) for total, new in zip(totals, grads, strict=False)]
-                collect(parameters, grads[len(fresh) :])
+                if as_one and back:
+                    own: list[Any] = [part.detach().requires_grad_() for part in as_one]
+                    retraced = _retraced(y, back.apply, Pixelwise(*own).apply)
+                else:
+                    own = [p for part in run for p in part.parameters() if p.requires_grad]
+                    context = map_leaves(_taken_from(iter(fresh)), ctx.context)
+                    retraced = _retrace(run, y, context, ctx.inverse)
+                inputs = retraced.inputs
+                found = _gradients(retraced.outputs, (grad, grad_logdet), [*inputs, *fresh, *own])
+                y, grad = _beside(inputs), _beside(found[: len(inputs)])
+                of_contexts, of_own = found[len(inputs) :][: len(fresh)], found[len(inputs) + len(fresh) :]
+                totals = [_add(total, new) for total, new in zip(totals, of_contexts, strict=True)]
+                if as_one:
+                    of_maps.append((as_one, of_own))
+                else:
+                    collect(own, of_own)
         # the matrices of all runs were made together, so their gradients go back to the parameters together
         joined = {p: None for run, m in zip(runs, maps, strict=True) if m for part in run for p in part.parameters()}
         parameters = [p for p in joined if p.requires_grad]
@@ -105,6 +109,30 @@ class _Walk(torch.autograd.Function):
             collect(parameters, _gradients([end for end, _ in ends], [new for _, new in ends], parameters))
         parameters = [p for p in ctx.chain.parameters() if p.requires_grad]
         return None, None, None, grad, *totals, *(of_parameters.get(id(p)) for p in parameters)
+
+
+def _retrace(run: list[Any], y: Tensor, context: Value, inverse: bool) -> Retraced:
+    """What goes into a run to make y, and the way from there to y again, with a graph."""
+    if len(run) == 1 and hasattr(run[0], "retrace"):
+        with torch.enable_grad():
+            out: Retraced = run[0].retrace(y, as_wide(context, y), inverse)
+        return out
+    return _retraced(
+        y, lambda y: apply_run(run, y, context, not inverse), lambda x: apply_run(run, x, context, inverse)
+    )
+
+
+def _retraced(y: Tensor, back: _Map, there: _Map) -> Retraced:
+    with torch.no_grad():
+        x = back(y)[0].detach()
+    x.requires_grad_()
+    with torch.enable_grad():
+        return Retraced([x], there(x))
+
+
+def _beside(parts: list[Tensor]) -> Tensor:
+    """Tensors side by side along the channels."""
+    return parts[0] if len(parts) == 1 else torch.cat([part.detach() for part in parts], 1)
 
 
 def _gradients(outputs: Any, grads: Any, wrt: list[Tensor]) -> list[Any]:
