@@ -1,0 +1,206 @@
+"""Glow in several libraries: time, memory, precision and graph breaks, compared with the hand-written one."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flowkit_models.images import to_float
+from flowkit_models.photos import test_photos
+
+from .contenders import BASE, Contender, Sizes, contender
+from .measures import flops, graph_breaks, largest_error, parameters
+from .memory import saved_bytes, training_bytes
+from .report import Results, megabytes, milliseconds, quartiles
+from .stopwatch import Task, Tick, interleave, ratios, spread
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """How everything is measured.
+
+    Attributes:
+        device: where.
+        rounds, calls: of the stopwatch.
+        seed: of weights and data.
+        trained: steps of Adam before precision is measured, so that no network is still at zero.
+        compiled: training steps and inverses go through `torch.compile`, where the library lets them.
+        channels_last: images and weights in that memory format.
+        tick: called with what comes next, for a progress bar.
+    """
+
+    device: str = "cpu"
+    rounds: int = 15
+    calls: int = 3
+    seed: int = 0
+    trained: int = 50
+    compiled: bool = False
+    channels_last: bool = False
+    tick: Tick = field(default=lambda name: None)
+
+
+class Racer:
+    """A contender with an optimiser and data: what is timed.
+
+    Args:
+        name: of the contender.
+        sizes: of the Glow.
+        how: conditions.
+        bf16: networks, or whatever the library lets run so, under autocast.
+    """
+
+    def __init__(self, name: str, sizes: Sizes, how: Conditions, bf16: bool = False) -> None:
+        self.contender: Contender = contender(name, sizes, how.seed)
+        self.module = self.contender.module.to(how.device)
+        self.x = images(sizes, how.seed).to(how.device)
+        if how.channels_last:
+            self.module = self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.x = self.x.contiguous(memory_format=torch.channels_last)
+        self.how, self.bf16 = how, bf16
+        self.trained = [p for p in self.module.parameters() if p.requires_grad]
+        self.adam = torch.optim.Adam(self.trained, 1e-3, fused=True)
+        self.loss: Callable[[Tensor], Tensor] = self.contender.loss
+        self.decode: Callable[[Sequence[Tensor]], Tensor] = self.contender.decode
+        if how.compiled:
+            self.loss, self.decode = torch.compile(self.loss), torch.compile(self.decode)
+        self.step()  # libraries that set their ActNorms from the first batch do it now
+        with torch.no_grad():
+            self.latents = [z.detach() for z in self.contender.encode(self.x)[0]]
+
+    def autocast(self) -> torch.autocast:
+        """Mixed precision, or none."""
+        return torch.autocast(torch.device(self.how.device).type, torch.bfloat16, enabled=self.bf16)
+
+    def forward(self) -> Tensor:
+        """The loss of the batch."""
+        with self.autocast():
+            return self.loss(self.x)
+
+    def step(self, fresh: bool = True) -> None:
+        """A training step. `fresh`: the gradients of the last one are dropped, otherwise zeroed in place."""
+        self.adam.zero_grad(set_to_none=fresh)
+        self.forward().backward()
+        self.adam.step()
+
+    @torch.no_grad()
+    def inverse(self) -> Tensor:
+        """Latents to images."""
+        with self.autocast():
+            return self.decode(self.latents)
+
+    @torch.no_grad()
+    def round_trip(self, bf16: bool) -> tuple[float, str]:
+        """The largest error of an image that was encoded and decoded, and the dtype of the log-det."""
+        with torch.autocast(torch.device(self.how.device).type, torch.bfloat16, enabled=bf16):
+            latents, logdet = self.contender.encode(self.x)
+            again = self.contender.decode(latents)
+        return largest_error(again, self.x), str(logdet.dtype).removeprefix("torch.")
+
+
+def images(sizes: Sizes, seed: int = 0) -> Tensor:
+    """Crops of test photographs with uniform noise of a grey level, in [−½, ½]: (batch, 3, side, side)."""
+    generator = torch.Generator().manual_seed(seed)
+    photos = list(test_photos().values())
+    crops = []
+    for i in range(sizes.batch):
+        photo = photos[i % len(photos)]
+        top, left = (int(torch.randint(size - sizes.side + 1, (), generator=generator)) for size in photo.shape[1:])
+        crops.append(to_float(photo[:, top : top + sizes.side, left : left + sizes.side]))
+    x = torch.stack(crops)
+    return x + torch.rand(x.shape, generator=generator) / 256 - 0.5
+
+
+def race(names: Sequence[str], sizes: Sizes, how: Conditions, task: str = "step", bf16: bool = False) -> Any:
+    """Times one task, "step" or "inverse", of several contenders in turns. Returns the stopwatch's rounds."""
+    racers = {name: Racer(name, sizes, how, bf16) for name in names}
+    tasks: dict[str, Task] = {name: getattr(racer, task) for name, racer in racers.items()}
+    return interleave(tasks, how.rounds, how.calls, how.device, how.tick)
+
+
+def turns(names: Sequence[str], how: Conditions) -> int:
+    """How often `compare` calls `tick`, for a progress bar."""
+    return len(names) * (3 * (how.rounds + 1) + 1)
+
+
+def facts(name: str, sizes: Sizes, how: Conditions) -> dict[str, Any]:
+    """What needs no clock: parameters, operations, memory, precision, graph breaks."""
+    plain = Conditions(how.device, seed=how.seed, channels_last=how.channels_last)
+    racer = Racer(name, sizes, plain)
+    found: dict[str, Any] = {
+        "parameters": parameters(racer.module),
+        "step_flops": flops(racer.step),
+        "inverse_flops": flops(racer.inverse),
+        "saved_bytes": saved_bytes(racer.forward, racer.module, racer.x),
+        "peak_bytes": training_bytes(lambda: racer.step(fresh=False), racer.module, how.device),
+    }
+    for _ in range(how.trained):
+        racer.step()
+    for key, bf16 in (("float32", False), ("bf16", True)):
+        found[f"round_trip_{key}"], found[f"logdet_{key}"] = racer.round_trip(bf16)
+    with torch.no_grad():
+        found["breaks_inverse"] = graph_breaks(racer.contender.decode, racer.latents)
+    found["breaks_forward"] = graph_breaks(racer.contender.encode, racer.x)
+    found["note"] = racer.contender.note
+    return found
+
+
+HEADINGS = (
+    "",
+    "step",
+    "/ hand-written",
+    "inverse",
+    "/ hand-written",
+    "step, bf16 autocast",
+    "/ hand-written",
+    "saved",
+    "peak",
+    "round trip",
+    "bf16",
+    "log-det, bf16",
+    "graph breaks, forward / inverse",
+    "parameters",
+    "GFLOP, step / inverse",
+)
+
+
+def compare(names: Sequence[str], sizes: Sizes, how: Conditions) -> Results:
+    """The whole table of contenders.
+
+    Args:
+        names: of contenders; the hand-written one is always among them.
+        sizes: of the Glow.
+        how: conditions.
+    """
+    names = list(dict.fromkeys([BASE, *names]))
+    rounds = {
+        "step": race(names, sizes, how),
+        "inverse": race(names, sizes, how, "inverse"),
+        "step_bf16": race(names, sizes, how, bf16=True),
+    }
+    numbers: dict[str, Any] = {}
+    rows = []
+    for name in names:
+        how.tick(name)
+        known = facts(name, sizes, how)
+        row = [name]
+        for what, seconds in rounds.items():
+            ratio = ratios(seconds, name, BASE)
+            known[what] = {"seconds": spread(seconds[name]), "ratio": ratio, "rounds": seconds[name]}
+            row += [milliseconds(known[what]["seconds"].median), quartiles(ratio)]
+        row += [megabytes(known["saved_bytes"]), megabytes(known["peak_bytes"])]
+        row += [f"{known['round_trip_float32']:.0e}", f"{known['round_trip_bf16']:.0e}", known["logdet_bf16"]]
+        row += [f"{known['breaks_forward']} / {known['breaks_inverse']}", f"{known['parameters']:,}"]
+        row += [f"{known['step_flops'] / 1e9:.2f} / {known['inverse_flops'] / 1e9:.2f}"]
+        rows.append(row)
+        numbers[name] = known
+    notes = [f"{name}: {numbers[name]['note']}" for name in names if numbers[name]["note"]]
+    notes += [
+        "ratios: medians over the rounds of the ratio to the hand-written one in the same round, with quartiles",
+        "saved: what autograd keeps beside parameters and input; peak: the most that a training step holds beside "
+        "parameters, gradients and Adam's state",
+        f"round trip: largest error of an image in [−½, ½], after {how.trained} steps of training",
+    ]
+    title = f"Glow, 3×{sizes.side}×{sizes.side}, batch {sizes.batch}, L = {sizes.levels}, K = {sizes.steps}"
+    return Results(title, HEADINGS, rows, notes, numbers)
