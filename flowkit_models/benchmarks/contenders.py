@@ -47,7 +47,7 @@ class Sizes:
     batch: int = 16
 
     def level_channels(self) -> list[int]:
-        """Channels after the squeeze of each level: 12, 24, …"""
+        """Channels after the squeeze of each level: 12, 24, and so on."""
         return [12 * 2**i for i in range(self.levels)]
 
 
@@ -79,7 +79,7 @@ class Contender:
 def by_hand(sizes: Sizes) -> Contender:
     """Plain torch; its inverse computes no log-det."""
     model = handwritten.Glow(sizes.levels, sizes.steps, sizes.hidden)
-    return Contender(model, model, model.inverse)
+    return Contender(model, model, lambda z: model.inverse(list(z)))
 
 
 class Net(nn.Module):
@@ -96,7 +96,7 @@ class Net(nn.Module):
 
 
 def with_flowkit(sizes: Sizes, reversible: bool = False, conditional: bool = False) -> Contender:
-    """flowkit's primitives.
+    """The primitives of flowkit.
 
     Args:
         sizes: of the Glow.
@@ -130,7 +130,7 @@ def with_flowkit(sizes: Sizes, reversible: bool = False, conditional: bool = Fal
 
 
 def with_nflows(sizes: Sizes) -> Contender:
-    """nflows' pieces of a Glow."""
+    """The pieces of a Glow in nflows."""
     nflows: Any = library("nflows.transforms", "nflows")
     masks: Any = library("nflows.utils.torchutils", "nflows")
     flow = nflows.MultiscaleCompositeTransform(sizes.levels)
@@ -161,7 +161,7 @@ def with_nflows(sizes: Sizes) -> Contender:
 
 
 def with_normflows(sizes: Sizes) -> Contender:
-    """normflows' GlowBlock, with the dense 1×1 convolution that the hand-written one has."""
+    """The GlowBlock of normflows, with the dense 1×1 convolution that the hand-written one has."""
     normflows: Any = library("normflows")
     blocks, merges, priors = [], [], []
     for i, channels in reversed(list(enumerate(sizes.level_channels()))):
@@ -180,7 +180,7 @@ def with_normflows(sizes: Sizes) -> Contender:
 
 
 def with_freia(sizes: Sizes) -> Contender:
-    """FrEIA's fused block in a graph."""
+    """The fused block of FrEIA, in a graph."""
     modules: Any = library("FrEIA.modules", "FrEIA")
     graph: Any = library("FrEIA.framework", "FrEIA")
     node = graph.InputNode(3, sizes.side, sizes.side)

@@ -1,7 +1,8 @@
 """Glow in several libraries: time, memory, precision and graph breaks, compared with the hand-written one."""
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ from flowkit_models.photos import test_photos
 from .contenders import BASE, Contender, Sizes, contender
 from .measures import flops, graph_breaks, largest_error, parameters
 from .memory import saved_bytes, training_bytes
-from .report import Results, megabytes, milliseconds, quartiles
-from .stopwatch import Task, Tick, interleave, ratios, spread
+from .report import Results, duration, megabytes, quartiles
+from .stopwatch import Task, Tick, interleave, quiet, ratios, spread
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,6 @@ class Conditions:
         trained: steps of Adam before precision is measured, so that no network is still at zero.
         compiled: training steps and inverses go through `torch.compile`, where the library lets them.
         channels_last: images and weights in that memory format.
-        tick: called with what comes next, for a progress bar.
     """
 
     device: str = "cpu"
@@ -38,7 +38,6 @@ class Conditions:
     trained: int = 50
     compiled: bool = False
     channels_last: bool = False
-    tick: Tick = field(default=lambda name: None)
 
 
 class Racer:
@@ -56,7 +55,7 @@ class Racer:
         self.module = self.contender.module.to(how.device)
         self.x = images(sizes, how.seed).to(how.device)
         if how.channels_last:
-            self.module = self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.module = self.module.to(memory_format=torch.channels_last)
             self.x = self.x.contiguous(memory_format=torch.channels_last)
         self.how, self.bf16 = how, bf16
         self.trained = [p for p in self.module.parameters() if p.requires_grad]
@@ -91,12 +90,18 @@ class Racer:
             return self.decode(self.latents)
 
     @torch.no_grad()
-    def round_trip(self, bf16: bool) -> tuple[float, str]:
-        """The largest error of an image that was encoded and decoded, and the dtype of the log-det."""
-        with torch.autocast(torch.device(self.how.device).type, torch.bfloat16, enabled=bf16):
-            latents, logdet = self.contender.encode(self.x)
-            again = self.contender.decode(latents)
-        return largest_error(again, self.x), str(logdet.dtype).removeprefix("torch.")
+    def precision(self) -> dict[str, Any]:
+        """Errors of an image that was encoded and decoded, in float32 and under bf16 autocast; and of the log-det."""
+        found: dict[str, Any] = {}
+        logdets = []
+        for key, bf16 in (("float32", False), ("bf16", True)):
+            with torch.autocast(torch.device(self.how.device).type, torch.bfloat16, enabled=bf16):
+                latents, logdet = self.contender.encode(self.x)
+                again = self.contender.decode(latents)
+            found[f"round_trip_{key}"] = largest_error(again, self.x)
+            found[f"logdet_{key}"] = str(logdet.dtype).removeprefix("torch.")
+            logdets.append(logdet)
+        return found | {"logdet_error": largest_error(*logdets) / math.prod(self.x.shape[1:])}
 
 
 def images(sizes: Sizes, seed: int = 0) -> Tensor:
@@ -112,16 +117,13 @@ def images(sizes: Sizes, seed: int = 0) -> Tensor:
     return x + torch.rand(x.shape, generator=generator) / 256 - 0.5
 
 
-def race(names: Sequence[str], sizes: Sizes, how: Conditions, task: str = "step", bf16: bool = False) -> Any:
+def race(
+    names: Sequence[str], sizes: Sizes, how: Conditions, tick: Tick = quiet, task: str = "step", bf16: bool = False
+) -> dict[str, list[float]]:
     """Times one task, "step" or "inverse", of several contenders in turns. Returns the stopwatch's rounds."""
     racers = {name: Racer(name, sizes, how, bf16) for name in names}
     tasks: dict[str, Task] = {name: getattr(racer, task) for name, racer in racers.items()}
-    return interleave(tasks, how.rounds, how.calls, how.device, how.tick)
-
-
-def turns(names: Sequence[str], how: Conditions) -> int:
-    """How often `compare` calls `tick`, for a progress bar."""
-    return len(names) * (3 * (how.rounds + 1) + 1)
+    return interleave(tasks, how.rounds, how.calls, how.device, tick)
 
 
 def facts(name: str, sizes: Sizes, how: Conditions) -> dict[str, Any]:
@@ -137,8 +139,7 @@ def facts(name: str, sizes: Sizes, how: Conditions) -> dict[str, Any]:
     }
     for _ in range(how.trained):
         racer.step()
-    for key, bf16 in (("float32", False), ("bf16", True)):
-        found[f"round_trip_{key}"], found[f"logdet_{key}"] = racer.round_trip(bf16)
+    found |= racer.precision()
     with torch.no_grad():
         found["breaks_inverse"] = graph_breaks(racer.contender.decode, racer.latents)
     found["breaks_forward"] = graph_breaks(racer.contender.encode, racer.x)
@@ -146,61 +147,87 @@ def facts(name: str, sizes: Sizes, how: Conditions) -> dict[str, Any]:
     return found
 
 
-HEADINGS = (
-    "",
-    "step",
-    "/ hand-written",
-    "inverse",
-    "/ hand-written",
-    "step, bf16 autocast",
-    "/ hand-written",
-    "saved",
-    "peak",
-    "round trip",
-    "bf16",
-    "log-det, bf16",
-    "graph breaks, forward / inverse",
-    "parameters",
-    "GFLOP, step / inverse",
-)
+TIMES = {"step": "training step", "inverse": "inverse", "step_bf16": "training step, bf16 autocast"}
+"""What is timed, with its heading."""
 
 
-def compare(names: Sequence[str], sizes: Sizes, how: Conditions) -> Results:
-    """The whole table of contenders.
+def compare(names: Sequence[str], sizes: Sizes, how: Conditions, tick: Tick = quiet) -> list[Results]:
+    """Contenders beside the hand-written one: a table of times, and one of what needs no clock.
 
     Args:
         names: of contenders; the hand-written one is always among them.
         sizes: of the Glow.
         how: conditions.
+        tick: called with what comes next, for a progress bar.
     """
-    names = list(dict.fromkeys([BASE, *names]))
-    rounds = {
-        "step": race(names, sizes, how),
-        "inverse": race(names, sizes, how, "inverse"),
-        "step_bf16": race(names, sizes, how, bf16=True),
-    }
-    numbers: dict[str, Any] = {}
-    rows = []
+    names = with_base(names)
+    known = {}
     for name in names:
-        how.tick(name)
-        known = facts(name, sizes, how)
-        row = [name]
+        tick(name)
+        known[name] = facts(name, sizes, how)
+    rounds = {
+        "step": race(names, sizes, how, tick),
+        "inverse": race(names, sizes, how, tick, "inverse"),
+        "step_bf16": race(names, sizes, how, tick, bf16=True),
+    }
+    title = f"Glow, 3×{sizes.side}×{sizes.side}, batch {sizes.batch}, L = {sizes.levels}, K = {sizes.steps}"
+    return [_times(f"{title}: time", names, rounds, known), _facts(f"{title}: memory and precision", known, how)]
+
+
+def with_base(names: Sequence[str]) -> list[str]:
+    """The names, each once, after the hand-written one."""
+    return list(dict.fromkeys([BASE, *names]))
+
+
+def turns(names: Sequence[str], how: Conditions) -> int:
+    """How often `compare` calls `tick`."""
+    return len(with_base(names)) * (len(TIMES) * (how.rounds + 1) + 1)
+
+
+def _times(title: str, names: list[str], rounds: dict[str, Any], known: dict[str, Any]) -> Results:
+    headings = ["", *TIMES.values(), "GFLOP, step / inverse"]
+    rows = []
+    numbers: dict[str, Any] = {}
+    for name in names:
+        row, numbers[name] = [name], {}
         for what, seconds in rounds.items():
-            ratio = ratios(seconds, name, BASE)
-            known[what] = {"seconds": spread(seconds[name]), "ratio": ratio, "rounds": seconds[name]}
-            row += [milliseconds(known[what]["seconds"].median), quartiles(ratio)]
-        row += [megabytes(known["saved_bytes"]), megabytes(known["peak_bytes"])]
-        row += [f"{known['round_trip_float32']:.0e}", f"{known['round_trip_bf16']:.0e}", known["logdet_bf16"]]
-        row += [f"{known['breaks_forward']} / {known['breaks_inverse']}", f"{known['parameters']:,}"]
-        row += [f"{known['step_flops'] / 1e9:.2f} / {known['inverse_flops'] / 1e9:.2f}"]
-        rows.append(row)
-        numbers[name] = known
-    notes = [f"{name}: {numbers[name]['note']}" for name in names if numbers[name]["note"]]
-    notes += [
-        "ratios: medians over the rounds of the ratio to the hand-written one in the same round, with quartiles",
+            median, ratio = spread(seconds[name]), ratios(seconds, name, BASE)
+            numbers[name][what] = {"seconds": median, "ratio": ratio, "rounds": seconds[name]}
+            row.append(duration(median.median) + ("" if name == BASE else f"; {quartiles(ratio)}"))
+        rows.append([*row, f"{known[name]['step_flops'] / 1e9:.3g} / {known[name]['inverse_flops'] / 1e9:.3g}"])
+    note = f"median time; its ratio to the {BASE} one: median over the rounds, both in the same round, and quartiles"
+    return Results(title, headings, rows, [note], numbers)
+
+
+def _facts(title: str, known: dict[str, Any], how: Conditions) -> Results:
+    rows = [
+        [
+            name,
+            f"{facts['parameters']:,}",
+            megabytes(facts["saved_bytes"]),
+            megabytes(facts["peak_bytes"]),
+            f"{facts['round_trip_float32']:.0e}",
+            f"{facts['round_trip_bf16']:.0e}",
+            f"{facts['logdet_bf16']}, {facts['logdet_error']:.0e}",
+            f"{facts['breaks_forward']} / {facts['breaks_inverse']}",
+        ]
+        for name, facts in known.items()
+    ]
+    headings = [
+        "",
+        "parameters",
+        "saved",
+        "peak",
+        "round trip, float32",
+        "bf16 autocast",
+        "log-det there: type, error",
+        "graph breaks, forward / inverse",
+    ]
+    notes = [
+        *(f"{name}: {facts['note']}" for name, facts in known.items() if facts["note"]),
         "saved: what autograd keeps beside parameters and input; peak: the most that a training step holds beside "
         "parameters, gradients and Adam's state",
-        f"round trip: largest error of an image in [−½, ½], after {how.trained} steps of training",
+        f"round trip: largest error of an image in [−½, ½] after {how.trained} steps of training; error of the "
+        "log-det: the largest difference from float32, in nats per dimension",
     ]
-    title = f"Glow, 3×{sizes.side}×{sizes.side}, batch {sizes.batch}, L = {sizes.levels}, K = {sizes.steps}"
-    return Results(title, HEADINGS, rows, notes, numbers)
+    return Results(title, headings, rows, notes, known)

@@ -62,7 +62,7 @@ class AffineCoupling(nn.Module):
         self.net = network(channels // 2, channels, hidden)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """y = (x + t)·σ(r + 2), for the second half."""
+        """The second half becomes (x + t)·σ(r + 2)."""
         a, b = x.chunk(2, 1)
         shift, raw = self.net(a).chunk(2, 1)
         b = (b + shift) * torch.sigmoid(raw + 2)

@@ -1,4 +1,4 @@
-"""Memory of a piece of work, in bytes: the most that it holds at once, and what autograd keeps for the backward pass."""
+"""Memory of a piece of work: the most that it holds at once, and what autograd keeps for the backward pass."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator

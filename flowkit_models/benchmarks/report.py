@@ -1,5 +1,6 @@
 """How results are written: tables for the terminal and in Markdown, and the protocol that belongs to them."""
 
+import dataclasses
 import datetime
 import importlib.metadata
 import json
@@ -14,7 +15,7 @@ from rich.table import Table as RichTable
 from flowkit_models.comparison import markdown
 from flowkit_models.files import write_whole
 
-from .measures import processor
+from .measures import has_bf16, processor
 from .stopwatch import Spread
 
 LIBRARIES = ("flowkit-torch", "torch", "nflows", "normflows", "FrEIA")
@@ -53,23 +54,22 @@ class Results:
         return table
 
 
-def protocol(command: str, device: torch.device | str, threads: int, **more: Any) -> dict[str, Any]:
+def protocol(options: Any, device: torch.device | str) -> dict[str, Any]:
     """What a result has to be read with. No names of machines, users or folders.
 
     Args:
-        command: the recipe's subcommand and options.
+        options: the recipe's, a dataclass.
         device: where it ran.
-        threads: of the CPU.
-        **more: rounds, sizes and the like.
     """
     cuda = torch.device(device).type == "cuda"
+    private = {"out", "weights"}
     return {
-        "command": command,
+        "command": type(options).__name__.lower(),
+        "options": {name: value for name, value in dataclasses.asdict(options).items() if name not in private},
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "device": torch.cuda.get_device_name(device) if cuda else processor(),
-        "threads": threads,
+        "bf16": "by the processor" if has_bf16(device) else "emulated",
         "versions": {name: version for name in LIBRARIES if (version := _version(name))},
-        **more,
     }
 
 
@@ -90,24 +90,24 @@ def write(folder: Path, results: Sequence[Results], about: dict[str, Any]) -> No
     write_whole(folder / "results.json", lambda file: file.write(content.encode() + b"\n"))
 
 
-def milliseconds(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Three digits, in ms or s.
 
     Example:
-        >>> milliseconds(0.01234), milliseconds(12.34)
+        >>> duration(0.01234), duration(12.34)
         ('12.3 ms', '12.3 s')
     """
     return f"{seconds:.3g} s" if seconds >= 1 else f"{1000 * seconds:.3g} ms"
 
 
 def megabytes(size: float) -> str:
-    """In MB of 10⁶ bytes.
+    """Three digits, in MB of 10⁶ bytes.
 
     Example:
-        >>> megabytes(1.234e6), megabytes(450e6)
-        ('1.2 MB', '450 MB')
+        >>> megabytes(1.234e6), megabytes(1332e6)
+        ('1.23 MB', '1332 MB')
     """
-    return f"{size / 1e6:.1f} MB" if size < 99.95e6 else f"{size / 1e6:.0f} MB"
+    return f"{size / 1e6:.3g} MB" if size < 999.5e6 else f"{size / 1e6:.0f} MB"
 
 
 def quartiles(ratio: Spread) -> str:

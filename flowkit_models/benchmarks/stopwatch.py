@@ -17,6 +17,10 @@ Rounds = Mapping[str, Sequence[float]]
 """Seconds per call in each round, by the name of the task."""
 
 
+def quiet(name: str) -> None:
+    """A `Tick` that shows nothing."""
+
+
 class Spread(NamedTuple):
     """A median and its quartiles."""
 
@@ -30,7 +34,7 @@ def interleave(
     rounds: int,
     calls: int = 1,
     device: torch.device | str = "cpu",
-    tick: Tick = lambda name: None,
+    tick: Tick = quiet,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Times tasks in turns. Each round calls every one of them, and begins with another one than the round before.
