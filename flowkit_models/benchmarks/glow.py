@@ -134,9 +134,8 @@ def facts(name: str, sizes: Sizes, how: Conditions) -> dict[str, Any]:
         "parameters": parameters(racer.module),
         "step_flops": flops(racer.step),
         "inverse_flops": flops(racer.inverse),
-        "saved_bytes": saved_bytes(racer.forward, racer.module, racer.x),
-        "peak_bytes": training_bytes(lambda: racer.step(fresh=False), racer.module, how.device),
     }
+    found["saved_bytes"], found["peak_bytes"] = memory(racer)
     for _ in range(how.trained):
         racer.step()
     found |= racer.precision()
@@ -145,6 +144,12 @@ def facts(name: str, sizes: Sizes, how: Conditions) -> dict[str, Any]:
     found["breaks_forward"] = graph_breaks(racer.contender.encode, racer.x)
     found["note"] = racer.contender.note
     return found
+
+
+def memory(racer: Racer) -> tuple[int, int]:
+    """Bytes that autograd keeps of a forward pass, and the most that a training step holds."""
+    saved = saved_bytes(racer.forward, racer.module, racer.x)
+    return saved, training_bytes(lambda: racer.step(fresh=False), racer.module, racer.how.device)
 
 
 TIMES = {"step": "training step", "inverse": "inverse", "step_bf16": "training step, bf16 autocast"}

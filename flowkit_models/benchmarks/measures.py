@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from .stopwatch import interleave
+
 
 def parameters(module: nn.Module) -> int:
     """Numbers that are trained."""
@@ -45,11 +47,35 @@ class _Counter(TorchDispatchMode):
         return out
 
 
-def matrix_product(device: torch.device | str = "cpu", size: int = 2048) -> tuple[Callable[[], object], int]:
-    """A large float32 matrix product, to time beside other work: what the machine can reach. And its operations."""
-    a, b = torch.randn(size, size, device=device), torch.randn(size, size, device=device)
-    out = torch.empty(size, size, device=device)
-    return (lambda: torch.mm(a, b, out=out)), 2 * size**3
+class MatrixProduct:
+    """A large float32 matrix product, to time beside other work: the rate that the machine can reach.
+
+    Args:
+        device: where.
+        sizes: of square matrices; the one with the highest rate is taken.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu", sizes: tuple[int, ...] = (1024, 2048, 3072)) -> None:
+        self.device = device
+        seconds = {size: self._seconds(size) for size in sizes}
+        self.size = min(sizes, key=lambda size: seconds[size] / size**3)
+        self._set(self.size)
+
+    @property
+    def flops(self) -> int:
+        """Two per multiply-add."""
+        return 2 * self.size**3
+
+    def __call__(self) -> None:
+        """Multiplies."""
+        torch.mm(self.a, self.b, out=self.out)
+
+    def _set(self, size: int) -> None:
+        self.a, self.b, self.out = (torch.ones(size, size, device=self.device) for _ in range(3))
+
+    def _seconds(self, size: int) -> float:
+        self._set(size)
+        return min(interleave({"": self}, 3, device=self.device)[""])
 
 
 def graph_breaks(call: Callable[..., Any], *arguments: Any) -> str:
