@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from flowkit_models.benchmarks import bars, glow, growth, models, report
 from flowkit_models.benchmarks.contenders import CONTENDERS, Sizes
 from flowkit_models.benchmarks.models import PARTS, Part
-from flowkit_models.benchmarks.subjects import Conditions, full_size
+from flowkit_models.benchmarks.subjects import Conditions, check_models, full_size
 from flowkit_models.images import check_writable
 from flowkit_models.recipe import run as run_recipe
 
@@ -117,7 +117,7 @@ class ModelOptions(Options):
     def conditions(self, device: str) -> Conditions:
         """As the measurements take them."""
         if self.quick:
-            return Conditions(device, 1, self.seed, 32, 8, 64, small=True)
+            return Conditions(device, 1, self.seed, 32, 8, 64, (64,), small=True)
         if min(self.hr, self.lr, self.large) < 1:
             raise ValueError("hr, lr and large must be at least 1")
         return Conditions(device, self.rounds, self.seed, self.hr, self.lr, self.large, weights=self.weights)
@@ -136,6 +136,7 @@ class Models(ModelOptions):
 
     def run(self, device: str, console: Console) -> list[report.Results]:
         """The table."""
+        check_models(self.models)
         how = self.conditions(device)
         if how.weights is not None and len(self.models) > 1:
             raise ValueError("--weights goes with a single model in --models")
@@ -161,6 +162,7 @@ class Growth(ModelOptions):
 
     def run(self, device: str, console: Console) -> list[report.Results]:
         """The table, and the plot."""
+        check_models([self.model])
         how = self.conditions(device)
         values = {"size": self.size, "depth": self.depth, "draws": self.draws, "batch": self.batch}
         if self.quick:
@@ -187,6 +189,7 @@ class Bars(ModelOptions):
 
     def run(self, device: str, console: Console) -> list[report.Results]:
         """The table."""
+        check_models(self.models)
         unknown = [name for name in self.only if name not in bars.BARS]
         if unknown:
             raise ValueError(f"no bar {unknown[0]!r}; there are {', '.join(bars.BARS)}")

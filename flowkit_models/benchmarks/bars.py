@@ -1,5 +1,6 @@
 """The bars: what flowkit has to reach, each with its measurement."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -184,7 +185,7 @@ def rate(s: Setting) -> list[Measured]:
     """Share of a matrix product's rate that plain training steps and single draws reach."""
     found = []
     for name in s.full_size or full_size():
-        subject, product = Subject(name, s.models), MatrixProduct(s.models.device)
+        subject, product = Subject(name, s.models), MatrixProduct(s.models.device, s.models.products)
         tasks: dict[str, Task] = {"training step": subject.step, "1 draw": subject.draw}
         rounds = interleave(tasks | {"": product}, s.models.rounds, device=s.models.device, tick=s.tick)
         for task, work in tasks.items():
@@ -236,7 +237,11 @@ def table(found: Mapping[str, Sequence[Measured]]) -> Results:
             label = [BARS[name].what, BARS[name].elsewhere] if i == 0 else ["", ""]
             rows.append([label[0], one.what, label[1], *one.cells()])
     numbers: dict[str, Any] = {
-        name: [{**one._asdict(), "met": one.met} for one in measured] for name, measured in found.items()
+        name: [
+            {**one._asdict(), "value": one.value if math.isfinite(one.value) else None, "met": one.met}
+            for one in measured
+        ]
+        for name, measured in found.items()
     }
     headings = ["", "", "measured elsewhere", "bar", "measured", "met"]
     notes = ["ratios of times: medians over rounds; memory: beside parameters, gradients and Adam's state"]

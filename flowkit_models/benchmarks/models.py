@@ -32,7 +32,7 @@ def measure(
         the task that it is compared with, whose name is "to"; under "model" its "parameters".
     """
     plain = Subject(name, how, batch)
-    product = MatrixProduct(how.device)
+    product = MatrixProduct(how.device, how.products)
     tasks: dict[str, Task] = {MATMUL: product}
     weigh: dict[str, Callable[[], int]] = {}
     compared: dict[str, tuple[str, float]] = {}

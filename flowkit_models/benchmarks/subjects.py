@@ -45,6 +45,7 @@ class Conditions:
         hr: side of the HR crops for training; rounded down to what the model's squeezes divide.
         lr: side of the LR image for draws.
         large: HR side of the large image.
+        products: sizes of the matrix products that are tried for the machine's rate.
         small: the recipes' small models stand in for the published sizes, to see that everything runs.
         weights: a checkpoint in place of fresh weights, for the models of its kind.
     """
@@ -55,6 +56,7 @@ class Conditions:
     hr: int = 160
     lr: int = 40
     large: int = 640
+    products: tuple[int, ...] = (1024, 2048, 3072)
     small: bool = False
     weights: str | os.PathLike[str] | None = None
 
@@ -86,6 +88,7 @@ class Subject:
     ) -> None:
         torch.manual_seed(how.seed)
         self.how = how
+        self._lr: dict[int, Tensor] = {}
         if how.weights is None:
             kind = stand_in(name) if how.small else name
             model = flowkit_models.create(kind, memory, precision, **overrides)
@@ -123,8 +126,10 @@ class Subject:
         return [self.draw(3, temperature) for temperature in TEMPERATURES]
 
     def lr_image(self, side: int) -> Tensor:
-        """An LR image (1, 3, side, side)."""
-        return photo(side, side)[None].to(self.how.device)
+        """An LR image (1, 3, side, side), the same each time."""
+        if side not in self._lr:
+            self._lr[side] = photo(side, side)[None].to(self.how.device)
+        return self._lr[side]
 
     def training_memory(self) -> int:
         """Bytes of a training step beside parameters, gradients and Adam's state."""
@@ -141,6 +146,13 @@ def stand_in(name: str) -> str:
     small = [known for known in flowkit_models.list_models() if known.endswith("_small")]
     family = "_".join(name.split("_")[:2]) if name.startswith("hcflow") else name.split("_", maxsplit=1)[0]
     return next((known for known in small if known.startswith(family)), "hcflow_sr_x4_small")
+
+
+def check_models(names: Sequence[str]) -> None:
+    """Raises ValueError for the name of no preset."""
+    for name in names:
+        if name not in flowkit_models.list_models():
+            raise ValueError(f"no model {name!r}; there are {', '.join(flowkit_models.list_models())}")
 
 
 def deeper(name: str, k: int) -> dict[str, Any]:
