@@ -1,5 +1,6 @@
 """An image model with all that is needed to train it and to draw from it: what the benchmarks time and weigh."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -182,11 +183,12 @@ def objective_of(model: ImageFlow) -> Objective:
 
 @torch.no_grad()
 def liven(model: ImageFlow, batch: Batch) -> None:
-    """Small random numbers where weights start at zero, and ActNorms set from a batch."""
+    """Small random weights where they start at zero, a twentieth of what keeps the variance; ActNorms from a batch."""
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         if parameter.ndim == 4 and not parameter.count_nonzero():
-            parameter.copy_(0.01 * torch.randn(parameter.shape, generator=generator))
+            small = 0.05 / math.sqrt(math.prod(parameter.shape[1:]))
+            parameter.copy_(small * torch.randn(parameter.shape, generator=generator))
     flowkit.initialize(model.flow, batch.hr, model.context(batch.lr))
 
 
