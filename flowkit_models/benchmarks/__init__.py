@@ -1,0 +1,1 @@
+"""What recipes/benchmark.py measures: contenders, an interleaving stopwatch, memory, operations, graph breaks, bars."""

@@ -1,0 +1,340 @@
+"""The benchmarks' tools: paired ratios, memory, operations, graph breaks; and every contender is a Glow."""
+
+import itertools
+import json
+import math
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from flowkit_models.benchmarks import bars, growth, report
+from flowkit_models.benchmarks.contenders import BASE, CONTENDERS, Contender, Sizes, contender
+from flowkit_models.benchmarks.glow import Conditions, Racer, images, race
+from flowkit_models.benchmarks.measures import MatrixProduct, flops, graph_breaks, parameters
+from flowkit_models.benchmarks.memory import peak_bytes, saved_bytes, training_bytes
+from flowkit_models.benchmarks.models import measure, table, turns
+from flowkit_models.benchmarks.stopwatch import Spread, interleave, ratios, spread
+from flowkit_models.benchmarks.subjects import Conditions as ModelConditions
+from flowkit_models.benchmarks.subjects import Subject, deeper, full_size, share, stand_in
+
+TINY = Sizes(levels=2, steps=2, hidden=6, side=4, batch=2)
+ours_and_theirs = pytest.mark.filterwarnings("ignore")  # what other libraries warn of
+
+
+class Clock:
+    """Time that passes only where a task says so; the machine gets slower from round to round."""
+
+    def __init__(self) -> None:
+        self.now, self.ran = 0.0, []
+
+    def task(self, name: str, seconds: float):
+        def run() -> None:
+            self.ran.append(name)
+            self.now += seconds * 8 ** ((len(self.ran) - 4) // 6)  # after the first three calls, 6 per round
+
+        return run
+
+
+def test_ratios_are_of_one_round_whatever_the_machine_does_between_rounds() -> None:
+    clock = Clock()
+    tasks = {"a": clock.task("a", 3.0), "b": clock.task("b", 2.0), "c": clock.task("c", 1.0)}
+    ticks = []
+    rounds = interleave(tasks, 3, calls=2, tick=ticks.append, clock=lambda: clock.now)
+    assert rounds == {"a": [3.0, 24.0, 192.0], "b": [2.0, 16.0, 128.0], "c": [1.0, 8.0, 64.0]}
+    assert ratios(rounds, "a", "b") == Spread(1.5, 1.5, 1.5)
+    assert "".join(ticks) == "abc" + "abc" + "bca" + "cab"  # each begins once
+    assert "".join(clock.ran) == "abc" + "aabbcc" + "bbccaa" + "ccaabb"
+
+
+def test_the_ratio_is_the_median_of_ratios_and_not_the_ratio_of_medians() -> None:
+    rounds = {"a": [1.0, 10.0, 100.0], "b": [1.0, 5.0, 1000.0]}
+    assert ratios(rounds, "a", "b") == spread([1.0, 2.0, 0.1])
+    assert ratios(rounds, "a", "b").median == 1.0
+    assert share([2.0], 300, [1.0], 200).median == 0.75
+
+
+@pytest.mark.parametrize(("rounds", "calls"), [(0, 1), (1, 0)])
+def test_there_is_at_least_one_round_and_call(rounds, calls) -> None:
+    with pytest.raises(ValueError, match="at least 1"):
+        interleave({"a": lambda: None}, rounds, calls)
+
+
+def test_peak_memory_of_known_blocks() -> None:
+    block = 4 * 10**6
+
+    def work() -> None:
+        a = torch.ones(10**6)
+        b = a + 1  # two
+        del a
+        c = b * 2
+        d = c + b  # three
+        del b, c, d
+        torch.ones(10**6)
+
+    assert peak_bytes(work) == pytest.approx(3 * block, rel=0.01)
+    assert peak_bytes(lambda: [torch.ones(10**6) for _ in range(5)]) == pytest.approx(5 * block, rel=0.01)
+    there = torch.ones(10**6)
+    assert peak_bytes(lambda: there.add_(1)) < 0.01 * block
+
+
+def test_what_autograd_keeps_counts_once_and_without_parameters_and_input() -> None:
+    conv = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.Tanh())
+    x = torch.randn(2, 3, 16, 16, requires_grad=True)
+    one = 2 * 8 * 16 * 16 * 4
+    assert saved_bytes(lambda: conv(x).sum(), conv, x) == 2 * one  # the outputs of ReLU and tanh
+
+    def squares():
+        y = x.exp()
+        return (y * y + y.square()).sum()
+
+    assert saved_bytes(squares, conv, x) == x.numel() * 4  # one storage, kept four times
+
+
+def test_memory_of_a_training_step_is_beside_its_gradients() -> None:
+    net = nn.Linear(1000, 1000, bias=False)
+    x = torch.randn(1, 1000)
+
+    def step(fresh: bool = False) -> None:
+        net.zero_grad(set_to_none=fresh)
+        net(x).sum().backward()
+
+    assert training_bytes(step, net) == pytest.approx(4e6, rel=0.02)  # the new gradient, before it is added to the old
+    with pytest.raises(ValueError, match="set_to_none=False"):
+        training_bytes(net.zero_grad, net)
+
+
+RESIDENT = """
+import ctypes, re, sys, torch
+from pathlib import Path
+from torch import nn
+from flowkit_models.benchmarks.memory import peak_bytes
+
+torch.set_num_threads(1)
+ctypes.CDLL("libc.so.6").mallopt(-3, 1 << 16)  # blocks from 64 kB on go back to the system when they are freed
+net = nn.Sequential(*(layer for _ in range(4) for layer in (nn.Conv2d(64, 64, 3, padding=1), nn.ReLU())))
+x = torch.randn(4, 64, 64, 64)
+
+def step():
+    net.zero_grad(set_to_none=False)
+    net(x).sum().backward()
+
+def status(key):
+    return 1024 * int(re.search(key + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+for _ in range(2):
+    step()
+counted = peak_bytes(step)
+before = status("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")
+step()
+print(counted, status("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the most memory a process had")
+def test_the_count_is_what_the_system_sees_kernels_take() -> None:
+    out = subprocess.run([sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True).stdout
+    counted, resident = map(int, out.split())
+    assert counted > 4 * 4 * 64**3 * 4  # the activations alone
+    assert counted == pytest.approx(resident, rel=0.05)
+
+
+def test_operations_of_passes_forward_and_backward() -> None:
+    a, b = torch.randn(5, 7, requires_grad=True), torch.randn(7, 11, requires_grad=True)
+    assert flops(lambda: a @ b) == 2 * 5 * 7 * 11
+    assert flops(lambda: (a @ b).sum().backward()) == 3 * 2 * 5 * 7 * 11
+    conv = nn.Conv2d(3, 4, 3, padding=1)
+    assert flops(lambda: conv(torch.ones(2, 3, 6, 6))) == 2 * 2 * 6 * 6 * 3 * 4 * 9
+    product = MatrixProduct(sizes=(4, 8))
+    assert flops(product) == product.flops
+
+
+def test_a_reversible_step_counts_what_it_repeats() -> None:
+    sizes = Sizes(1, 2, 16, 16, 2)
+    plain, lean = (Racer(name, sizes, Conditions()) for name in ("flowkit", "flowkit reversible"))
+    # forward, inverse, forward again and two back: 5 passes for 3, beside small products of the 1×1 matrices
+    assert flops(lean.step) / flops(plain.step) == pytest.approx(5 / 3, rel=0.05)
+    plain_bytes, lean_bytes = (saved_bytes(r.forward, r.module, r.x) for r in (plain, lean))
+    assert lean_bytes < plain_bytes / 2
+
+
+def test_graph_breaks_are_counted() -> None:
+    def broken(x):
+        y = x + 1
+        torch._dynamo.graph_break()
+        return y * 2
+
+    def impossible(x):
+        raise RuntimeError("no")
+
+    assert graph_breaks(lambda x: x + 1, torch.ones(2)) == "0"
+    assert graph_breaks(broken, torch.ones(2)) == "1"
+    assert "fails" in graph_breaks(impossible, torch.ones(2))
+
+
+def shaken(name: str, sizes: Sizes = TINY) -> Contender:
+    """A contender in float64 whose parameters are all away from where they start."""
+    made = contender(name, sizes)
+    made.module.double()
+    x = images(sizes).double()
+    made.encode(x)  # some set their ActNorms now
+    with torch.no_grad():
+        for p in made.module.parameters():
+            if p.requires_grad:
+                p.add_(0.1 * torch.randn_like(p))
+    return made
+
+
+@ours_and_theirs
+@pytest.mark.parametrize("name", CONTENDERS)
+def test_every_contender_inverts_itself_and_knows_its_log_det(name) -> None:
+    made = shaken(name)
+    x = images(TINY).double()
+    with torch.no_grad():
+        latents, logdet = made.encode(x)
+        assert sum(z[0].numel() for z in latents) == x[0].numel()
+        assert (made.decode(latents) - x).abs().max() < 1e-5  # FrEIA's rotation is stored in float32
+
+        def flat(v):
+            return torch.cat([z.flatten() for z in made.encode(v.view(1, *x.shape[1:]))[0]])
+
+        jacobian = torch.autograd.functional.jacobian(flat, x[0].flatten())
+    expected = torch.linalg.slogdet(jacobian).logabsdet
+    assert logdet[0].item() == pytest.approx(expected.item(), abs=1e-5)
+    assert abs(expected) > 0.1
+
+
+@ours_and_theirs
+def test_the_networks_are_of_one_size_and_the_rest_differs_as_stated() -> None:
+    count = {name: parameters(contender(name, TINY).module) for name in CONTENDERS}
+    channels = TINY.level_channels()
+    own = count[BASE]
+    assert count["flowkit"] == count["flowkit reversible"] == count["normflows"] == own
+    assert count["nflows"] == own + TINY.steps * sum(channels)  # a bias
+    assert count["FrEIA"] == own - TINY.steps * sum(c * c for c in channels)  # no 1×1 convolution
+    assert count["flowkit conditional"] > own
+
+
+def test_ours_is_the_hand_written_glow_with_other_words() -> None:
+    by_hand, ours = shaken(BASE), contender("flowkit", TINY)
+    ours.module.double()
+    last = [p for name, p in by_hand.module.named_parameters() if ".net.4." in name]
+    for mine, theirs in zip(ours.module.parameters(), by_hand.module.parameters(), strict=True):
+        value = theirs.detach().reshape(mine.shape)
+        if any(theirs is parameter for parameter in last):
+            value = torch.stack(value.chunk(2), 1).flatten(0, 1)  # shift and scale of a channel side by side
+        mine.data.copy_(value)
+    x = images(TINY).double()
+    with torch.no_grad():
+        (coarse, fine), logdet = ours.encode(x)
+        (other_fine, other_coarse), other = by_hand.encode(x)
+    for a, b in ((coarse, other_coarse), (fine, other_fine), (logdet, other)):
+        torch.testing.assert_close(a, b)
+
+
+def test_an_unknown_contender_and_a_missing_library_say_what_to_do(monkeypatch) -> None:
+    with pytest.raises(ValueError, match="no contender 'glow'; there are hand-written, "):
+        contender("glow", TINY)
+    monkeypatch.setitem(sys.modules, "normflows", None)
+    with pytest.raises(ImportError, match=r'pip install "flowkit-torch\[bench\]"'):
+        contender("normflows", TINY)
+
+
+def test_contenders_start_alike_and_train_on_the_same_images() -> None:
+    racers = [Racer(name, TINY, Conditions()) for name in (BASE, "flowkit", "flowkit reversible")]
+    assert all(torch.equal(racer.x, racers[0].x) for racer in racers)
+    losses = [racer.forward().item() for racer in racers]  # after the step that the constructor takes
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-3)
+    for _ in range(5):
+        racers[1].step()
+    assert racers[1].forward().item() < losses[1]
+    rounds = race([BASE, "flowkit"], TINY, Conditions(rounds=2, calls=1), task="inverse")
+    assert {name: len(seconds) for name, seconds in rounds.items()} == {BASE: 2, "flowkit": 2}
+
+
+def test_every_published_model_can_be_measured() -> None:
+    how = ModelConditions(rounds=1, hr=32, lr=4, large=16, products=(16,), small=True)
+    ticks = []
+    parts = ("train", "draws", "temperatures", "large")
+    found = {name: measure(name, parts, how, tick=ticks.append) for name in ("srflow_x4", "irn_x4")}
+    assert len(ticks) == 2 * turns(parts, how)
+    for tasks in found.values():
+        assert tasks["5 draws"]["ratio"].median == pytest.approx(
+            tasks["5 draws"]["rounds"][0] / tasks["1 draw"]["rounds"][0] / 5
+        )
+        assert tasks["training step, lean"]["flops"] > tasks["training step"]["flops"]
+        assert tasks["5 draws"]["bytes"] > tasks["1 draw"]["bytes"]
+    said = table(found, how)
+    assert len(said.rows) == 12
+    json.dumps(said.numbers)
+    assert {stand_in(name) for name in full_size()} == {
+        "hcflow_sr_x4_small",
+        "hcflow_rescale_x4_small",
+        "srflow_x4_small",
+        "irn_x4_small",
+    }
+
+
+def test_models_are_livened_up_and_weighed_the_same_way_twice() -> None:
+    how = ModelConditions(hr=32, lr=8, small=True)
+    subject = Subject("hcflow_sr_x4", how, memory="lean", **deeper("hcflow_sr_x4", 3))
+    assert subject.model.config.steps == subject.model.config.conditional_steps == 3
+    assert not any(p.count_nonzero() == 0 for p in subject.model.parameters() if p.ndim == 4)
+    images = subject.draw(2)
+    assert torch.equal(images, subject.draw(2))
+    assert not torch.equal(images[0], images[1])
+    assert subject.training_memory() == pytest.approx(subject.training_memory(), rel=0.01)
+
+
+def test_bars_are_met_from_their_own_side() -> None:
+    measured = [
+        bars.Measured("time", 0.9, 1.0),
+        bars.Measured("time", 1.1, 1.0),
+        bars.Measured("rate", 0.9, 0.8, at_least=True),
+        bars.Measured("rate", 0.7, 0.8, at_least=True),
+        bars.Measured("bf16", 0.9, 0.7, excused="no bf16 in this processor"),
+    ]
+    assert [one.met for one in measured] == [True, False, True, False, False]
+    assert [one.cells()[2] for one in measured] == ["yes", "no", "yes", "no", "– (no bf16 in this processor)"]
+    assert measured[0].cells()[:2] == ["≤ 1.00", "0.90"]
+    said = bars.table({"glow_step": measured[:1], "rate": measured[2:4]})
+    assert [row[-1] for row in said.rows] == ["yes", "yes", "no"]
+    assert said.rows[2][0] == ""
+    json.dumps(said.numbers, allow_nan=False)
+    json.dumps(bars.table({"breaks": [bars.Measured("x", math.inf, 0)]}).numbers, allow_nan=False)
+
+
+def test_growth_is_drawn(tmp_path) -> None:
+    names = ("training step", "draw")
+    points = [
+        growth.Point(axis, value, name, 0.1 * value, 10**6 * value)
+        for axis, value, name in itertools.product(("size", "depth"), (1, 2, 4), names)
+    ]
+    growth.plot(points, tmp_path / "growth.png")
+    with Image.open(tmp_path / "growth.png") as image:
+        assert image.width > 400
+    assert [file.name for file in tmp_path.iterdir()] == ["growth.png"]
+
+
+@dataclass(frozen=True)
+class Some:
+    """Options."""
+
+    threads: int = 2
+    out: Path = Path("/home/someone/runs")
+
+
+def test_files_say_how_it_was_measured_and_not_where(tmp_path) -> None:
+    about = report.protocol(Some(), "cpu")
+    result = report.Results("Speed", ["", "time"], [["a", "1 s"]], ["a note"], {"a": Spread(1.0, 1.0, 1.0)})
+    report.write(tmp_path, [result], about)
+    text = (tmp_path / "table.md").read_text() + (tmp_path / "results.json").read_text()
+    assert "someone" not in text
+    assert "| a | 1 s |" in text
+    assert json.loads((tmp_path / "results.json").read_text())["protocol"]["options"] == {"threads": 2}
