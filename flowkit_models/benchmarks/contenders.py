@@ -25,7 +25,7 @@ from flowkit import (
     SingleScale,
     Squeeze,
 )
-from flowkit.nets import ZeroConv2d
+from flowkit.nets import CNN, ZeroConv2d
 
 from . import handwritten
 
@@ -109,7 +109,7 @@ def with_flowkit(sizes: Sizes, reversible: bool = False, conditional: bool = Fal
         steps = (
             ActNorm(channels)
             >> InvertibleConv1x1(channels)
-            >> Coupling(Net(channels // 2, channels, sizes.hidden), channels // 2, Affine("sigmoid", floor=0.0))
+            >> Coupling(CNN(channels // 2, channels, sizes.hidden), channels // 2, Affine("sigmoid", floor=0.0))
             for _ in range(sizes.steps)
         )
         half = channels // 2 if i < sizes.levels - 1 else None
