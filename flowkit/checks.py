@@ -81,8 +81,8 @@ def _any_parameter(layer: nn.Module) -> Tensor | None:
     for parameter in layer._parameters.values():
         if parameter is not None:
             return parameter
-    for part in layer.children():
-        found = _any_parameter(part)
+    for part in layer._modules.values():
+        found = None if part is None else _any_parameter(part)
         if found is not None:
             return found
     return None
