@@ -13,7 +13,7 @@ from .chain import Chain
 from .coupling import Coupling, Injector
 from .dequantize import Dequantize
 from .flow import Flow
-from .given import CoarseToFine, External, Independent, SingleScale
+from .given import CoarseToFine, External, Given, Independent, SingleScale
 from .hierarchy import Hierarchy, Latents, Level
 from .initialize import initialize
 from .kinds import Additive, Affine, MixtureLogistic
@@ -36,6 +36,7 @@ __all__ = [
     "Dequantize",
     "External",
     "Flow",
+    "Given",
     "Haar",
     "Hierarchy",
     "Independent",
@@ -60,6 +61,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> ModuleType:
-    if name in ("nflows", "testing"):  # only for those who use them
+    if name in ("nflows", "sbi", "testing"):  # only for those who use them
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

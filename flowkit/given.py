@@ -14,12 +14,20 @@ class Given(nn.Module):
     """Makes the features c_l that the details a_l of a level are modelled with.
 
     `forward(level, y, coarser, context)` gets the index of the level (finest 0), its kept part y_l, the features
-    of the coarser levels from near to far, and the hierarchy's context. It returns c_l, or None.
+    of the coarser levels from near to far, and the hierarchy's context. It returns c_l, or None. A design of your own
+    is a subclass; `beside` puts y_l and what it is conditioned on together.
     """
 
     def forward(self, level: int, y: Tensor | None, coarser: list[Value], context: Value) -> Value:
         """Returns c_l."""
         raise NotImplementedError
+
+    @staticmethod
+    def beside(y: Tensor, *others: Tensor) -> Tensor:
+        """concat[y, others…]: each resized (nearest) to y's size, and repeated where several draws share it."""
+        size = y.shape[2:]
+        fitting = [c if c.shape[2:] == size else F.interpolate(c, size) for c in others]
+        return torch.cat([y, *(repeat_rows(c, len(y)) for c in fitting)], 1)
 
 
 class Independent(Given):
@@ -82,9 +90,7 @@ class CoarseToFine(Given):
                 raise ValueError('CoarseToFine(start="lr"): pass the LR image y* as context')
         if y is None:
             raise ValueError(f'CoarseToFine: level {level} keeps nothing; condition on the LR image: start="lr"')
-        size = y.shape[2:]
-        features = [c if c.shape[2:] == size else F.interpolate(c, size) for c in coarser if c is not None]
-        return self.nets[level](torch.cat([y, *(repeat_rows(c, len(y)) for c in features)], 1))
+        return self.nets[level](self.beside(y, *(c for c in coarser if c is not None)))
 
 
 class External(Given):

@@ -3,13 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from hcflow_flowkit import features, level
 from torch import Tensor, nn
 
-from flowkit import Flow, Hierarchy, Near
-from flowkit.given import Given
-from flowkit.tree import repeat_rows
+from flowkit import Flow, Given, Hierarchy, Near
 
 
 class Everywhere(Given):
@@ -21,8 +18,7 @@ class Everywhere(Given):
 
     def forward(self, level: int, y: Tensor, coarser: list[Tensor], context: Tensor) -> Tensor:
         """The features of a level."""
-        lr = repeat_rows(F.interpolate(context, y.shape[2:]), len(y))  # several draws may share it
-        return self.nets[level](torch.cat([y, lr], 1))
+        return self.nets[level](self.beside(y, context))
 
 
 def build() -> Flow:
