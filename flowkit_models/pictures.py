@@ -119,14 +119,15 @@ def read(path: str | Path) -> Picture:
     path = Path(path)
     form = _format(path)
     with _one_line(path, "damaged or truncated"):
-        source = vips.Source.new_from_file(str(path))
-        load = getattr(vips.Image, {"avif": "heifload_source"}.get(form, f"{form}load_source"))
-        # libjpeg warns of harmless oddities, libtiff of data that are not there
-        image = load(source, fail_on="warning" if form == "tiff" else "error", memory=True)
-        _check(path, image, form)
-        image, warnings = _in_rgb(image.autorot())
+        try:
+            image, warnings, pixels = _decode(path, form, "warning")
+        except vips.Error as error:
+            if "extraneous bytes before marker" not in str(error):
+                raise
+            # cameras leave such bytes behind the pixels, and so does damage
+            image, warnings, pixels = _decode(path, form, "error")
+            warnings.append("has bytes between its parts that mean nothing: look whether it is damaged")
         metadata = _metadata(image)
-        pixels = _pixels(image)
     colours = _COLOURS[image.interpretation]
     profile = metadata.get("icc-profile-data")
     if profile is not None and not _fits(profile, colours):
@@ -272,6 +273,16 @@ def _format(path: Path) -> str:
         if start.startswith(starts):
             return form
     raise PictureError(f"{path}: not a JPEG, PNG, WebP, TIFF, GIF or AVIF file: convert it to one of them")
+
+
+def _decode(path: Path, form: str, fail_on: str) -> tuple[Any, list[str], Tensor]:
+    """The upright image, warnings, and its pixels."""
+    vips = _vips()
+    load = getattr(vips.Image, {"avif": "heifload_source"}.get(form, f"{form}load_source"))
+    image = load(vips.Source.new_from_file(str(path)), fail_on=fail_on, memory=True)
+    _check(path, image, form)
+    image, warnings = _in_rgb(image.autorot())
+    return image, warnings, _pixels(image)
 
 
 def _check(path: Path, image: Any, form: str) -> None:

@@ -120,7 +120,7 @@ def check(job: Job, taken: Collection[Path]) -> None:
 
 def _find(name: str, kinds: Collection[str]) -> list[tuple[Path, Path]]:
     path = Path(name)
-    if path.is_dir():
+    if _is_folder(path):
         return [(file, file.parent.relative_to(path)) for file in _in_folder(path, kinds)]
     if os.path.lexists(path) or not glob.has_magic(name):
         return [(path, Path())]
@@ -141,10 +141,17 @@ def _in_folder(folder: Path, kinds: Collection[str]) -> list[Path]:
 
 def _is_file(output: str, single: bool) -> bool:
     """Whether -o names a file: its end says so, and it is no folder."""
-    if not output or output.endswith(("/", os.sep)) or Path(output).is_dir():
+    if not output or output.endswith(("/", os.sep)) or _is_folder(Path(output)):
         return False
     suffix = Path(output).suffix.lower()
     return suffix in WRITTEN or (single and bool(suffix))
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long; whoever opens it will hear so
+        return False
 
 
 def _same(source: Path, target: Path) -> bool:
