@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL.ExifTags import Base
+from PIL.Image import Exif
 from torch import Tensor
 
 from .files import write_whole
@@ -139,7 +141,7 @@ def read(path: str | Path) -> Picture:
         16 if image.format == "ushort" else 8,
         colours == 1,
         alpha is not None,
-        (image.xres, image.yres),
+        _resolution(image, metadata),
         metadata,
     )
     light = pixels[:colours]
@@ -329,7 +331,35 @@ def _in_rgb(image: Any) -> tuple[Any, list[str]]:
 def _metadata(image: Any) -> dict[str, bytes | str]:
     """What is kept of an image's notes; not its thumbnail, which shows another size and orientation."""
     names = (name for name in image.get_fields() if name.startswith(_KEPT))
-    return {name: image.get(name) for name in names if "Orientation" not in name and not name.startswith("exif-ifd1")}
+    kept = {name: image.get(name) for name in names if "Orientation" not in name and not name.startswith("exif-ifd1")}
+    if "exif-data" in kept:
+        kept["exif-data"] = _without_thumbnail(kept["exif-data"])
+    return kept
+
+
+def _without_thumbnail(exif: bytes) -> bytes:
+    """EXIF whose first directory is its last: the second one describes the thumbnail."""
+    start = 6 if exif.startswith(b"Exif\0\0") else 0
+    order: Literal["little", "big"] = "little" if exif[start : start + 2] == b"II" else "big"
+    first = start + int.from_bytes(exif[start + 4 : start + 8], order)
+    link = first + 2 + 12 * int.from_bytes(exif[first : first + 2], order)
+    return exif[:link] + bytes(4) + exif[link + 4 :] if link + 4 <= len(exif) else exif
+
+
+def _resolution(image: Any, metadata: dict[str, bytes | str]) -> tuple[float, float]:
+    """Pixels per millimetre; of WebP, libvips doesn't look for it in the EXIF, and would then overwrite that."""
+    exif = metadata.get("exif-data")
+    if (image.xres, image.yres) != (1, 1) or not isinstance(exif, bytes):
+        return image.xres, image.yres
+    tags = Exif()
+    try:
+        tags.load(exif)
+        per_unit = float(tags[Base.XResolution]), float(tags[Base.YResolution])
+    except Exception:  # rubbish can fail in any way, and says nothing
+        return 1.0, 1.0
+    millimetres = 10 if tags.get(Base.ResolutionUnit) == 3 else 25.4
+    sane = all(0 < number < 1e6 for number in per_unit)
+    return (per_unit[0] / millimetres, per_unit[1] / millimetres) if sane else (1.0, 1.0)
 
 
 def _pixels(image: Any) -> Tensor:

@@ -93,7 +93,7 @@ def go(
             except Exception as error:  # of any kind: the other files have nothing to do with it
                 failed += 1
                 text = one_line(error)
-                say(progress, text if text.startswith(str(job.source)) else f"{job.source}: {text}")
+                say(progress, text if text.startswith(f"{job.source}: ") else f"{job.source}: {text}")
                 if options.debug:
                     traceback.print_exception(error)
             finally:
