@@ -1,6 +1,5 @@
 """How much memory a computation takes on the CPU, and how much there is: the kernel kills who asks for more."""
 
-import os
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.overrides import TorchFunctionMode
 
+from flowkit.tree import leaves
+
+_MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -33,30 +34,34 @@ def available_bytes() -> int | None:
         None where the system doesn't say (other than Linux).
     """
     known = []
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        known.append(int(lines["MemAvailable"].split()[0]) * 1024)
-    elif "SC_AVPHYS_PAGES" in os.sysconf_names:
-        known.append(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    limit, used = (_CGROUP / name for name in ("memory.max", "memory.current"))
-    if limit.exists() and used.exists() and limit.read_text().strip() != "max":
-        known.append(max(0, int(limit.read_text()) - int(used.read_text())))
+    if _MEMINFO.exists():
+        known.append(_table(_MEMINFO)["MemAvailable:"] * 1024)
+    limit = _CGROUP / "memory.max"
+    if limit.exists() and limit.read_text().strip() != "max":
+        cached = _table(_CGROUP / "memory.stat")["inactive_file"]  # files that the kernel drops when it needs room
+        used = int((_CGROUP / "memory.current").read_text()) - cached
+        known.append(max(0, int(limit.read_text()) - used))
     return min(known, default=None)
 
 
-class _Counter(TorchDispatchMode):
-    """Adds up the storages that operators return, each from its first appearance until it is freed."""
+def _table(path: Path) -> dict[str, int]:
+    """A file of lines that start with a name and a number."""
+    rows = (line.split() for line in path.read_text().splitlines())
+    return {row[0]: int(row[1]) for row in rows}
+
+
+class _Counter(TorchFunctionMode):
+    """Adds up the storages that torch functions return, each from its first appearance until it is freed."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
         self._alive: set[int] = set()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs an operator."""
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs a function of torch."""
         out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
+        for leaf in leaves(out):
             if isinstance(leaf, Tensor):
                 self._add(leaf.untyped_storage())
         return out

@@ -17,7 +17,12 @@ Progress = Callable[[int, int], None]
 TILE = 256
 """LR pixels of a tile's side, where memory allows."""
 OVERLAP = 32
-"""LR pixels that neighbouring tiles share."""
+"""LR pixels that neighbouring tiles share.
+
+Small HCFlow, SRFlow and IRN at ×4, trained for minutes or with perturbed weights, τ up to 0.8: tiles and the whole
+image differed by at most 53 grey levels with an overlap of 4, 8 with 8, 1.1 with 16 and 0.01 with 32; downscaled, by
+2, 1, 0 and 0. The networks of the full-size models reach further. Their trained weights were not at hand.
+"""
 PROBE = 32
 """LR pixels of the side of the tile that is run to estimate memory on the CPU."""
 SPARE = 5
@@ -250,7 +255,7 @@ def _fade_in(new: Tensor, old: Tensor, dim: int) -> None:
 
 
 def _stored(rows: Tensor, bits: Bits) -> Tensor:
-    return rows.clone() if bits == 32 else (rows * (2**bits - 1)).round().to(_DTYPES[bits])
+    return rows.clone() if bits == 32 else (rows * (2**bits - 1)).round_().to(_DTYPES[bits])
 
 
 def _assembled(strips: Iterator[tuple[int, Tensor]], height: int) -> Tensor:

@@ -226,13 +226,19 @@ def test_available_memory_is_a_number_of_bytes() -> None:
     assert free is None or 10**6 < free < 2**50
 
 
-def test_the_limit_of_a_control_group_counts(tmp_path, monkeypatch) -> None:
+def test_available_memory_is_the_least_of_machine_and_control_group(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
+    assert memory.available_bytes() is None
+    (tmp_path / "meminfo").write_text("MemTotal:       16000 kB\nMemAvailable:    8000 kB\nHugePages_Total:       0\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.available_bytes() == 8_192_000
     (tmp_path / "memory.max").write_text("3000000\n")
     (tmp_path / "memory.current").write_text("1000000\n")
-    assert memory.available_bytes() == 2_000_000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory.available_bytes() != 2_000_000
+    (tmp_path / "memory.stat").write_text("anon 5000\ninactive_file 600000\n")
+    assert memory.available_bytes() == 2_600_000
+    (tmp_path / "memory.current").write_text("9000000\n")
+    assert memory.available_bytes() == 0
 
 
 def test_bad_input(tiny) -> None:
