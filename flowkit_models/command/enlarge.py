@@ -26,7 +26,7 @@ def upscale_files(options: Upscale) -> int:
 
     def work(opened: Opened, job: Job, report: Reporter) -> None:
         picture = read(job, report, opened.model.scale)
-        odd = foreign_warning(opened, picture.header)
+        odd = foreign_warning(opened, picture)
         if odd:
             report.warn(odd)
         header = fitted(signed(picture.header, None), job, report)

@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 
-from flowkit_models.pictures import Header
+from flowkit_models.pictures import Header, Picture
 
 from .opened import Opened
 
@@ -42,9 +42,9 @@ def made_by(header: Header) -> str | None:
     return found.group(1).decode() if found else None
 
 
-def foreign_warning(opened: Opened, header: Header) -> str | None:
+def foreign_warning(opened: Opened, picture: Picture) -> str | None:
     """What to say of a picture that a rescaling model is to upscale and that it did not make; None: nothing."""
-    maker = made_by(header)
+    maker = made_by(picture.header)
     if not opened.rescales or maker == opened.checksum:
         return None
     whose = "another model's downscaling made it" if maker else "nothing in it says that this model downscaled it"

@@ -87,8 +87,8 @@ def plan(
         folder = Path(output) / below if output else source.parent
         jobs.append(Job(source, tuple(folder / name for name in naming.of(source)), makes_folder=bool(output)))
     if not single:  # what an earlier run has left between its inputs
-        results = {target for job in jobs for target in job.targets}
-        jobs = [job for job in jobs if job.source not in results]
+        results = {target.absolute() for job in jobs for target in job.targets}
+        jobs = [job for job in jobs if job.source.absolute() not in results]
     return jobs, single
 
 

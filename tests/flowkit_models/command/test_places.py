@@ -69,6 +69,14 @@ def test_globs(tmp_path, upscale):
     assert ran.err == [f"flowkit: {tmp_path}/*.tif: fits no file"]
 
 
+def test_results_below_the_inputs_are_no_inputs(tmp_path, upscale, monkeypatch):
+    save(tmp_path / "a.png")
+    monkeypatch.chdir(tmp_path)
+    for done in ("1 done, 0 skipped", "0 done, 1 skipped"):
+        assert upscale(".", "-o", tmp_path / "out").out[0].startswith(done)
+    assert tree(tmp_path) == ["a.png", "out", "out/a_x4.png"]
+
+
 def test_several_inputs_both_ways(tmp_path, upscale):
     a, b, c = (save(tmp_path / f"{name}.png") for name in "abc")
     assert upscale(a, b, "-o", f"{tmp_path}/out/", "-i", c, a).out[0].startswith("3 done")
