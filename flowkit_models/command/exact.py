@@ -62,7 +62,8 @@ def _encode(opened: Opened, job: Job, report: Reporter) -> None:
     picture = read(job, report, 1)
     header = signed(picture.header, None)
     wanted = pictures.stored(picture.pixels, picture.alpha, header)
-    for dtype in (torch.float32, torch.float64):
+    own = next(opened.model.parameters()).dtype
+    for dtype in dict.fromkeys((own, torch.float64)):
         parts = _take_apart(opened, picture.pixels.to(dtype))
         again = _put_together(opened, parts, *wanted.shape[:2])
         if np.array_equal(pictures.stored(again, picture.alpha, header), wanted):
