@@ -13,7 +13,7 @@ from .places import Job, Naming
 from .render import downscaled, enlarged, require_lr, upscaled
 from .restore import Restore
 from .upscale import Upscale
-from .work import Reporter, go
+from .work import Reporter, Work, go
 
 
 def upscale_files(options: Upscale) -> int:
@@ -44,7 +44,11 @@ def upscale_files(options: Upscale) -> int:
             )
             pictures.write(target, array, header, options.quality)
 
-    return _go(options, Naming(names, options.suffix, extension(options)), work)
+    def naming(opened: Opened) -> Naming:
+        suffix = f"_x{opened.model.scale}" if options.suffix is None else options.suffix
+        return Naming(names, suffix, extension(options))
+
+    return _go(options, naming, work)
 
 
 def restore_files(options: Restore) -> int:
@@ -63,7 +67,8 @@ def restore_files(options: Restore) -> int:
         )
         pictures.write(job.targets[0], array, header, options.quality)
 
-    return _go(options, Naming(lambda stem, end: [stem + end], options.suffix, extension(options)), work, makes_lr=True)
+    naming = Naming(lambda stem, end: [stem + end], options.suffix, extension(options))
+    return _go(options, lambda _: naming, work, makes_lr=True)
 
 
 def extension(options: PictureOptions) -> str | None:
@@ -103,18 +108,22 @@ def fitted(header: pictures.Header, job: Job, report: Reporter) -> pictures.Head
 
 
 def _go(
-    options: DrawOptions, naming: Naming, work: Callable[[Opened, Job, Reporter], None], makes_lr: bool = False
+    options: DrawOptions,
+    naming: Callable[[Opened], Naming],
+    work: Callable[[Opened, Job, Reporter], None],
+    makes_lr: bool = False,
 ) -> int:
+    extension(options)
     if options.temperature is not None and not 0 <= options.temperature < 100:
         raise UsageError(f"--temperature {options.temperature}: at least 0, and about 1 at most")
     if not 0 <= options.seed < 2**64:
         raise UsageError(f"--seed {options.seed}: a whole number from 0 to 2⁶⁴ − 1")
     check_tile(options.tile)
 
-    def prepare() -> Callable[[Job, Reporter], None]:
+    def prepare() -> tuple[Naming, Work]:
         opened = open_model(options)
         if makes_lr:
             require_lr(opened.model)
-        return lambda job, report: work(opened, job, report)
+        return naming(opened), lambda job, report: work(opened, job, report)
 
-    return go(options, naming, prepare)
+    return go(options, prepare)

@@ -3,7 +3,7 @@
 import base64
 import dataclasses
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
@@ -28,7 +28,7 @@ from .opened import Opened, open_model
 from .origin import signed
 from .places import Job, Naming
 from .render import reduced
-from .work import Reporter, go
+from .work import Reporter, Work, go
 
 FORMAT = "1"
 _KEY = "flowkit_encoded"
@@ -36,26 +36,26 @@ _KEY = "flowkit_encoded"
 
 def encode_files(options: Encode) -> int:
     """Runs `flowkit encode`; returns the exit code."""
-
-    def prepare() -> Callable[[Job, Reporter], None]:
-        opened = open_model(options)
-        return lambda job, report: _encode(opened, job, report)
-
     # -o photo.safetensors means both files, too
     naming = Naming(lambda stem, _: [f"{stem}.png", f"{stem}.safetensors"], options.suffix)
-    return go(options, naming, prepare)
+
+    def prepare() -> tuple[Naming, Work]:
+        opened = open_model(options)
+        return naming, lambda job, report: _encode(opened, job, report)
+
+    return go(options, prepare)
 
 
 def decode_files(options: Decode) -> int:
     """Runs `flowkit decode`; returns the exit code."""
     naming = Naming(lambda stem, end: [stem + end], options.suffix, extension(options) or ".png")
 
-    def prepare() -> Callable[[Job, Reporter], None]:
+    def prepare() -> tuple[Naming, Work]:
         opened = open_model(options)
         lr = None if options.lr is None else pictures.read(options.lr).pixels
-        return lambda job, report: _decode(opened, lr, options.quality, job, report)
+        return naming, lambda job, report: _decode(opened, lr, options.quality, job, report)
 
-    return go(options, naming, prepare, frozenset((".safetensors",)))
+    return go(options, prepare, frozenset((".safetensors",)))
 
 
 def _encode(opened: Opened, job: Job, report: Reporter) -> None:

@@ -52,19 +52,30 @@ class Naming:
         return self.names(source.stem + self.suffix, self.extension or own)
 
 
-def plan(
-    inputs: tuple[str, ...], output: str, naming: Naming, kinds: Collection[str] = IMAGES
-) -> tuple[list[Job], bool]:
-    """Finds the files, and places for their results.
+@dataclass(frozen=True)
+class Found:
+    """The files that a command line means.
+
+    Attributes:
+        files: each with where it lies below its folder, which its results keep.
+        single: there is but one, named by itself.
+        output: what -o says.
+        to_file: that is a file.
+    """
+
+    files: list[tuple[Path, Path]]
+    single: bool
+    output: str
+    to_file: bool
+
+
+def find(inputs: tuple[str, ...], output: str, kinds: Collection[str] = IMAGES) -> Found:
+    """Finds files.
 
     Args:
         inputs: files, folders, or globs.
-        output: a file, or a folder, or nothing: beside the input.
-        naming: of the results.
+        output: a file, or a folder, or nothing: results go beside their inputs.
         kinds: extensions that a folder is searched for.
-
-    Returns:
-        The jobs, and whether there is but one file, named by itself.
 
     Raises:
         UsageError: if nothing is named, or one file for the results of several.
@@ -72,24 +83,28 @@ def plan(
     """
     if not inputs:
         raise UsageError("name pictures, folders or globs; see --help")
-    found: list[tuple[Path, Path]] = []  # a file, and where it lies in the tree of the results
-    for name in inputs:
-        found += _find(name, kinds)
-    single = len(inputs) == 1 and found == [(Path(inputs[0]), Path())]
-    if _is_file(output, single):
-        if len(found) > 1:
-            raise UsageError(f"-o {output} is one file, and there are {len(found)} inputs: name a folder")
-        target = Path(output)
-        names = naming.names(target.stem, target.suffix)
-        return [Job(found[0][0], tuple(target.with_name(n) for n in names))], single
+    files = list(dict.fromkeys(found for name in inputs for found in _find(name, kinds)))
+    single = len(inputs) == 1 and files == [(Path(inputs[0]), Path())]
+    to_file = _is_file(output, single)
+    if to_file and len(files) > 1:
+        raise UsageError(f"-o {output} is one file, and there are {len(files)} inputs: name a folder")
+    return Found(files, single, output, to_file)
+
+
+def place(found: Found, naming: Naming) -> list[Job]:
+    """The files with places for their results."""
+    output = Path(found.output)
+    if found.to_file:
+        names = naming.names(output.stem, output.suffix)
+        return [Job(found.files[0][0], tuple(output.with_name(name) for name in names))]
     jobs = []
-    for source, below in dict.fromkeys(found):
-        folder = Path(output) / below if output else source.parent
-        jobs.append(Job(source, tuple(folder / name for name in naming.of(source)), makes_folder=bool(output)))
-    if not single:  # what an earlier run has left between its inputs
+    for source, below in found.files:
+        folder = output / below if found.output else source.parent
+        jobs.append(Job(source, tuple(folder / name for name in naming.of(source)), makes_folder=bool(found.output)))
+    if not found.single:  # what an earlier run has left between its inputs
         results = {target.absolute() for job in jobs for target in job.targets}
         jobs = [job for job in jobs if job.source.absolute() not in results]
-    return jobs, single
+    return jobs
 
 
 def check(job: Job, taken: Collection[Path]) -> None:

@@ -1,6 +1,5 @@
 """What `downscale` does with each file."""
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from flowkit_models import pictures
@@ -11,14 +10,16 @@ from .opened import open_model
 from .origin import signed
 from .places import Job, Naming
 from .render import downscaled, require_lr
-from .work import Reporter, go
+from .work import Reporter, Work, go
 
 
 def downscale_files(options: Downscale) -> int:
     """Runs `flowkit downscale`; returns the exit code."""
     check_tile(options.tile)
 
-    def prepare() -> Callable[[Job, Reporter], None]:
+    naming = Naming(lambda stem, end: [stem + end], options.suffix, extension(options) or ".png")
+
+    def prepare() -> tuple[Naming, Work]:
         opened = open_model(options)
         require_lr(opened.model)
 
@@ -31,7 +32,6 @@ def downscale_files(options: Downscale) -> int:
                 report.warn_once("JPEG changes the small picture, and what is restored from it: PNG doesn't")
             pictures.write(job.targets[0], pictures.stored(lr, alpha, header), header, options.quality)
 
-        return work
+        return naming, work
 
-    naming = Naming(lambda stem, end: [stem + end], options.suffix, extension(options) or ".png")
-    return go(options, naming, prepare)
+    return go(options, prepare)

@@ -1,6 +1,9 @@
 """`flowkit upscale`: pictures enlarged by drawing their details."""
 
 from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
 
 from .errors import UsageError
 from .options import DrawOptions
@@ -15,8 +18,8 @@ class Upscale(DrawOptions):
 
     draws: int = 1
     """Pictures to draw of each: photo_x4_1.jpg, photo_x4_2.jpg, …"""
-    suffix: str = "_x4"
-    """End of the results' names, before the extension."""
+    suffix: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
+    """End of the results' names, before the extension. Without it: _x4, or what the model's scale is."""
 
     def run(self) -> int:
         """Does it; returns the exit code."""

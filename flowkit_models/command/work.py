@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .errors import one_line
 from .options import FileOptions
-from .places import IMAGES, Job, Naming, check, plan
+from .places import IMAGES, Job, Naming, check, find, place
 
 
 class Reporter:
@@ -50,18 +50,20 @@ class Reporter:
         self._progress.remove_task(self._bar)
 
 
+Work = Callable[[Job, Reporter], None]
+"""Makes the results of one file."""
+
+
 def go(
     options: FileOptions,
-    naming: Naming,
-    prepare: Callable[[], Callable[[Job, Reporter], None]],
+    prepare: Callable[[], tuple[Naming, Work]],
     kinds: Collection[str] = IMAGES,
 ) -> int:
     """Does a subcommand's work on every file that the options name.
 
     Args:
         options: of the subcommand.
-        naming: of the results.
-        prepare: opens the model, before any picture is read, and returns what does the work on one file.
+        prepare: opens the model, before any picture is read, and returns how results are called, and what makes them.
         kinds: extensions that a folder is searched for.
 
     Returns:
@@ -71,8 +73,9 @@ def go(
         UsageError: if the options name no files, or one result for several.
         Exception: that of `prepare`.
     """
-    jobs, single = plan(options.inputs, options.output, naming, kinds)
-    work = prepare()
+    found = find(options.inputs, options.output, kinds)
+    naming, work = prepare()
+    jobs = place(found, naming)
     start = time.monotonic()
     done, skipped, failed = 0, 0, 0
     taken: set[Path] = set()
@@ -82,7 +85,7 @@ def go(
         for job in jobs:
             try:
                 check(job, taken)
-                if _exists(job, options.overwrite, single):
+                if _exists(job, options.overwrite, found.single):
                     skipped += 1
                     continue
                 taken.update(job.targets)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from command_files import noise, opened, save, tree
 
-from flowkit_models.command.places import plan
+import flowkit_models
+from flowkit_models.command.places import find
 
 
 def test_a_folder_is_mirrored(tmp_path, upscale):
@@ -213,6 +214,13 @@ def test_stems_with_dots_and_formats(tmp_path, upscale):
     assert not np.array_equal(opened(tmp_path / "z_1.png"), opened(tmp_path / "z_2.png"))
 
 
-def test_plan_needs_inputs():
+def test_inputs_are_needed():
     with pytest.raises(ValueError, match="name pictures"):
-        plan((), "", None)
+        find((), "")
+
+
+def test_names_say_the_scale(tmp_path, flowkit):
+    sizes = {"scale": 2, "blocks": (1,), "growth": 2}
+    flowkit_models.create("irn_x2", **sizes).save(tmp_path / "m.safetensors")
+    assert flowkit("upscale", "-m", tmp_path / "m.safetensors", save(tmp_path / "x.png"), "--temperature", 0).code == 0
+    assert opened(tmp_path / "x_x2.png").shape == (24, 20, 3)
