@@ -2,12 +2,10 @@
 
 import dataclasses
 import os
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import tyro
 from rich.console import Console
 from torch import Tensor
 
@@ -17,6 +15,8 @@ from flowkit_models.files import write_whole
 from flowkit_models.imageflow import ImageFlow
 from flowkit_models.official import known_sizes
 
+from .looks import Convert
+
 OWN_NOTES = ("flowkit", "model", "config")
 """What `save` writes of itself."""
 
@@ -24,58 +24,40 @@ STARTS = ("init", "gain")
 """Fields of a config that only say how fresh weights are drawn."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Convert:
-    """Convert a checkpoint: a published .pth to flowkit's .safetensors, or back.
+def convert(task: Convert) -> int:
+    """Converts, and returns 0.
 
-    What was written is loaded again and every tensor compared with the source's, bit for bit, before it gets its name.
+    Raises:
+        FileNotFoundError: if there is no source, or no folder for the target.
+        FileExistsError: if the target is there and is not to be replaced.
+        ValueError: if the source is no checkpoint, has no published form, or the copy differs from it.
     """
-
-    source: Annotated[Path, tyro.conf.Positional]
-    """A checkpoint, flowkit's or a published one: its content tells which."""
-    target: Annotated[Path, tyro.conf.Positional]
-    """.safetensors: flowkit's format, with the config and the source's notes. .pth: the published names."""
-    overwrite: bool = False
-    """Replace the target if it is there."""
-    quant: int | None = None
-    """1/width of the dequantisation noise, which weights can't tell. None: what the source says, or as published."""
-    taps: tuple[int, ...] | None = None
-    """SRFlow: indices of the stacked RRDB blocks, which weights can't tell. None: as published for this size."""
-
-    def run(self) -> int:
-        """Converts, and returns 0.
-
-        Raises:
-            FileNotFoundError: if there is no source, or no folder for the target.
-            FileExistsError: if the target is there and is not to be replaced.
-            ValueError: if the source is no checkpoint, has no published form, or the copy differs from it.
-        """
-        if self.target.suffix not in (".safetensors", ".pth"):
-            raise ValueError(f"{self.target}: the target's name says the format: .safetensors (flowkit's) or .pth")
-        if self.target.exists() and not self.overwrite:
-            raise FileExistsError(f"{self.target}: is there already; --overwrite replaces it")
-        if not self.target.parent.is_dir():
-            raise FileNotFoundError(f"{self.target}: there is no folder {self.target.parent}")
-        model = flowkit_models.load(self.source, **untold(self.quant, self.taps))
-        proof = self.target.with_name(f".{os.getpid()}.{self.target.name}")
-        try:
-            write(model, proof, read_about(self.source))
-            copy = flowkit_models.load(
-                proof, **untold(getattr(model.config, "quant", None), getattr(model.config, "taps", None))
-            )
-            count = check_equal(model, copy, self.target)
-            proof.replace(self.target)
-        finally:
-            proof.unlink(missing_ok=True)
-        form = "flowkit's" if self.target.suffix == ".safetensors" else "the published"
-        console = Console(highlight=False, soft_wrap=True)
-        console.print(
-            f"{self.target}: {type(model).__name__} ×{model.scale} under {form} names; "
-            f"{count} tensors, equal to the source's bit for bit"
+    if task.target.suffix not in (".safetensors", ".pth"):
+        raise ValueError(f"{task.target}: the target's name says the format: .safetensors (flowkit's) or .pth")
+    if task.target.exists() and not task.overwrite:
+        raise FileExistsError(f"{task.target}: is there already; --overwrite replaces it")
+    if not task.target.parent.is_dir():
+        raise FileNotFoundError(f"{task.target}: there is no folder {task.target.parent}")
+    model = flowkit_models.load(task.source, **untold(task.quant, task.taps))
+    proof = task.target.with_name(f".{os.getpid()}.{task.target.name}")
+    try:
+        write(model, proof, read_about(task.source))
+        copy = flowkit_models.load(
+            proof, **untold(getattr(model.config, "quant", None), getattr(model.config, "taps", None))
         )
-        if self.target.suffix == ".pth" and (lost := not_stored(model)):
-            console.print(f"published files don't hold {lost}: give it to load() as well")
-        return 0
+        count = check_equal(model, copy, task.target)
+        proof.replace(task.target)
+    finally:
+        proof.unlink(missing_ok=True)
+    form = "flowkit's" if task.target.suffix == ".safetensors" else "the published"
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"{task.target}: {type(model).__name__} ×{model.scale} under {form} names; "
+        f"{count} tensors, equal to the source's bit for bit"
+    )
+    if task.target.suffix == ".pth" and (lost := not_stored(model)):
+        console.print(f"published files don't hold {lost}: give it to load() as well")
+    return 0
 
 
 def untold(quant: int | None, taps: tuple[int, ...] | None) -> dict[str, Any]:

@@ -3,12 +3,9 @@
 import dataclasses
 import json
 import math
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -23,71 +20,49 @@ from flowkit_models.images import read_image
 from flowkit_models.photos import test_photos
 
 from .convert import untold
+from .looks import Doctor
 
 COLOURS = {"ok": "green", "warn": "yellow", "bad": "bold red"}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Doctor:
-    """Examine a checkpoint: round trips, log-dets, scales, conditions, latents, and numbers that are not finite.
+def doctor(task: Doctor) -> int:
+    """Prints, and returns 1 if something is bad, else 0.
 
-    The exit code is 1 if something is bad.
+    Raises:
+        FileNotFoundError: if there is no checkpoint.
+        ValueError: if it is none of a known model, or the image can't be read or is too small.
     """
+    finding = diagnosis.weights(read_weights(task.checkpoint)[0])
+    if finding.severity == "ok":
+        model = flowkit_models.load(task.checkpoint, **untold(task.quant, task.taps))
+        report = examine(model, _images(task, model))
+    else:  # which `load` refuses
+        report = Report((finding,))
+    if task.json:
+        print(json.dumps(_plain({"verdict": report.verdict, **dataclasses.asdict(report)}), indent=2))
+    else:
+        console = Console(highlight=False)
+        if task.layers and report.layers:
+            console.print(layer_table(report))
+        for finding in report.findings:
+            colour = COLOURS[finding.severity]
+            remedy = f"\n      → {finding.remedy}" if finding.remedy else ""
+            text = f"[{colour}]{finding.severity:<4}[/] {finding.subject}: {escape(finding.text + remedy)}"
+            console.print(text, soft_wrap=True)
+    return int(report.verdict == "bad")
 
-    checkpoint: Annotated[Path, tyro.conf.Positional]
-    """A checkpoint, flowkit's or a published one."""
-    image: Annotated[Path | None, tyro.conf.Positional] = None
-    """An HR image to examine it on. None: three photographs in scikit-image's wheel, or noise where it is not."""
-    crop: int = 96
-    """Side of the square in the middle of the image that is looked at, cut to what the model takes."""
-    noise: bool = False
-    """Examine it on uniform noise instead of images."""
-    layers: bool = True
-    """List every layer."""
-    json: bool = False
-    """Print JSON, for programs."""
-    quant: int | None = None
-    """1/width of the dequantisation noise of a published checkpoint, which weights can't tell."""
-    taps: tuple[int, ...] | None = None
-    """SRFlow: indices of the stacked RRDB blocks of a published checkpoint, which weights can't tell."""
 
-    def run(self) -> int:
-        """Prints, and returns 1 if something is bad, else 0.
-
-        Raises:
-            FileNotFoundError: if there is no checkpoint.
-            ValueError: if it is none of a known model, or the image can't be read or is too small.
-        """
-        finding = diagnosis.weights(read_weights(self.checkpoint)[0])
-        if finding.severity == "ok":
-            model = flowkit_models.load(self.checkpoint, **untold(self.quant, self.taps))
-            report = examine(model, self._images(model))
-        else:  # which `load` refuses
-            report = Report((finding,))
-        if self.json:
-            print(json.dumps(_plain({"verdict": report.verdict, **dataclasses.asdict(report)}), indent=2))
-        else:
-            console = Console(highlight=False)
-            if self.layers and report.layers:
-                console.print(layer_table(report))
-            for finding in report.findings:
-                colour = COLOURS[finding.severity]
-                remedy = f"\n      → {finding.remedy}" if finding.remedy else ""
-                text = f"[{colour}]{finding.severity:<4}[/] {finding.subject}: {escape(finding.text + remedy)}"
-                console.print(text, soft_wrap=True)
-        return int(report.verdict == "bad")
-
-    def _images(self, model: ImageFlow) -> Tensor:
-        """The middle of each image, (B, 3, H, W) in [0, 1]."""
-        multiple = model.flow.stride
-        side = self.crop // multiple * multiple
-        if side < 1:
-            raise ValueError(f"--crop {self.crop}: this model takes multiples of {multiple}")
-        if self.image is not None:
-            images = [read_image(self.image)]
-        elif self.noise or not (images := _photographs()):
-            return torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
-        return torch.stack([_middle(image, side, multiple) for image in images]).float() / 255
+def _images(task: Doctor, model: ImageFlow) -> Tensor:
+    """The middle of each image, (B, 3, H, W) in [0, 1]."""
+    multiple = model.flow.stride
+    side = task.crop // multiple * multiple
+    if side < 1:
+        raise ValueError(f"--crop {task.crop}: this model takes multiples of {multiple}")
+    if task.image is not None:
+        images = [read_image(task.image)]
+    elif task.noise or not (images := _photographs()):
+        return torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    return torch.stack([_middle(image, side, multiple) for image in images]).float() / 255
 
 
 def _photographs() -> list[Tensor]:

@@ -3,12 +3,10 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -20,46 +18,30 @@ from flowkit_models.checkpoints import read_about, read_weights
 from flowkit_models.imageflow import ImageFlow
 
 from .convert import OWN_NOTES, untold
+from .looks import Info
 
 
-@dataclass(frozen=True, kw_only=True)
-class Info:
-    """Tell what a checkpoint is: architecture, sizes, cost, reach, and how it was trained."""
+def info(task: Info) -> int:
+    """Prints, and returns 0.
 
-    checkpoint: Annotated[Path, tyro.conf.Positional]
-    """A checkpoint, flowkit's or a published one."""
-    size: tuple[int, int] = (160, 160)
-    """Height and width of an LR image, to state the latents for."""
-    layers: bool = False
-    """List every layer of the flow as well, with the shapes that it makes of an image of the least size."""
-    json: bool = False
-    """Print JSON, for programs."""
-    quant: int | None = None
-    """1/width of the dequantisation noise of a published checkpoint, which weights can't tell."""
-    taps: tuple[int, ...] | None = None
-    """SRFlow: indices of the stacked RRDB blocks of a published checkpoint, which weights can't tell."""
-
-    def run(self) -> int:
-        """Prints, and returns 0.
-
-        Raises:
-            FileNotFoundError: if there is no checkpoint.
-            ValueError: if it is none of a known model, or the size does not suit it.
-        """
-        model = flowkit_models.load(self.checkpoint, **untold(self.quant, self.taps))
-        found, file, training = anatomy(model, self.size), about_file(self.checkpoint), about_training(self.checkpoint)
-        layers = layer_table(model) if self.layers else None
-        if self.json:
-            told = {"file": file, **dataclasses.asdict(found), "parameters_total": found.total}
-            told |= {"receptive_field": found.receptive_field, "training": training}
-            print(json.dumps(told | ({"layers": layers.splitlines()} if layers else {}), indent=2))
-            return 0
-        console = Console(highlight=False)
-        for table in tables(found, file, training):
-            console.print(table)
-        if layers:
-            console.print(layers, soft_wrap=True, markup=False)
+    Raises:
+        FileNotFoundError: if there is no checkpoint.
+        ValueError: if it is none of a known model, or the size does not suit it.
+    """
+    model = flowkit_models.load(task.checkpoint, **untold(task.quant, task.taps))
+    found, file, training = anatomy(model, task.size), about_file(task.checkpoint), about_training(task.checkpoint)
+    layers = layer_table(model) if task.layers else None
+    if task.json:
+        told = {"file": file, **dataclasses.asdict(found), "parameters_total": found.total}
+        told |= {"receptive_field": found.receptive_field, "training": training}
+        print(json.dumps(told | ({"layers": layers.splitlines()} if layers else {}), indent=2))
         return 0
+    console = Console(highlight=False)
+    for table in tables(found, file, training):
+        console.print(table)
+    if layers:
+        console.print(layers, soft_wrap=True, markup=False)
+    return 0
 
 
 def about_file(path: Path) -> dict[str, Any]:

@@ -9,9 +9,7 @@ import tyro
 
 import flowkit_models
 from flowkit_models.checkpoints import read_about, read_weights
-from flowkit_models.command.convert import Convert
-from flowkit_models.command.doctor import Doctor
-from flowkit_models.command.info import Info
+from flowkit_models.command.looks import Convert, Doctor, Info
 from flowkit_models.images import write_image
 
 SIZES = {"steps": 1, "conditional_steps": 1, "blocks": ((0, 0), (0, 0)), "features": 4, "growth": 4, "hidden": 4}

@@ -1,0 +1,93 @@
+"""A checkpoint as the subcommands use it: the model, what it is for, and how to tell it from another."""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from flowkit_models.checkpoints import load, read_about
+from flowkit_models.hcflow import HCFlow
+from flowkit_models.imageflow import ImageFlow
+from flowkit_models.irn import IRN
+from flowkit_models.shipped import SHIPPED
+
+from .options import ModelOptions
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A model that was opened.
+
+    Attributes:
+        model: on its device, in eval mode.
+        path: of its checkpoint.
+        rescales: it was made for going down and up again, and not for pictures that are small from the start.
+        temperature: τ that suits it.
+        checksum: of its weights, hexadecimal.
+    """
+
+    model: ImageFlow
+    path: Path
+    rescales: bool
+    temperature: float
+    checksum: str
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+
+def open_model(options: ModelOptions) -> Opened:
+    """Opens the checkpoint that the options name, or the one that comes with the package.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is none of ours, damaged or not finite, or the device is not there.
+    """
+    path = options.model or SHIPPED
+    if options.model is None and not path.is_file():
+        raise FileNotFoundError("no weights came with this package: name a checkpoint with -m")
+    device = _device(options.device)
+    model = load(path, precision=options.precision)
+    rescales = is_rescaling(model)
+    return Opened(model.to(device), path, rescales, _temperature(path, rescales), checksum(model))
+
+
+def is_rescaling(model: ImageFlow) -> bool:
+    """Whether a model was made for rescaling: an IRN, or an HCFlow with rescaling's extractor and bounded priors."""
+    return isinstance(model, IRN) or (
+        isinstance(model, HCFlow) and not model.config.tap and model.config.prior == "atan"
+    )
+
+
+def checksum(model: ImageFlow) -> str:
+    """SHA-256 over names and values of the weights: the same for every file that holds this model."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _temperature(path: Path, rescales: bool) -> float:
+    """What the checkpoint recommends under "temperature", or what the papers use."""
+    usual = 1.0 if rescales else 0.8
+    try:
+        value = float(read_about(path).get("temperature", usual))
+    except ValueError:
+        return usual
+    return value if 0 <= value < math.inf else usual
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ValueError(f"--device {name}: not on this machine") from None
+    return device

@@ -1,0 +1,130 @@
+"""`flowkit upscale`, `restore` and `downscale`: draws, temperature, tiles, models, and the note of who made it."""
+
+import numpy as np
+import pytest
+import torch
+from command_files import noise, opened, save, tree
+
+import flowkit_models
+from flowkit_models import pictures
+from flowkit_models.bicubic import bicubic_resize
+from flowkit_models.command.origin import made_by, signed
+
+
+def test_draws_seeds_and_temperatures(tmp_path, upscale):
+    path = save(tmp_path / "x.png")
+
+    def result(*options):
+        assert upscale(path, "--overwrite", *options).code == 0
+        return opened(tmp_path / "x_x4.png")
+
+    plain = result()
+    assert np.array_equal(plain, result())
+    assert np.array_equal(plain, result("--seed", 0, "--temperature", 0.1))
+    assert not np.array_equal(plain, result("--seed", 1))
+    assert not np.array_equal(plain, result("--temperature", 0.2))
+    assert np.array_equal(result("--temperature", 0), result("--temperature", 0, "--seed", 5))
+    assert upscale(path, "--draws", 2).code == 0
+    assert np.array_equal(opened(tmp_path / "x_x4_1.png"), plain)
+    assert not np.array_equal(opened(tmp_path / "x_x4_2.png"), plain)
+
+
+@pytest.mark.parametrize(("about", "tau"), [({}, 0.8), ({"temperature": "0.3"}, 0.3), ({"temperature": "warm"}, 0.8)])
+def test_the_checkpoint_says_the_temperature(about, tau, tmp_path, flowkit, checkpoint):
+    path = save(tmp_path / "x.png")
+    assert flowkit("upscale", path, "-m", checkpoint(**about)).code == 0
+    assert flowkit("upscale", path, "-m", checkpoint(), "--temperature", tau, "-o", tmp_path / "y.png").code == 0
+    assert np.array_equal(opened(tmp_path / "x_x4.png"), opened(tmp_path / "y.png"))
+
+
+def test_tiles_make_the_same_picture(tmp_path, upscale):
+    pixels = np.asarray(bicubic_resize(torch.from_numpy(noise(16, 14)).movedim(-1, 0), 8).movedim(0, -1))
+    path = save(tmp_path / "x.png", pixels)
+    results = []
+    for tile in (0, 96, 64):
+        assert upscale(path, "--tile", tile, "-o", tmp_path / f"{tile}.png").code == 0
+        results.append(opened(tmp_path / f"{tile}.png").astype(int))
+    assert np.abs(results[0] - results[1]).max() <= 1
+    assert np.abs(results[0] - results[2]).max() <= 1
+
+
+def test_bf16_is_close(tmp_path, upscale):
+    path = save(tmp_path / "x.png", noise() // 4 + 90)
+    assert upscale(path, "--temperature", 0).code == 0
+    assert upscale(path, "--temperature", 0, "--precision", "bf16", "-o", tmp_path / "y.png").code == 0
+    full, low = (opened(tmp_path / name).astype(int) for name in ("x_x4.png", "y.png"))
+    assert np.abs(full - low).mean() < 4
+
+
+def test_downscale_is_the_models(tmp_path, flowkit, checkpoint):
+    pixels = noise(21, 18, 4)
+    path = save(tmp_path / "x.jpg", pixels, format="PNG")
+    ran = flowkit("downscale", "-m", checkpoint("irn_x4"), path)
+    assert (ran.code, ran.err) == (0, [])
+    got = opened(tmp_path / "x_lr.png")
+    hr = torch.from_numpy(pixels).movedim(-1, 0).float() / 255
+    model = flowkit_models.load(checkpoint("irn_x4"))
+    assert np.array_equal(got[..., :3], (model.downscale(hr[None, :3])[0] * 255).round().movedim(0, -1).int().detach())
+    assert np.abs(got[..., 3] - bicubic_resize(hr[3], 0.25).clamp(0, 1).numpy() * 255).max() <= 0.51
+
+
+@pytest.mark.parametrize("end", ["png", "jpg", "webp", "tif"])
+def test_a_rescaling_model_knows_what_it_made(end, tmp_path, flowkit, checkpoint):
+    model = checkpoint("hcflow_rescale_x4")
+    path = save(tmp_path / f"x.{end}", noise(24, 20))
+    ran = flowkit("downscale", "-m", model, path, "--format", end)
+    assert ran.code == 0
+    assert [line for line in ran.err if "PNG doesn't" not in line] == []
+    assert len(ran.err) == (end == "jpg")
+    small = tmp_path / f"x_lr.{end}"
+    assert flowkit("upscale", "-m", model, small).err == []
+    assert made_by(pictures.read(tmp_path / f"x_lr_x4.{end}").header) is None  # what was upscaled is no LR image
+
+    other = flowkit("upscale", "-m", checkpoint("irn_x4"), small, "--overwrite")
+    assert other.code == 0
+    assert len(other.err) == 1
+    assert other.err[0].startswith(f"{small}: warning: another model's downscaling made it")
+    unknown = flowkit("upscale", "-m", model, path)
+    assert len(unknown.err) == 1
+    assert unknown.err[0].startswith(f"{path}: warning: nothing in it says that this model downscaled it")
+    assert flowkit("upscale", "-m", checkpoint(), path, "--overwrite").err == []  # for SR, any picture will do
+
+
+def test_the_note_leaves_other_xmp_alone():
+    packet = b'<x:xmpmeta><rdf:RDF><rdf:Description rdf:about="" dc:title="sea"/></rdf:RDF></x:xmpmeta>'
+    header = pictures.Header(metadata={"xmp-data": packet, "exif-ifd0-Make": "Maker"})
+    once = signed(header, "ab" * 32)
+    assert made_by(once) == "ab" * 32
+    assert b'dc:title="sea"' in once.metadata["xmp-data"]
+    assert made_by(signed(once, "cd" * 32)) == "cd" * 32
+    assert signed(signed(once, "cd" * 32), None) == header
+    assert made_by(pictures.Header()) is None
+    assert signed(pictures.Header(), None) == pictures.Header()
+
+
+def test_restore_keeps_size_and_alpha(tmp_path, flowkit, checkpoint):
+    pixels = noise(21, 18, 4)
+    path = save(tmp_path / "x.png", pixels)
+    ran = flowkit("restore", "-m", checkpoint("irn_x4"), path, "--temperature", 0)
+    assert (ran.code, ran.err) == (0, [])
+    got = opened(tmp_path / "x_restored.png")
+    assert np.array_equal(got[..., 3], pixels[..., 3])
+    model = flowkit_models.load(checkpoint("irn_x4"))
+    hr = torch.from_numpy(pixels[..., :3]).movedim(-1, 0).float()[None] / 255
+    wanted = model.upscale(model.downscale(hr), temperature=0)[0, 0, :, :21, :18].detach() * 255
+    assert np.abs(got[..., :3] - wanted.movedim(0, -1).numpy()).max() <= 0.51
+
+
+@pytest.mark.parametrize("command", ["downscale", "restore"])
+def test_a_model_that_makes_no_small_picture(command, tmp_path, flowkit, checkpoint, monkeypatch):
+    monkeypatch.setattr(pictures, "read", lambda _: pytest.fail("a picture was read first"))
+    ran = flowkit(command, "-m", checkpoint("srflow_x4"), save(tmp_path / "x.png"))
+    assert ran.code == 1
+    assert len(ran.err) == 1
+    assert ran.err[0].startswith("flowkit: downscale: SRFlow models HR given LR and makes no LR image")
+    assert tree(tmp_path) == ["x.png"]
+
+
+def test_srflow_upscales(tmp_path, flowkit, checkpoint):
+    assert flowkit("upscale", "-m", checkpoint("srflow_x4"), save(tmp_path / "x.png")).code == 0
+    assert opened(tmp_path / "x_x4.png").shape == (48, 40, 3)

@@ -1,0 +1,151 @@
+"""Pictures through libvips: kinds of pixels, headers, and what is refused; the command's tests have the odd files."""
+
+import os
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from flowkit_models.pictures import Header, PictureError, check_size, format_of, read, stored, write
+
+KINDS = [
+    Header(gray=gray, alpha=alpha, bits=bits) for gray in (False, True) for alpha in (False, True) for bits in (8, 16)
+]
+
+
+def pixels_of(header, seed=0, size=(6, 5)):
+    top = np.iinfo(header.dtype).max
+    shape = (*size, header.channels)
+    return np.random.default_rng(seed).integers(0, top, shape, header.dtype, endpoint=True)
+
+
+@pytest.mark.parametrize("header", KINDS, ids=repr)
+@pytest.mark.parametrize("end", ["png", "tif"])
+def test_lossless_formats_give_back_every_kind(header, end, tmp_path):
+    array = pixels_of(header)
+    path = tmp_path / f"x.{end}"
+    write(path, array, header)
+    picture = read(path)
+    assert (picture.header.gray, picture.header.alpha, picture.header.bits) == (header.gray, header.alpha, header.bits)
+    assert picture.header.format == format_of(path)
+    assert picture.warnings == ()
+    assert picture.pixels.shape == (3, 6, 5)
+    assert picture.pixels.dtype == torch.float32
+    assert (picture.alpha is not None) == header.alpha
+    colours = array[..., :-1] if header.alpha else array
+    top = np.iinfo(header.dtype).max
+    torch.testing.assert_close(
+        picture.pixels, torch.from_numpy(colours / np.float32(top)).float().movedim(-1, 0).expand(3, -1, -1)
+    )
+    assert np.array_equal(stored(picture.pixels, picture.alpha, picture.header), array)
+
+
+def test_webp_and_jpeg(tmp_path):
+    rgba = pixels_of(Header(alpha=True))
+    write(tmp_path / "x.webp", rgba, Header(alpha=True), quality=100)
+    picture = read(tmp_path / "x.webp")
+    assert np.array_equal(stored(picture.pixels, picture.alpha, picture.header), rgba)
+    smooth = np.full((16, 16, 3), (200, 100, 50), np.uint8)
+    write(tmp_path / "x.jpg", smooth, Header())
+    assert (read(tmp_path / "x.jpg").pixels.movedim(0, -1) * 255 - torch.from_numpy(smooth)).abs().max() < 3
+    sizes = []
+    for quality in (20, 95):
+        write(tmp_path / "x.jpg", pixels_of(Header(), size=(40, 40)), Header(), quality)
+        sizes.append((tmp_path / "x.jpg").stat().st_size)
+    assert sizes[0] < sizes[1] / 2
+
+
+def test_quantisation_clamps_and_rounds():
+    x = torch.tensor([-1.0, 0.2, 0.5, 1.0, 2.0]).expand(3, 1, 5)
+    assert stored(x, None, Header())[0, :, 0].tolist() == [0, 51, 128, 255, 255]
+    assert stored(x, None, Header(bits=16))[0, :, 0].tolist() == [0, 13107, 32768, 65535, 65535]
+    assert stored(x, None, Header(gray=True)).shape == (1, 5, 1)
+    assert stored(x, None, Header(alpha=True))[..., 3].tolist() == [[255] * 5]
+
+
+def test_gray_is_luma():
+    rgb = torch.tensor([1.0, 0.5, 0.0]).view(3, 1, 1)
+    assert stored(rgb, None, Header(gray=True)).item() == round(255 * (0.299 + 0.5 * 0.587))
+
+
+def test_without_alpha_colours_lie_over_white():
+    alpha = torch.tensor([[[0.0, 0.5, 1.0]]])
+    assert stored(torch.zeros(3, 1, 3), alpha, Header())[0, :, 0].tolist() == [255, 128, 0]
+
+
+def test_what_formats_can_hold():
+    header = Header(bits=16, alpha=True)
+    fitted, lost = header.fitted("jpeg")
+    assert (fitted.bits, fitted.alpha, fitted.format, len(lost)) == (8, False, "jpeg", 2)
+    fitted, lost = header.fitted("webp")
+    assert (fitted.bits, fitted.alpha, len(lost)) == (8, True, 1)
+    for form in ("png", "tiff"):
+        assert header.fitted(form) == (replace(header, format=form), [])
+
+
+@pytest.mark.parametrize("name", ["x", "x.bmp", "x.gif", "png"])
+def test_other_formats_are_not_written(name):
+    with pytest.raises(PictureError, match=rf"^{name}: pictures are written as \.jpg"):
+        format_of(name)
+
+
+def test_sizes_that_formats_end_at():
+    check_size("x.png", 10**6, 1)
+    check_size("x.webp", 1, 16383)
+    for name, side in (("x.webp", 16384), ("x.jpg", 65501)):
+        with pytest.raises(PictureError, match=rf"^{re.escape(name)}: 1 × {side} pixels, and this format ends at"):
+            check_size(name, 1, side)
+
+
+def test_an_array_that_is_not_what_its_header_says(tmp_path):
+    for array, header in (
+        (np.zeros((2, 2, 3), np.uint16), Header()),
+        (np.zeros((2, 2, 3), np.uint8), Header(alpha=True)),
+        (np.zeros((2, 2, 3), np.float32), Header()),
+    ):
+        with pytest.raises(ValueError, match=r"x\.png: .* is not what its header says"):
+            write(tmp_path / "x.png", array, header)
+    with pytest.raises(ValueError, match="is not what its header says"):
+        write(tmp_path / "x.jpg", np.zeros((2, 2, 3), np.uint16), Header(bits=16))
+    assert os.listdir(tmp_path) == []  # noqa: PTH208
+
+
+def test_a_view_of_an_array_is_written_as_it_looks(tmp_path):
+    array = pixels_of(Header())
+    write(tmp_path / "x.png", array[::-1, ::2], Header())
+    with Image.open(tmp_path / "x.png") as image:
+        assert np.array_equal(np.asarray(image), array[::-1, ::2])
+
+
+def test_too_many_pixels(tmp_path, monkeypatch):
+    write(tmp_path / "x.png", pixels_of(Header()), Header())
+    monkeypatch.setattr("flowkit_models.pictures.MAX_PIXELS", 29)
+    with pytest.raises(PictureError, match=r"x\.png: 5 × 6 is more than 29 pixels: cut it, or raise"):
+        read(tmp_path / "x.png")
+
+
+def test_a_file_that_exists_keeps_its_place_until_the_new_one_is_whole(tmp_path):
+    path = tmp_path / "x.png"
+    path.write_bytes(b"precious")
+    with pytest.raises(PictureError, match="ends at"):
+        write(tmp_path / "x.webp", np.zeros((1, 20000, 3), np.uint8), Header())
+    write(path, pixels_of(Header()), Header())
+    assert os.listdir(tmp_path) == ["x.png"]  # noqa: PTH208
+    with pytest.raises(PictureError, match="is a folder"):
+        write(_folder(tmp_path), pixels_of(Header()), Header())
+
+
+def _folder(tmp_path):
+    (tmp_path / "f.png").mkdir()
+    return tmp_path / "f.png"
+
+
+def test_avif(tmp_path):
+    Image.new("RGB", (16, 16), (200, 100, 50)).save(tmp_path / "x.avif")
+    picture = read(tmp_path / "x.avif")
+    assert picture.header.format == "avif"
+    wanted = torch.tensor([200.0, 100, 50]).view(3, 1, 1).expand(3, 16, 16)
+    torch.testing.assert_close(picture.pixels * 255, wanted, atol=4, rtol=0)
