@@ -23,7 +23,9 @@ class Bijector(nn.Module):
     checks below, so a map need not check its own input. A context may have B rows where x has n·B: n draws that share
     it, all B of the first draw first.
 
-    Attributes (facts that the checks, `summary` and `Flow.sample` rely on; what is not stated is not checked):
+    Its attributes are facts that the checks, `summary` and `Flow.sample` rely on; what is not stated is not checked.
+
+    Attributes:
         in_channels, out_channels: channels of x and of y, None for "any".
         stride: the spatial sizes of x must be multiples of it.
         shrink: how much smaller the sides of y are than those of x, None for "not stated".
