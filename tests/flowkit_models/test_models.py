@@ -1,6 +1,7 @@
 """Models by name: presets, overrides, and refused choices."""
 
 import pytest
+import torch
 
 import flowkit_models
 
@@ -33,3 +34,24 @@ def test_config_is_frozen() -> None:
 def test_refused(name, overrides, message) -> None:
     with pytest.raises(ValueError, match=message):
         flowkit_models.create(name, **overrides)
+
+
+SMALL = {
+    "hcflow_sr_x4_small": {"steps": 1, "conditional_steps": 1},
+    "srflow_x4_small": {"steps": 1},
+    "irn_x4_small": {},
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["hcflow_sr_x4_small", *(pytest.param(n, marks=pytest.mark.slow) for n in list(SMALL)[1:])]
+)
+def test_a_model_is_one_graph_in_both_directions(name: str) -> None:
+    model = flowkit_models.create(name, **SMALL[name]).eval()
+    hr, lr = torch.rand(1, 3, 16, 16), torch.rand(1, 3, 4, 4)
+    with torch.no_grad():
+        context = model.context(lr)
+        latents, logdet = torch.compile(model.flow, fullgraph=True, backend="eager")(hr, context)
+        again = torch.compile(model.flow.inv, fullgraph=True, backend="eager")(latents, context)[0]
+    assert logdet.dtype == torch.float32
+    assert float((again - hr).abs().max()) < 1e-4
