@@ -187,20 +187,23 @@ class ActNormConv2d(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """(B, in_channels, H, W) to (B, out_channels, H, W); or x and a context that together have in_channels."""
-        scale = self.log_scale.exp()
-        return self._convolve(x, context, self.weight * scale.view(-1, 1, 1, 1), self.bias * scale)
+        return self._convolve(x, context, self.log_scale.exp())
 
     def statistics_input(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """What `flowkit.initialize` standardises: the convolution's output."""
-        return self._convolve(x, context, self.weight, None)
+        return self._convolve(x, context, None)
 
-    @staticmethod
-    def _convolve(x: Tensor, context: Tensor | None, weight: Tensor, bias: Tensor | None) -> Tensor:
-        padding = weight.shape[-1] // 2
+    def _convolve(self, x: Tensor, context: Tensor | None, scale: Tensor | None) -> Tensor:
+        """With a context, the sum of two convolutions. Several draws may share a row of it: x then has n times as many."""
+        padding = self.weight.shape[-1] // 2
+        weights = [self.weight] if context is None else self.weight.split([x.shape[1], context.shape[1]], 1)
+        bias = None
+        if scale is not None:  # scaling the weights costs nothing next to scaling the pixels
+            weights, bias = [weight * scale.view(-1, 1, 1, 1) for weight in weights], self.bias * scale
+        own = F.conv2d(x, weights[0], bias, padding=padding)
         if context is None:
-            return F.conv2d(x, weight, bias, padding=padding)
-        own = F.conv2d(x, weight[:, : x.shape[1]], bias, padding=padding)
-        given = F.conv2d(context.to(x.dtype), weight[:, x.shape[1] :], padding=padding)
+            return own
+        given = F.conv2d(context.to(x.dtype), weights[1], padding=padding)
         return (own.unflatten(0, (-1, len(given))) + given).flatten(0, 1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: object) -> None:
