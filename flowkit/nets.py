@@ -76,8 +76,8 @@ class FCN(nn.Module):
         """(B, in_channels, H, W) to (B, out_channels, H, W)."""
         if self.context_channels:
             check_context(passive, context, self.context_channels)
-        h = F.relu(self.conv1(passive, context if self.context_channels else None), inplace=True)
-        out: Tensor = self.conv3(F.relu(self.conv2(h), inplace=True))
+        h = F.relu(self.conv1(passive, context if self.context_channels else None))
+        out: Tensor = self.conv3(F.relu(self.conv2(h)))
         return out
 
 
@@ -114,8 +114,8 @@ class CNN(nn.Module):
 
     def forward(self, passive: Tensor, context: Tensor | None = None) -> Tensor:
         """(B, in_channels, H, W) to (B, out_channels, H, W)."""
-        h = F.relu(self.conv1(with_context(passive, context, self.context_channels)), inplace=True)
-        out: Tensor = self.conv3(F.relu(self.conv2(h), inplace=True))
+        h = F.relu(self.conv1(with_context(passive, context, self.context_channels)))
+        out: Tensor = self.conv3(F.relu(self.conv2(h)))
         return out
 
 
@@ -144,7 +144,7 @@ class DenseBlock(nn.Module):
         """(B, in_channels, H, W) to (B, out_channels, H, W)."""
         x = lowered(with_context(passive, context, self.context_channels))
         for conv in self.convs:
-            x = torch.cat([x, F.leaky_relu(conv(x), 0.2, inplace=True)], 1)
+            x = torch.cat([x, F.leaky_relu(conv(x), 0.2)], 1)
         out: Tensor = self.last(x)
         return out
 
@@ -194,7 +194,7 @@ class ActNormConv2d(nn.Module):
         return self._convolve(x, context, None)
 
     def _convolve(self, x: Tensor, context: Tensor | None, scale: Tensor | None) -> Tensor:
-        """With a context, the sum of two convolutions. Several draws may share a row of it: x then has n times as many."""
+        """With a context, the sum of two convolutions. Draws may share a row of it: x then has n times as many."""
         padding = self.weight.shape[-1] // 2
         weights = [self.weight] if context is None else self.weight.split([x.shape[1], context.shape[1]], 1)
         bias = None
