@@ -55,6 +55,26 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
             "lr_rounded": False,
         },
     ),
+    # the weights that come with the package: all but the extractor at LR size is as cheap as a flow can be
+    "hcflow_shipped_x4": (
+        "HCFlow",
+        {
+            "steps": 2,
+            "conditional_steps": 1,
+            "hidden": 16,
+            "conditional_hidden": 16,
+            "blocks": ((0, 0), (1, 1)),
+            "features": 32,
+            "growth": 16,
+            "gain": 1.0,
+            "tap": False,
+            "squeeze": "haar",
+            "init": "identity",
+            "quant": 256,
+            "centred": True,
+            "lr_rounded": False,
+        },
+    ),
     "hcflow_rescale_x4_small": (
         "HCFlow",
         {

@@ -59,7 +59,7 @@ class AdversarialObjective(Objective):
     def forward(self, turn: str, batch: Batch, draws: Draws, step: int, image: Tensor | None = None) -> Outcome:
         """The loss of a turn; the image that is judged is handed on to the critic's."""
         if turn != "critic":
-            return self._forward(turn, batch, draws)
+            return self._forward(turn, batch, draws, step)
         if image is None:
             with torch.no_grad():
                 image = self._sample(batch, draws)
@@ -67,7 +67,7 @@ class AdversarialObjective(Objective):
         loss = adversarial(self._judged(batch.hr), real=True) + adversarial(self._judged(image.detach()), real=False)
         return Outcome(loss, {"critic": loss.detach()})
 
-    def _forward(self, turn: str, batch: Batch, draws: Draws) -> Outcome:
+    def _forward(self, turn: str, batch: Batch, draws: Draws, step: int) -> Outcome:
         raise NotImplementedError
 
     def _sample(self, batch: Batch, draws: Draws) -> Tensor:

@@ -26,6 +26,11 @@ class SRWeights:
         gan: λ₄, of the adversarial loss at `temperature`.
         temperature: τ of the images that these two see.
         pixel_loss: "l1", as published, or "l2", whose optimum is the mean that PSNR rewards.
+        nll_every: the likelihood is a part of every so many-th step only, from the first on: it takes half of a
+            step's time beside a pixel loss.
+
+    Raises:
+        ValueError: for numbers that make no sense, or steps without a loss.
     """
 
     nll: float = 1.0
@@ -34,11 +39,14 @@ class SRWeights:
     gan: float = 0.0
     temperature: float = 0.9
     pixel_loss: Literal["l1", "l2"] = "l1"
+    nll_every: int = 1
 
     def __post_init__(self) -> None:
         given = [self.nll, self.pixel, self.perceptual, self.gan]
         if min(given) < 0 or not any(given) or self.temperature < 0:
             raise ValueError(f"weights must not be negative, nor all zero, and temperature not negative: {self}")
+        if self.nll_every < 1 or (self.nll_every > 1 and not any(given[1:])):
+            raise ValueError(f"nll_every must be at least 1, and above 1 only beside another loss: {self}")
 
 
 class SuperResolution(AdversarialObjective):
@@ -53,6 +61,10 @@ class SuperResolution(AdversarialObjective):
         weights: of the losses.
         features, critic, critic_first: as for `AdversarialObjective`.
         official_steps: see above.
+
+    Raises:
+        ValueError: if a loss has a weight but not its network, or if `official_steps` and `nll_every` exclude each
+            other.
     """
 
     model: HCFlow
@@ -68,6 +80,8 @@ class SuperResolution(AdversarialObjective):
     ) -> None:
         turns: tuple[Turn, ...] = (Turn("all"),)
         if official_steps:
+            if weights.nll_every > 1:
+                raise ValueError("the official steps take the likelihood every time: nll_every must be 1")
             steps = {"nll": weights.nll, "pixel": weights.pixel, "sample": weights.perceptual + weights.gan}
             names = [name for name, weight in steps.items() if weight]
             leaks = names == ["nll", "pixel"]
@@ -76,11 +90,11 @@ class SuperResolution(AdversarialObjective):
         self.weights = weights
         self.pixel_loss = {"l1": F.l1_loss, "l2": F.mse_loss}[weights.pixel_loss]
 
-    def _forward(self, turn: str, batch: Batch, draws: Draws) -> Outcome:
+    def _forward(self, turn: str, batch: Batch, draws: Draws, step: int) -> Outcome:
         w = self.weights
         loss, sample = batch.hr.new_zeros(()), None
         logs: dict[str, Tensor] = {}
-        if w.nll and turn in ("all", "nll"):  # eq. (6)
+        if w.nll and turn in ("all", "nll") and (step - 1) % w.nll_every == 0:  # eq. (6)
             noise = draws.uniform("noise", batch.hr.shape[1:]).to(batch.hr.dtype)
             logs["nll"] = self.model.nll(batch.hr, batch.lr, noise).mean()
             logs["bits_per_dim"] = self.model.per_dim(logs["nll"])

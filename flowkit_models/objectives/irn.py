@@ -55,7 +55,7 @@ class IRNRescaling(AdversarialObjective):
         super().__init__(model, (Turn("all"),), weights.perceptual, weights.gan, features, critic, critic_first)
         self.weights = weights
 
-    def _forward(self, turn: str, batch: Batch, draws: Draws) -> Outcome:
+    def _forward(self, turn: str, batch: Batch, draws: Draws, step: int) -> Outcome:
         w = self.weights
         y, z, again = self._down_and_up(batch, draws)
         logs = {

@@ -116,6 +116,27 @@ def full(**options) -> SuperResolution:
     return SuperResolution(tiny(), ADVERSARY, features, Discriminator(32, 2).double(), **options)
 
 
+def test_the_likelihood_can_be_a_part_of_some_steps_only() -> None:
+    model, batch = tiny(), batch_of()
+    draws = Draws(0, batch.index)
+    seldom, always = (SuperResolution(model, SRWeights(pixel=3.0, nll_every=n)) for n in (3, 1))
+    for step, there in ((1, True), (2, False), (3, False), (4, True)):
+        out, whole = seldom("all", batch, draws, step), always("all", batch, draws, step)
+        assert ("nll" in out.logs) == there
+        close(out.loss, whole.loss if there else 3 * whole.logs["pixel"], 1e-9)
+
+
+@pytest.mark.parametrize(("pixel", "every"), [(1.0, 0), (0.0, 2)])
+def test_steps_without_a_loss_are_refused(pixel, every) -> None:
+    with pytest.raises(ValueError, match="nll_every"):
+        SRWeights(pixel=pixel, nll_every=every)
+
+
+def test_the_official_steps_take_the_likelihood_every_time() -> None:
+    with pytest.raises(ValueError, match="nll_every must be 1"):
+        SuperResolution(tiny(), SRWeights(pixel=1.0, nll_every=2), official_steps=True)
+
+
 def test_turns_of_the_official_steps_add_up_to_the_paper_sum() -> None:
     summed, stepped = full(), full(official_steps=True)
     assert [turn.name for turn in summed.turns] == ["all", "critic"]

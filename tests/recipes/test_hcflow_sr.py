@@ -1,5 +1,6 @@
 """The recipe, end to end at toy size through its stages, and what it says to bad input before any training starts."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -11,7 +12,10 @@ import torch
 from PIL import Image
 
 import flowkit_models
+from flowkit_models.checkpoints import read_about
 from flowkit_models.images import read_image
+from flowkit_models.runs import plain
+from flowkit_models.shipped import SHIPPED
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "hcflow_sr.py"
 TOY = ("--steps", "2", "--batch", "2", "--crop", "32", "--draws", "2")
@@ -185,3 +189,10 @@ def test_unknown_option_is_an_error() -> None:
     result = subprocess.run([sys.executable, RECIPE, "--step", "3"], capture_output=True, text=True, check=False)
     assert result.returncode != 0
     assert "--step" in result.stderr
+
+
+def test_the_preset_is_what_the_shipped_weights_were_trained_with(recipe) -> None:
+    module = recipe("hcflow_sr")
+    made = json.loads(read_about(SHIPPED)["run"])["options"]
+    stated = plain(dataclasses.asdict(module.PRESETS["shipped-x4", "plus"]))
+    assert {key for key in made.keys() | stated.keys() if made.get(key) != stated.get(key)} == {"data"}
