@@ -60,7 +60,7 @@ class Trunk(nn.Sequential):
         count: how many.
         features, growth: width, and growth of the dense blocks.
         init: of their convolutions.
-        lean: recompute each block in the backward pass instead of keeping its activations.
+        lean: recompute each block but the last in the backward pass instead of keeping its activations.
     """
 
     def __init__(self, count: int, features: int, growth: int, init: Init, lean: bool) -> None:
@@ -74,8 +74,9 @@ class Trunk(nn.Sequential):
     def outputs(self, x: Tensor) -> Iterator[Tensor]:
         """Yields every block's output."""
         for block in self:
-            lean = self.lean and torch.is_grad_enabled()
-            x = checkpoint(block, x, use_reentrant=False) if lean else block(x)
+            # the last one's activations are the first that the backward pass needs: they would be recomputed at once
+            recomputed = self.lean and torch.is_grad_enabled() and block is not self[-1]
+            x = checkpoint(block, x, use_reentrant=False, preserve_rng_state=False) if recomputed else block(x)
             yield x
 
 
