@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from fractions import Fraction
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -213,7 +214,7 @@ class ImageFlow(nn.Module):
         self,
         lr: Tensor,
         n: int = 1,
-        temperature: float = 0.8,
+        temperature: float | Sequence[float] = 0.8,
         generator: torch.Generator | None = None,
         latents: tuple[Tensor, ...] | None = None,
     ) -> Tensor:
@@ -222,7 +223,8 @@ class ImageFlow(nn.Module):
         Args:
             lr: (B, 3, h, w) in [0, 1].
             n: number of draws.
-            temperature: standard deviation τ of the latents, in [0, 1] as a rule; 0 gives one sharpest guess.
+            temperature: standard deviation τ of the latents, in [0, 1] as a rule; 0 gives one sharpest guess. Or one τ
+                for each of the n draws: what depends on the LR image alone is then computed once for all of them.
             generator: source of the draws, made on its device, coarsest latent first.
             latents: tuple of standard-normal tensors used instead of draws, times the temperature; then n is 1.
 
@@ -230,13 +232,15 @@ class ImageFlow(nn.Module):
             (n, B, 3, scale·h, scale·w), clamped to [0, 1].
 
         Raises:
-            ValueError: for a wrong shape or dtype, NaN, n below 1, or latents together with n above 1.
+            ValueError: for a wrong shape or dtype, NaN, n below 1, latents together with n above 1, or temperatures that
+                are not one for each draw.
         """
         _check_image(lr, "lr")
         if not isinstance(n, int) or n < 1 or (latents is not None and n > 1):
             raise ValueError(f"upscale: n must be at least 1, and 1 with latents, got {n}")
-        if not 0 <= temperature < math.inf:
-            raise ValueError(f"upscale: temperature must be at least 0, got {temperature}")
+        taus = list(temperature) if isinstance(temperature, Sequence) else [temperature] * n
+        if len(taus) != n or not all(0 <= tau < math.inf for tau in taus):
+            raise ValueError(f"upscale: temperature must be at least 0, one for all draws or {n}, got {temperature}")
         height, width = (self.scale * size for size in lr.shape[2:])
         lr = _padded(lr, self.lr_multiple)
         images = []
@@ -246,7 +250,8 @@ class ImageFlow(nn.Module):
                 group = range(start, min(n, start + at_once(lr, self.scale)))
                 draws = [self.draw(lr, generator) if latents is None else latents for _ in group]
                 self._check_latents(lr, draws[0])
-                z = tuple(temperature * torch.cat(parts) for parts in zip(*draws, strict=True))
+                scaled = [[taus[i] * z for z in draw] for i, draw in zip(group, draws, strict=True)]
+                z = tuple(map(torch.cat, zip(*scaled, strict=True)))
                 images.append(self._decode(lr, context, z).unflatten(0, (len(group), len(lr))))
         return torch.cat(images)[..., :height, :width].clamp(0, 1)
 

@@ -214,6 +214,20 @@ def test_one_seed_gives_one_image_whatever_n() -> None:
     assert not torch.equal(three[0], three[1])
 
 
+def test_a_temperature_for_each_draw() -> None:
+    model = perturb(flowkit_models.create("srflow_x4_small", steps=1), 0.02)
+    lr, taus = torch.rand(2, 3, 4, 4), (0.0, 0.5, 0.5, 1.0)
+    calls = []
+    model.encoder.register_forward_hook(lambda *_: calls.append(1))
+    together = model.upscale(lr, 4, taus, torch.Generator().manual_seed(3))
+    assert len(calls) == 1  # what depends on the LR image alone is computed once
+    generator = torch.Generator().manual_seed(3)
+    for image, tau in zip(together, taus, strict=True):
+        close(image, model.upscale(lr, 1, tau, generator)[0], 1e-5)
+    with pytest.raises(ValueError, match="one for all draws or 3"):
+        model.upscale(lr, 3, taus)
+
+
 def test_bits_per_dim_counts_every_element() -> None:
     model = flowkit_models.create("hcflow_sr_x4_small", steps=0, conditional_steps=0, blocks=NO_BLOCKS)
     hr = torch.rand(2, 3, 8, 8)
