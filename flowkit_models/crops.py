@@ -77,8 +77,18 @@ class _Crops(Dataset[tuple[Tensor, Tensor]]):
         index = operator.index(index)
         if index < 0:
             raise IndexError(f"samples are counted from 0, got {index}")
-        generator = np.random.Generator(np.random.Philox(key=np.array([self.seed, index], dtype=np.uint64)))
+        generator = self._generator(index)
         return self._sample(self._draw(generator), generator)
+
+    def part(self, index: int, size: int) -> Tensor:
+        """Part `index` of the HR images, of another size: float32 (3, h, w), sides `size` or less in small images."""
+        generator = self._generator(index)
+        hr = self._draw(generator)[0]
+        top, left = (int(generator.integers(max(0, side - size) + 1)) for side in hr.shape[1:])
+        return to_float(hr[:, top : top + size, left : left + size])
+
+    def _generator(self, index: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=np.array([self.seed, index], dtype=np.uint64)))
 
     @abstractmethod
     def _sample(self, images: tuple[Tensor, ...], generator: np.random.Generator) -> tuple[Tensor, Tensor]:

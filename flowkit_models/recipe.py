@@ -18,8 +18,10 @@ from torch import Tensor
 
 import flowkit_models
 from flowkit_models.checkpoints import read_about
+from flowkit_models.crops import AlignedCrops
 from flowkit_models.engine import Initialize, Result, Validate, train
 from flowkit_models.figures import curves, rescaling_sheet, sample_sheet
+from flowkit_models.foreign import calibrate
 from flowkit_models.imageflow import ImageFlow
 from flowkit_models.logs import read_log
 from flowkit_models.objective import Objective
@@ -154,18 +156,36 @@ def finish_sr(
 
 
 def finish_rescaling(
-    trained: Result, pairs: dict[str, Pair], options: Options, temperature: float, console: Console
+    trained: Result,
+    crops: AlignedCrops,
+    pairs: dict[str, Pair],
+    options: Options,
+    temperature: float,
+    console: Console,
 ) -> None:
-    """Scores a rescaling model and draws its pictures, on the first process."""
+    """Scores a rescaling model, draws its pictures, and notes what its LR images are told by, on the first process."""
     if console.quiet:
         return
     out = options.out
+    _note_own_lr(out, crops, next(trained.model.parameters()).device)
     metrics = score_rescaling(trained.model, pairs, temperature, options.draws, options.seed)
     _save_metrics(metrics, options, trained)
     curves(_training(out), out / "curve.png", lines={"bicubic down and up": metrics["bicubic"]["psnr_y"]})
     rescaling_sheet(trained.model, pairs, out / "samples.png", temperature, options.seed, LOOK_AT)
     console.print(rescaling_table(metrics, type(trained.model).__name__))
     _farewell(trained, out, console)
+
+
+def _note_own_lr(out: Path, crops: AlignedCrops, device: torch.device) -> None:
+    """Notes in a run's checkpoints, as "own_lr", what their LR images are told by (see `foreign.calibrate`)."""
+    found: dict[str, float] = {}
+    for path in (out / "last.safetensors", out / "best.safetensors"):
+        if path.is_file():
+            model, about = flowkit_models.load(path), read_about(path)
+            if about["step"] not in found:
+                photos = (crops.part(i, 48 * model.scale).to(device) for i in range(16))
+                found[about["step"]] = calibrate(model.to(device), photos)
+            model.cpu().save(path, **{**about, "own_lr": f"{found[about['step']]:.4g}"})
 
 
 def _training(out: Path) -> list[dict[str, Any]]:

@@ -89,7 +89,7 @@ def main(config: Config) -> None:
     trained = fit(objective, crops, config, held_out, console, initialize)
 
     # Results (section 4.3)
-    finish_rescaling(trained, pairs, config, config.loss.temperature, console)
+    finish_rescaling(trained, crops, pairs, config, config.loss.temperature, console)
 
 
 def parse(arguments: list[str]) -> Config:

@@ -119,7 +119,7 @@ def main(config: Config) -> None:
     trained = fit(objective, crops, config, held_out, console, critic=critic_adam)
 
     # Results (Table 4)
-    finish_rescaling(trained, pairs, config, config.loss.temperature, console)
+    finish_rescaling(trained, crops, pairs, config, config.loss.temperature, console)
 
 
 def starting_point(config: Config) -> Any:

@@ -249,6 +249,16 @@ def test_bundled_photos_are_a_source():
     assert all(torch.equal(photo, before[name]) for name, photo in photos.items())
 
 
+def test_parts_are_of_the_same_photograph_and_of_another_size(photos):
+    flat = {name: torch.full_like(x, level) for (name, x), level in zip(photos.items(), (51, 102), strict=True)}
+    data = AlignedCrops(flat, 16, seed=3)
+    parts = [data.part(i, 40) for i in range(8)]
+    assert {tuple(part.shape) for part in parts} == {(3, 40, 30), (3, 40, 40)}
+    assert all(torch.equal(part.unique(), data[i][0].unique()) for i, part in enumerate(parts))
+    whole = AlignedCrops(photos, 16, seed=3).part(0, 99)
+    assert any(torch.equal(whole, to_float(photo)) for photo in photos.values())
+
+
 def test_a_photo_as_small_as_the_crop(photos):
     hr, _ = RandomCrops({"a": photos["a"][:, :16, :16]}, 16, augment="none")[0]
     assert torch.equal(to_uint8(hr), photos["a"][:, :16, :16])

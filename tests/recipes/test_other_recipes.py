@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import flowkit_models
+from flowkit_models.checkpoints import read_about
 
 TOY = ("--steps", "2", "--batch", "2", "--crop", "32", "--draws", "2")
 
@@ -18,6 +19,10 @@ def test_rescaling(name, train, tmp_path) -> None:
     assert metrics["bicubic"]["psnr_y"] > 20
     assert (tmp_path / "samples.png").is_file()
     assert (tmp_path / "curve.png").is_file()
+    for kept in ("best", "last"):
+        about = read_about(tmp_path / f"{kept}.safetensors")
+        assert 0 < float(about["own_lr"]) < 10
+        assert about["step"] == "2"
     model = flowkit_models.load(tmp_path / "best.safetensors")
     assert model.downscale(torch.rand(1, 3, 16, 24)).shape == (1, 3, 4, 6)
 
