@@ -26,6 +26,7 @@ class Opened:
         rescales: it was made for going down and up again, and not for pictures that are small from the start.
         temperature: τ that suits it.
         checksum: of its weights, hexadecimal.
+        own_lr: threshold of `flowkit_models.foreign`, where training left one in the checkpoint.
     """
 
     model: ImageFlow
@@ -33,6 +34,7 @@ class Opened:
     rescales: bool
     temperature: float
     checksum: str
+    own_lr: float | None = None
 
     @property
     def device(self) -> torch.device:
@@ -53,7 +55,10 @@ def open_model(options: ModelOptions) -> Opened:
     device = _device(options.device)
     model = load(path, precision=options.precision)
     rescales = is_rescaling(model)
-    return Opened(model.to(device), path, rescales, _temperature(path, rescales), checksum(model))
+    temperature = _noted(path, "temperature")
+    if temperature is None:
+        temperature = 1.0 if rescales else 0.8  # what the papers use
+    return Opened(model.to(device), path, rescales, temperature, checksum(model), _noted(path, "own_lr"))
 
 
 def is_rescaling(model: ImageFlow) -> bool:
@@ -72,14 +77,13 @@ def checksum(model: ImageFlow) -> str:
     return digest.hexdigest()
 
 
-def _temperature(path: Path, rescales: bool) -> float:
-    """What the checkpoint recommends under "temperature", or what the papers use."""
-    usual = 1.0 if rescales else 0.8
+def _noted(path: Path, name: str) -> float | None:
+    """A number of at least 0 among a checkpoint's notes; None if there is none that makes sense."""
     try:
-        value = float(read_about(path).get("temperature", usual))
-    except ValueError:
-        return usual
-    return value if 0 <= value < math.inf else usual
+        value = float(read_about(path)[name])
+    except (KeyError, ValueError):
+        return None
+    return value if 0 <= value < math.inf else None
 
 
 def _device(name: str) -> torch.device:

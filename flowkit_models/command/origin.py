@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+from flowkit_models.foreign import looks_foreign
 from flowkit_models.pictures import Header, Picture
 
 from .opened import Opened
@@ -47,5 +48,7 @@ def foreign_warning(opened: Opened, picture: Picture) -> str | None:
     maker = made_by(picture.header)
     if not opened.rescales or maker == opened.checksum:
         return None
+    if maker is None and opened.own_lr is not None:
+        return looks_foreign(opened.model, picture.pixels[None].to(opened.device), opened.own_lr)
     whose = "another model's downscaling made it" if maker else "nothing in it says that this model downscaled it"
     return f"{whose}, and a rescaling model restores only what it made itself: expect artefacts"
