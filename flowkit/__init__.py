@@ -13,7 +13,8 @@ from .chain import Chain
 from .coupling import Coupling, Injector
 from .dequantize import Dequantize
 from .flow import Flow
-from .given import CoarseToFine, External, Given, Independent, SingleScale
+from .given import CoarseToFine, External, Independent, SingleScale
+from .given import Given as Given  # the base of designs of one's own
 from .hierarchy import Hierarchy, Latents, Level
 from .initialize import initialize
 from .kinds import Additive, Affine, MixtureLogistic
@@ -36,7 +37,6 @@ __all__ = [
     "Dequantize",
     "External",
     "Flow",
-    "Given",
     "Haar",
     "Hierarchy",
     "Independent",

@@ -232,8 +232,8 @@ class ImageFlow(nn.Module):
             (n, B, 3, scale·h, scale·w), clamped to [0, 1].
 
         Raises:
-            ValueError: for a wrong shape or dtype, NaN, n below 1, latents together with n above 1, or temperatures that
-                are not one for each draw.
+            ValueError: for a wrong shape or dtype, NaN, n below 1, latents together with n above 1, or temperatures
+                that are not one for each draw.
         """
         _check_image(lr, "lr")
         if not isinstance(n, int) or n < 1 or (latents is not None and n > 1):

@@ -113,7 +113,7 @@ class Subject:
         self.adam.step()
 
     @torch.no_grad()
-    def draw(self, n: int = 1, temperature: float = 0.8, side: int | None = None) -> Tensor:
+    def draw(self, n: int = 1, temperature: float | Sequence[float] = 0.8, side: int | None = None) -> Tensor:
         """N draws for one LR image, (n, 1, 3, H, W), the same numbers each time. `side`: of the LR image."""
         generator = torch.Generator().manual_seed(self.how.seed)
         return self.model.upscale(self.lr_image(side or self.how.lr), n, temperature, generator)

@@ -158,8 +158,8 @@ def test_operations_of_passes_forward_and_backward() -> None:
 def test_a_reversible_step_counts_what_it_repeats() -> None:
     sizes = Sizes(1, 2, 16, 16, 2)
     plain, lean = (Racer(name, sizes, Conditions()) for name in ("flowkit", "flowkit reversible"))
-    # forward, inverse, forward again and two back: 5 passes for 3, beside small products of the 1×1 matrices
-    assert flops(lean.step) / flops(plain.step) == pytest.approx(5 / 3, rel=0.05)
+    # forward, forward again and two back: 4 passes for 3, beside small products of the 1×1 matrices
+    assert flops(lean.step) / flops(plain.step) == pytest.approx(4 / 3, rel=0.05)
     plain_bytes, lean_bytes = (saved_bytes(r.forward, r.module, r.x) for r in (plain, lean))
     assert lean_bytes < plain_bytes / 2
 

@@ -91,7 +91,7 @@ def test_sizes_are_told_by_our_names(name) -> None:
     wanted = {key: value for key, value in wanted.items() if key not in uncounted}
     made = [dataclasses.asdict(type(model.config)(**choice)) for choice in choices]
     assert wanted in [{key: value for key, value in one.items() if key in wanted} for one in made]
-    assert len(choices) == (2 if name.startswith(("hcflow_sr", "hcflow_face")) else 1)
+    assert len(choices) == (2 if name.startswith(("hcflow_s", "hcflow_face")) else 1)
 
 
 @pytest.mark.parametrize("squeeze", ["squeeze", "haar"])
