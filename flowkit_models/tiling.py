@@ -138,7 +138,7 @@ class Tiled:
             (3, ⌈H/scale⌉, ⌈W/scale⌉), uint8, on the CPU.
 
         Raises:
-            ValueError: for a wrong shape or dtype, NaN, or a model that makes no LR image.
+            ValueError: for a wrong shape or dtype, NaN in the image or the result, or a model that makes no LR image.
             MemoryError: if the smallest tiles don't fit in memory.
         """
         _check(hr, "hr")
@@ -146,7 +146,10 @@ class Tiled:
 
         def run(top: int, left: int, height: int, width: int) -> Tensor:
             window = self._cut(hr, scale * top, scale * left, scale * height, scale * width)
-            return self.model.downscale(_padded(window, self.model.flow.stride))[0]
+            lr = self.model.downscale(_padded(window, self.model.flow.stride))[0]
+            if not bool(lr.isfinite().all()):  # 8 bits could not tell
+                raise ValueError("what the model makes of this image is not finite: take another checkpoint")
+            return lr
 
         size = torch.Size(-(-side // scale) for side in hr.shape[1:])
         return _assembled(self._finished(run, size, 1, 8, progress), size[0])

@@ -275,3 +275,11 @@ def test_every_start_leaves_the_overlap(tiny) -> None:
                 assert all(start % multiple == 0 for start in [*starts, size])
                 for a, b in itertools.pairwise(starts):
                     assert a < b <= a + size - overlap
+
+
+def test_a_downscaled_image_that_is_not_finite_is_an_error() -> None:
+    model = flowkit_models.create("irn_x4_small").eval()
+    with torch.no_grad():
+        next(p for p in model.parameters() if p.ndim == 1).fill_(float("inf"))
+    with pytest.raises(ValueError, match="not finite"):
+        Tiled(model, tile=96).downscale(torch.rand(3, 64, 64))
