@@ -48,7 +48,9 @@ def sweep(
         generator = torch.Generator().manual_seed(seed)
         found: dict[str, list[float]] = {}
         for pair in pairs.values():
-            samples = model.upscale(to_float(pair.lr).to(device), draws, temperature, generator).cpu()
+            different = draws if temperature else 1  # at τ = 0 all draws are one
+            samples = model.upscale(to_float(pair.lr).to(device), different, temperature, generator).cpu()
+            samples = samples.expand(draws, *samples.shape[1:])
             images = to_uint8(samples.flatten(0, 1))
             hr, lr = (x.expand(draws, -1, -1, -1) for x in (pair.hr, pair.lr))
             values = {"psnr": psnr(images, hr, model.scale), "consistency": consistency(images, lr)}
