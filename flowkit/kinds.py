@@ -73,30 +73,53 @@ class Affine(Kind):
             "atan", s = exp(clamp·atan 2r), clamp 0.318, so e^±0.5 (HCFlow);
             "sigmoid", s = σ(r + offset) + floor, offset 2 and floor 1e-4 (SRFlow);
             "tanh", s = exp(clamp·tanh(r/2)), clamp 1 (IRN: its 2σ(r) − 1);
-            "exp", s = exp(r), unclamped (the learned priors of HCFlow and SRFlow).
+            "exp", s = exp(r), unclamped (the learned priors of HCFlow and SRFlow);
+            "soft", log s = centre + clamp·tanh((r − centre)/clamp), clamp 3: within e^(centre ± clamp) whatever the
+            network says, with slope 1 at the centre. Zero parameters are the identity where centre is 0.
         order: "shift_first", (x + t)·s (HCFlow, SRFlow), or "scale_first", x·s + t (IRN).
         inverted: swaps forward and inverse. `Affine("exp", "scale_first", inverted=True)` standardises,
             z = (x − m)/σ with t = m and r = log σ: a learned Gaussian prior.
-        clamp, offset, floor: the constants above; None takes the published ones.
+        clamp, offset, floor, centre: the constants above; None takes the stated one.
 
     Raises:
-        ValueError: for an unknown scale or order.
+        ValueError: for an unknown scale or order, or a clamp of "soft" that is not positive.
     """
 
     affine: ClassVar[bool] = True
 
-    scale: Literal["atan", "sigmoid", "tanh", "exp"] = "atan"
+    scale: Literal["atan", "sigmoid", "tanh", "exp", "soft"] = "atan"
     order: Literal["shift_first", "scale_first"] = "shift_first"
     inverted: bool = False
     clamp: float | None = None
     offset: float = 2.0
     floor: float = 1e-4
+    centre: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.scale not in ("atan", "sigmoid", "tanh", "exp"):
-            raise ValueError(f'Affine: scale must be "atan", "sigmoid", "tanh" or "exp", got {self.scale!r}')
+        if self.scale not in ("atan", "sigmoid", "tanh", "exp", "soft"):
+            raise ValueError(f'Affine: scale must be "atan", "sigmoid", "tanh", "exp" or "soft", got {self.scale!r}')
+        if self.scale == "soft" and self.half_width <= 0:
+            raise ValueError(f'Affine: clamp of "soft" must be positive, got {self.clamp}')
         if self.order not in ("shift_first", "scale_first"):
             raise ValueError(f'Affine: order must be "shift_first" or "scale_first", got {self.order!r}')
+
+    @property
+    def half_width(self) -> float:
+        """How far "soft" lets log s go from its centre: the clamp."""
+        return 3.0 if self.clamp is None else self.clamp
+
+    def raw_of(self, log_scale: Tensor) -> Tensor:
+        """Raw scales r that give these log s, for "exp" and "soft"; what "soft" can't reach comes as near as 0.99·clamp.
+
+        Raises:
+            ValueError: for the other scales.
+        """
+        if self.scale == "exp":
+            return log_scale
+        if self.scale != "soft":
+            raise ValueError(f'Affine: raw scales are known for "exp" and "soft", this is {self.scale!r}')
+        h = self.half_width
+        return self.centre + h * ((log_scale - self.centre) / h).clamp(-0.99, 0.99).atanh()
 
     @property
     def parameters(self) -> int:
@@ -134,6 +157,9 @@ class Affine(Kind):
             log_scale = torch.atan(2 * raw).mul_(0.318 if self.clamp is None else self.clamp)
         elif self.scale == "tanh":
             log_scale = torch.tanh(raw / 2) * (1.0 if self.clamp is None else self.clamp)
+        elif self.scale == "soft":
+            h = self.half_width
+            log_scale = torch.tanh((raw - self.centre) / h) * h + self.centre
         return log_scale.exp(), log_scale
 
 

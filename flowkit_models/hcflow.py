@@ -52,7 +52,8 @@ class HCFlowConfig:
         squeeze: how a level begins: "squeeze" (SR), or "haar" (rescaling), whose first channels are an image (§1, §2).
         body: the steps of a level: "glow", with 1×1 convolutions and half the channels steering the others (SR, §5);
             "bands", without, where the 3 low channels and the others steer each other in turn (rescaling, §5b).
-        prior: how a learned prior bounds log σ: "exp", not at all (SR); "atan", to ±0.5 (rescaling, §10).
+        prior: how a learned prior bounds log σ: "exp", not at all (SR); "atan", to ±0.5 (rescaling, §10); "soft", to
+            −6 … 0 (ours), so that no sample of an image unlike the training data overflows.
         init: how 1×1 convolutions start: "orthogonal" (random) or "identity".
         quant: dequantisation noise is uniform of width 1/quant: 64 at ×4, 256 at ×8 (§12.1).
         centred: centre that noise; the official code does not, so its samples come out 1/(2·quant) bright (§12.1).
@@ -78,7 +79,7 @@ class HCFlowConfig:
     tap: bool = True
     squeeze: Literal["squeeze", "haar"] = "squeeze"
     body: Literal["glow", "bands"] = "glow"
-    prior: Literal["exp", "atan"] = "exp"
+    prior: Literal["exp", "atan", "soft"] = "exp"
     init: Literal["orthogonal", "identity"] = "orthogonal"
     quant: int = 64
     centred: bool = False
@@ -93,7 +94,7 @@ class HCFlowConfig:
         check_whole("HCFlow", self, ("scale",), 2)
         check_choice("HCFlow", self, "squeeze", ("squeeze", "haar"))
         check_choice("HCFlow", self, "body", ("glow", "bands"))
-        check_choice("HCFlow", self, "prior", ("exp", "atan"))
+        check_choice("HCFlow", self, "prior", ("exp", "atan", "soft"))
         check_choice("HCFlow", self, "init", ("orthogonal", "identity"))
         check_choice("HCFlow", self, "given", ("independent", "single", "coarse", "lr"))
         if not self.keep_lr and self.given in ("single", "coarse"):
@@ -206,5 +207,12 @@ def _latent(channels: int, width: int, steps: int, config: HCFlowConfig) -> Chai
     parts = (flow_step(channels, config.conditional_hidden, width, config.init) for _ in range(steps))
     if not width:
         return Chain(*parts, ActNorm(channels))
-    prior = Affine(config.prior, "scale_first", inverted=True)
-    return Chain(*parts, Injector(ZeroConv2d(width, 2 * channels), prior))
+    return Chain(*parts, Injector(ZeroConv2d(width, 2 * channels), PRIORS[config.prior]))
+
+
+PRIORS = {
+    "exp": Affine("exp", "scale_first", inverted=True),
+    "atan": Affine("atan", "scale_first", inverted=True),
+    "soft": Affine("soft", "scale_first", inverted=True, clamp=3.0, centre=-3.0),
+}
+"""What a learned prior does with its mean and raw log σ: z = (a − m)/σ."""

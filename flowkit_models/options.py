@@ -1,12 +1,13 @@
 """Options of the training recipes, and what they stand for: settings of the engine, training data, a test set."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
 from .crops import AlignedCrops, Photos, RandomCrops
 from .degradation import Bicubic
-from .images import check_writable
+from .images import check_writable, list_images
 from .optim import Adam, Cosine, Milestones
 from .pairs import find_pairs, read_pair
 from .photos import bundled_photos, test_photos
@@ -20,6 +21,8 @@ class Options:
 
     data: Path | None = None
     """Folder of HR photographs to train on, searched recursively. None: the photographs in the wheels."""
+    source_weights: dict[str, float] = field(default_factory=dict)
+    """How often to see some of --data's photographs, by patterns of their paths in it: "nature_*" 0.5. The others: 1."""
     paired: bool = False
     """--data is a set of HR and LR files (HR/ + LR_bicubic/X4/, GTmod12/ + LRbicx4/, DIV2K's, SelfExSR's)."""
     test: Path | None = None
@@ -143,9 +146,18 @@ class Options:
     def _photos(self) -> tuple[Photos, dict[str, float]]:
         """Photographs, and those of them to see rarely: two in the wheels look unlike everyday ones."""
         if self.data is not None:
-            return self.data, {}
+            return self.data, self._weights()
         photos = bundled_photos()
         return photos, {name: 0.1 for name in ("retina", "hubble") if name in photos}
+
+    def _weights(self) -> dict[str, float]:
+        """The weights of the photographs that a pattern fits; of several patterns, the last."""
+        assert self.data is not None
+        names = [path.relative_to(self.data).as_posix() for path in list_images(self.data)] if self.source_weights else []
+        for pattern in self.source_weights:
+            if not any(fnmatch(name, pattern) for name in names):
+                raise ValueError(f"--source-weights: no photograph in {self.data} is called {pattern}")
+        return {n: w for n in names for pattern, w in self.source_weights.items() if fnmatch(n, pattern)}
 
     def _pairs(self, scale: int) -> Any:
         if self.data is None:

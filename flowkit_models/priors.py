@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flowkit import ActNorm, Chain, InvertibleConv1x1, initialize
+from flowkit import ActNorm, Affine, Chain, InvertibleConv1x1, initialize
 from flowkit.nets import ZeroConv2d
 
 from .imageflow import ImageFlow
@@ -65,7 +65,7 @@ def fit_priors(model: ImageFlow, hr: Tensor, lr: Tensor, ridge: float = 1e-3) ->
         if isinstance(prior, ActNorm):
             mean = _fit_constants(prior, target)
         else:
-            mean = _fit(prior.net, windows, features[0], target, ridge)
+            mean = _fit(prior.net, prior.kind, windows, features[0], target, ridge)
         a = before.inverse(mean, features[0])[0]
         y = level.body.inverse(a if y is None else level.split.inverse((y, a))[0])[0]
 
@@ -80,7 +80,7 @@ def _rotate(steps: list[Any], windows: Tensor, target: Tensor, ridge: float) -> 
         convolutions[-1].weight.copy_(axes.T @ convolutions[-1].weight)
 
 
-def _fit(last: ZeroConv2d, windows: Tensor, features: Tensor, target: Tensor, ridge: float) -> Tensor:
+def _fit(last: ZeroConv2d, kind: Affine, windows: Tensor, features: Tensor, target: Tensor, ridge: float) -> Tensor:
     """Sets a layer whose outputs are (mean, log σ) per channel of the target, and returns its means."""
     wanted = _rows(target)
     means = _solve(windows, wanted, ridge)
@@ -91,7 +91,7 @@ def _fit(last: ZeroConv2d, windows: Tensor, features: Tensor, target: Tensor, ri
     last.log_scale[1::2] = math.log(LOG_SIGMA_UNIT) / 3
     last.weight.zero_()[0::2] = (means[:-1] / deviation).T.reshape(last.weight[0::2].shape).to(last.weight)
     last.bias[0::2] = (means[-1] / deviation).to(last.bias)
-    last.bias[1::2] = (deviation.log() / LOG_SIGMA_UNIT).to(last.bias)
+    last.bias[1::2] = (kind.raw_of(deviation.log()) / LOG_SIGMA_UNIT).to(last.bias)
     return last(features)[:, 0::2]
 
 

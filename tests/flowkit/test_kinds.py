@@ -17,6 +17,7 @@ SCALES = {
     "sigmoid": 1 / (1 + np.exp(-(R + 2))) + 1e-4,
     "tanh": np.exp(2 / (1 + np.exp(-R)) - 1),
     "exp": np.exp(R),
+    "soft": np.exp(3 * np.tanh(R / 3)),
 }
 
 
@@ -58,19 +59,20 @@ def test_the_published_constants_are_arguments() -> None:
     for kind, expected in (
         (Affine("atan", clamp=0.5), 0.5 * np.arctan(2 * R)),
         (Affine("tanh", clamp=0.8), 0.8 * np.tanh(R / 2)),
+        (Affine("soft", clamp=2.0, centre=-1.0), -1 + 2 * np.tanh((R + 1) / 2)),
         (Affine("sigmoid", offset=1.0, floor=0.1), np.log(1 / (1 + np.exp(-(R + 1))) + 0.1)),
     ):
         np.testing.assert_allclose(kind.forward(x, p)[1], [expected.sum()], rtol=1e-12)
 
 
-@pytest.mark.parametrize("scale", ["atan", "sigmoid", "tanh"])
+@pytest.mark.parametrize("scale", ["atan", "sigmoid", "tanh", "soft"])
 def test_clamped_scales_neither_vanish_nor_explode(scale: Any) -> None:
     p = torch.tensor([[[0.0, -1e4]], [[0.0, 1e4]]])
     kind = Affine(scale)
     x = kind.inverse(kind.forward(torch.ones(2, 1), p)[0], p)[0]
     torch.testing.assert_close(x, torch.ones(2, 1))
     slopes = kind.forward(torch.zeros(2, 1), p)[1].exp()
-    assert float(slopes[0]) == pytest.approx({"atan": 0.6068, "sigmoid": 1e-4, "tanh": 0.3679}[scale], rel=1e-3)
+    assert float(slopes[0]) == pytest.approx({"atan": 0.6068, "sigmoid": 1e-4, "tanh": 0.3679, "soft": 0.0498}[scale], rel=1e-3)
 
 
 def test_additive_shifts() -> None:
@@ -83,7 +85,8 @@ def test_additive_shifts() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Affine("relu"), 'scale must be "atan", "sigmoid", "tanh" or "exp", got \'relu\''),
+        (lambda: Affine("relu"), 'scale must be "atan", "sigmoid", "tanh", "exp" or "soft", got \'relu\''),
+        (lambda: Affine("soft", clamp=0.0), 'clamp of "soft" must be positive'),
         (lambda: Affine("exp", "shift"), 'order must be "shift_first" or "scale_first", got \'shift\''),
         (lambda: RationalQuadratic(0), "0 bins"),
         (lambda: RationalQuadratic(2000), "2000 bins of the least size do not fit"),
