@@ -153,7 +153,9 @@ class Options:
     def _weights(self) -> dict[str, float]:
         """The weights of the photographs that a pattern fits; of several patterns, the last."""
         assert self.data is not None
-        names = [path.relative_to(self.data).as_posix() for path in list_images(self.data)] if self.source_weights else []
+        names = (
+            [path.relative_to(self.data).as_posix() for path in list_images(self.data)] if self.source_weights else []
+        )
         for pattern in self.source_weights:
             if not any(fnmatch(name, pattern) for name in names):
                 raise ValueError(f"--source-weights: no photograph in {self.data} is called {pattern}")

@@ -72,7 +72,9 @@ def test_clamped_scales_neither_vanish_nor_explode(scale: Any) -> None:
     x = kind.inverse(kind.forward(torch.ones(2, 1), p)[0], p)[0]
     torch.testing.assert_close(x, torch.ones(2, 1))
     slopes = kind.forward(torch.zeros(2, 1), p)[1].exp()
-    assert float(slopes[0]) == pytest.approx({"atan": 0.6068, "sigmoid": 1e-4, "tanh": 0.3679, "soft": 0.0498}[scale], rel=1e-3)
+    assert float(slopes[0]) == pytest.approx(
+        {"atan": 0.6068, "sigmoid": 1e-4, "tanh": 0.3679, "soft": 0.0498}[scale], rel=1e-3
+    )
 
 
 def test_additive_shifts() -> None:
