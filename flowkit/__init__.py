@@ -6,23 +6,23 @@ One protocol, `y, logdet = b(x, context)` and `x, logdet = b.inverse(y, context)
 import importlib
 from types import ModuleType
 
-from . import nets
-from .base import Near, StandardNormal
-from .bijector import Bijector, Inverse
-from .chain import Chain
-from .coupling import Coupling, Injector
-from .dequantize import Dequantize
-from .flow import Flow
-from .given import CoarseToFine, External, Independent, SingleScale
-from .given import Given as Given  # the base of designs of one's own
-from .hierarchy import Hierarchy, Latents, Level
-from .initialize import initialize
-from .kinds import Additive, Affine, MixtureLogistic
-from .linear import ActNorm, InvertibleConv1x1, Permutation
-from .reversible import Reversible
-from .spatial import Haar, Split, Squeeze
-from .spline import RationalQuadratic
-from .summary import summary
+from flowkit import nets
+from flowkit.bases import Near, StandardNormal
+from flowkit.bijector import Bijector, Inverse
+from flowkit.chain import Chain
+from flowkit.conditioning import CoarseToFine, External, Independent, SingleScale
+from flowkit.conditioning import Given as Given
+from flowkit.coupling import Coupling, Injector
+from flowkit.dequantize import Dequantize
+from flowkit.flow import Flow
+from flowkit.hierarchy import Hierarchy, Latents, Level
+from flowkit.initialization import initialize
+from flowkit.kinds import Additive, Affine, MixtureLogistic
+from flowkit.linear import ActNorm, InvertibleConv1x1, Permutation
+from flowkit.reversible import Reversible
+from flowkit.spatial import Haar, Split, Squeeze
+from flowkit.spline import RationalQuadratic
+from flowkit.summaries import summary
 
 __version__ = "0.1.0"
 

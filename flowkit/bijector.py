@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checks import checked_method
-from .tree import Value
+from flowkit.checks import checked_method
+from flowkit.tree import Value
 
 
 class Bijector(nn.Module):
@@ -71,12 +71,12 @@ class Bijector(nn.Module):
         return Inverse(self)
 
     def __rshift__(self, other: nn.Module) -> Bijector:
-        from .chain import Chain  # noqa: PLC0415 - the chain is itself a bijector
+        from flowkit.chain import Chain  # noqa: PLC0415 - the chain is itself a bijector
 
         return Chain(self, other)
 
     def __rrshift__(self, other: nn.Module) -> Bijector:
-        from .chain import Chain  # noqa: PLC0415
+        from flowkit.chain import Chain  # noqa: PLC0415
 
         return Chain(other, self)
 

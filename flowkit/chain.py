@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .bijector import Bijector, full_precision, no_logdet
-from .composed import compose, runs_of
-from .tree import Value, leaves, map_leaves, repeat_rows, widen
+from flowkit.bijector import Bijector, full_precision, no_logdet
+from flowkit.fusion import compose, runs_of
+from flowkit.tree import Value, leaves, map_leaves, repeat_rows, widen
 
 
 class Chain(Bijector):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .tree import Value, describe, leaves, map_leaves, widen
+from flowkit.tree import Value, describe, leaves, map_leaves, widen
 
 _Method = Callable[..., tuple[Value, Tensor]]
 

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .bijector import TensorMap
-from .kinds import Kind
-from .tree import Value, channels_last, describe, map_leaves, repeat_rows
+from flowkit.bijector import TensorMap
+from flowkit.kinds import Kind
+from flowkit.tree import Value, channels_last, describe, map_leaves, repeat_rows
 
 
 class Retraced(NamedTuple):

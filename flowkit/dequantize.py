@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from .bijector import TensorMap
-from .tree import Value
+from flowkit.bijector import TensorMap
+from flowkit.tree import Value
 
 
 class Dequantize(TensorMap):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .tree import Value, leaves, map_leaves
+from flowkit.tree import Value, leaves, map_leaves
 
 
 class Flow(nn.Module):

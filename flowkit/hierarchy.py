@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from .bijector import Bijector, no_logdet
-from .chain import Chain
-from .given import CoarseToFine, External, Given, Independent, SingleScale
-from .spatial import Split
-from .tree import Value, channels_last, describe, leaves, map_leaves, repeat_rows
+from flowkit.bijector import Bijector, no_logdet
+from flowkit.chain import Chain
+from flowkit.conditioning import CoarseToFine, External, Given, Independent, SingleScale
+from flowkit.spatial import Split
+from flowkit.tree import Value, channels_last, describe, leaves, map_leaves, repeat_rows
 
 
 class Latents(NamedTuple):

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from .tree import sum_per_sample
+from flowkit.tree import sum_per_sample
 
 
 class Kind(ABC):
@@ -109,7 +109,7 @@ class Affine(Kind):
         return 3.0 if self.clamp is None else self.clamp
 
     def raw_of(self, log_scale: Tensor) -> Tensor:
-        """Raw scales r that give these log s, for "exp" and "soft"; what "soft" can't reach comes as near as 0.99·clamp.
+        """Raw scales r that give these log s, for "exp" and "soft"; "soft" reaches up to 0.99·clamp.
 
         Raises:
             ValueError: for the other scales.

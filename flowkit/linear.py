@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .bijector import TensorMap, full_precision, no_logdet
-from .tree import Value
+from flowkit.bijector import TensorMap, full_precision, no_logdet
+from flowkit.tree import Value
 
 
 def pixels(x: Tensor) -> int:

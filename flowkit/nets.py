@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .bijector import full_precision
-from .linear import mark_initialized
-from .tree import describe
+from flowkit.bijector import full_precision
+from flowkit.linear import mark_initialized
+from flowkit.tree import describe
 
 
 class MLP(nn.Module):

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .bijector import Bijector, full_precision
-from .chain import Chain
-from .hierarchy import Hierarchy
-from .spatial import Split
-from .tree import Value, describe, leaves, map_leaves, widen
+from flowkit.bijector import Bijector, full_precision
+from flowkit.chain import Chain
+from flowkit.hierarchy import Hierarchy
+from flowkit.spatial import Split
+from flowkit.tree import Value, describe, leaves, map_leaves, widen
 
 try:
     from nflows.transforms.base import InverseNotAvailable, Transform

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .chain import Chain, apply_run
-from .checks import as_wide
-from .composed import Pixelwise, compose
-from .coupling import Retraced
-from .tree import Value, describe, leaves, map_leaves
+from flowkit.chain import Chain, apply_run
+from flowkit.checks import as_wide
+from flowkit.coupling import Retraced
+from flowkit.fusion import Pixelwise, compose
+from flowkit.tree import Value, describe, leaves, map_leaves
 
 _Map = Callable[..., tuple[Any, Tensor]]
 

@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .base import StandardNormal
-from .chain import Chain
-from .flow import Flow
-from .initialize import initialize
-from .linear import ActNorm
+from flowkit.bases import StandardNormal
+from flowkit.chain import Chain
+from flowkit.flow import Flow
+from flowkit.initialization import initialize
+from flowkit.linear import ActNorm
 
 try:
     from sbi.neural_nets.estimators import ConditionalDensityEstimator  # type: ignore[import-untyped]

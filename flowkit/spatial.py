@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from .bijector import Bijector, TensorMap, no_logdet
-from .linear import inverted, mix_channels
-from .tree import Value, describe
+from flowkit.bijector import Bijector, TensorMap, no_logdet
+from flowkit.linear import inverted, mix_channels
+from flowkit.tree import Value, describe
 
 
 class Squeeze(TensorMap):

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .kinds import Kind
-from .tree import sum_per_sample
+from flowkit.kinds import Kind
+from flowkit.tree import sum_per_sample
 
 
 @dataclass(frozen=True)

@@ -4,22 +4,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .checkpoints import load
-    from .fields import LatentField
-    from .imageflow import Encoded, ImageFlow
-    from .models import create, list_models
-    from .tiling import Tiled
+    from flowkit_models.inference.latent_field import LatentField
+    from flowkit_models.inference.tiling import Tiled
+    from flowkit_models.models.base import Encoded, ImageFlow
+    from flowkit_models.models.factory import create, list_models, load
 
 __all__ = ["Encoded", "ImageFlow", "LatentField", "Tiled", "create", "list_models", "load"]
 
 _HOMES = {
-    "Encoded": "imageflow",
-    "ImageFlow": "imageflow",
-    "LatentField": "fields",
-    "Tiled": "tiling",
-    "create": "models",
-    "list_models": "models",
-    "load": "checkpoints",
+    "Encoded": "models.base",
+    "ImageFlow": "models.base",
+    "LatentField": "inference.latent_field",
+    "Tiled": "inference.tiling",
+    "create": "models.factory",
+    "list_models": "models.factory",
+    "load": "models.factory",
 }
 
 

@@ -9,9 +9,9 @@ in the small preset; and whether an HCFlow with 1×1 convolutions has Haar level
 import re
 from typing import Any
 
-from .models import PRESETS
-from .official.layout import Shapes, count
-from .official.srflow import PUBLISHED_TAPS
+from flowkit_models.models.official_names import Shapes, count
+from flowkit_models.models.presets import PRESETS
+from flowkit_models.models.srflow.official import PUBLISHED_TAPS
 
 LEVEL = "flow.levels.{}.body.parts."
 BODY = re.compile(r"flow\.levels\.(\d+)\.body\.parts\.(\d+)\.(.+)")

@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .anatomy import purpose
-from .bicubic import bicubic_resize
-from .checkpoints import load, read_about
-from .imageflow import ImageFlow
-from .models import CONFIGS, build
-from .official import check_keys, known_sizes, load_official
-from .own_names import own_family, own_sizes
+from flowkit_models.diagnostics.profile import purpose
+from flowkit_models.images.resize import bicubic_resize
+from flowkit_models.models.base import ImageFlow
+from flowkit_models.models.checkpoint_file import read_about
+from flowkit_models.models.detect import known_sizes
+from flowkit_models.models.factory import CONFIGS, build, load
+from flowkit_models.models.official_weights import check_keys, load_official
+from flowkit_models.own_names import own_family, own_sizes
 
 try:
     from spandrel import (  # type: ignore[import-untyped]

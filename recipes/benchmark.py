@@ -22,12 +22,12 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flowkit_models.benchmarks import bars, glow, growth, models, report
-from flowkit_models.benchmarks.contenders import CONTENDERS, Sizes
-from flowkit_models.benchmarks.models import PARTS, Part
-from flowkit_models.benchmarks.subjects import Conditions, check_models, full_size
-from flowkit_models.images import check_writable
-from flowkit_models.recipe import run as run_recipe
+from benchmarks import bars, glow, growth, models, report
+from benchmarks.contenders import CONTENDERS, Sizes
+from benchmarks.models import PARTS, Part
+from benchmarks.subjects import Conditions, check_models, full_size
+from flowkit_models.images.image_file import check_writable
+from flowkit_models.training.recipe import run as run_recipe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import torch
 import tyro
 
 from flowkit_models.demo.page import launch
-from flowkit_models.shipped import SHIPPED
+from flowkit_models.models.bundled import SHIPPED
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,18 +21,19 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flowkit_models.bicubic import Edges, Ties
-from flowkit_models.evaluation import MetricName, Rules, Scored, Scorer, set_checksum
-from flowkit_models.figures import Shown, draw_sheet
+from flowkit_models.data.image_pair import Pair
+from flowkit_models.data.pairs import PairFiles, find_pairs, read_pair
+from flowkit_models.evaluation.evaluator import MetricName, Rules, Scored, Scorer, set_checksum
+from flowkit_models.evaluation.figures import Shown, draw_sheet
+from flowkit_models.evaluation.systems import ResultsFolder, System, named, open_system
+from flowkit_models.evaluation.tables import PRESETS, markdown, row_label
 from flowkit_models.files import write_whole
-from flowkit_models.images import check_writable, read_image, write_image
-from flowkit_models.metrics import luma, psnr
-from flowkit_models.pairs import PairFiles, find_pairs, read_pair
-from flowkit_models.recipe import run as run_recipe
-from flowkit_models.runs import plain
-from flowkit_models.scoring import Pair
-from flowkit_models.systems import ResultsFolder, System, named, open_system
-from flowkit_models.tables import PRESETS, markdown, row_label
+from flowkit_models.images.convert import luma
+from flowkit_models.images.image_file import check_writable, read_image, write_image
+from flowkit_models.images.resize import Edges, Ties
+from flowkit_models.metrics.full_reference import psnr
+from flowkit_models.training.recipe import run as run_recipe
+from flowkit_models.training.run_folder import plain
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,12 +14,12 @@ import torch
 
 import flowkit
 import flowkit_models
-from flowkit_models.batches import Batch, Draws
-from flowkit_models.objectives import Rescaling, RescalingWeights
-from flowkit_models.options import Options
-from flowkit_models.priors import initialize_latents
-from flowkit_models.recipe import LOOK_AT, command_line, finish_rescaling, fit, main_console, run
-from flowkit_models.validation import HeldOutRescaling
+from flowkit_models.data.loader import Batch, Draws
+from flowkit_models.training.objectives import Rescaling, RescalingWeights
+from flowkit_models.training.options import Options
+from flowkit_models.training.prior_init import initialize_latents
+from flowkit_models.training.recipe import LOOK_AT, command_line, finish_rescaling, fit, main_console, run
+from flowkit_models.training.validation import HeldOutRescaling
 
 
 @dataclass(frozen=True, kw_only=True)

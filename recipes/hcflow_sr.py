@@ -15,15 +15,15 @@ import torch
 
 import flowkit
 import flowkit_models
-from flowkit_models import vgg
-from flowkit_models.batches import Batch, Draws
-from flowkit_models.discriminator import Discriminator
-from flowkit_models.hcflow import HCFlow
-from flowkit_models.objectives import SRWeights, SuperResolution
-from flowkit_models.optim import Adam, Milestones
-from flowkit_models.options import Options
-from flowkit_models.priors import fit_priors
-from flowkit_models.recipe import (
+from flowkit_models.data.loader import Batch, Draws
+from flowkit_models.metrics import features as vgg
+from flowkit_models.models.hcflow.model import HCFlow
+from flowkit_models.training.discriminator import Discriminator
+from flowkit_models.training.objectives import SRWeights, SuperResolution
+from flowkit_models.training.optim import Adam, Milestones
+from flowkit_models.training.options import Options
+from flowkit_models.training.prior_init import fit_priors
+from flowkit_models.training.recipe import (
     LOOK_AT,
     command_line,
     finish_sr,
@@ -34,7 +34,7 @@ from flowkit_models.recipe import (
     main_console,
     run,
 )
-from flowkit_models.validation import HeldOut
+from flowkit_models.training.validation import HeldOut
 
 Preset = Literal["quick", "small-x4", "shipped-x4", "paper-x4", "paper-x8"]
 Stage = Literal["nll", "plus", "plusplus"]

@@ -13,13 +13,21 @@ from typing import Any, Literal
 import torch
 
 import flowkit_models
-from flowkit_models import vgg
-from flowkit_models.discriminator import Discriminator
-from flowkit_models.objectives import IRNRescaling, IRNWeights
-from flowkit_models.optim import Adam, Milestones
-from flowkit_models.options import Options
-from flowkit_models.recipe import LOOK_AT, command_line, finish_rescaling, fit, initial_model, main_console, run
-from flowkit_models.validation import HeldOutRescaling
+from flowkit_models.metrics import features as vgg
+from flowkit_models.training.discriminator import Discriminator
+from flowkit_models.training.objectives import IRNRescaling, IRNWeights
+from flowkit_models.training.optim import Adam, Milestones
+from flowkit_models.training.options import Options
+from flowkit_models.training.recipe import (
+    LOOK_AT,
+    command_line,
+    finish_rescaling,
+    fit,
+    initial_model,
+    main_console,
+    run,
+)
+from flowkit_models.training.validation import HeldOutRescaling
 
 
 @dataclass(frozen=True, kw_only=True)

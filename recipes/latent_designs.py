@@ -21,16 +21,25 @@ from rich.table import Table
 
 import flowkit
 import flowkit_models
-from flowkit_models.batches import Batch, Draws
-from flowkit_models.comparison import comparison_sheet, markdown, spread, sweep, table_cells, temperature_curves
+from flowkit_models.data.image_pair import Pair
+from flowkit_models.data.loader import Batch, Draws
+from flowkit_models.evaluation.scores import Distance, score
+from flowkit_models.evaluation.sweep import comparison_sheet, markdown, spread, sweep, table_cells, temperature_curves
 from flowkit_models.files import write_whole
-from flowkit_models.objectives import SRWeights, SuperResolution
-from flowkit_models.options import Options
-from flowkit_models.priors import fit_priors
-from flowkit_models.recipe import HARMLESS, command_line, first_batch, fit, learned_distances, main_console, run
-from flowkit_models.runs import plain
-from flowkit_models.scoring import Distance, Pair, score
-from flowkit_models.validation import HeldOut
+from flowkit_models.training.objectives import SRWeights, SuperResolution
+from flowkit_models.training.options import Options
+from flowkit_models.training.prior_init import fit_priors
+from flowkit_models.training.recipe import (
+    HARMLESS,
+    command_line,
+    first_batch,
+    fit,
+    learned_distances,
+    main_console,
+    run,
+)
+from flowkit_models.training.run_folder import plain
+from flowkit_models.training.validation import HeldOut
 
 Design = Literal["case1", "case2", "case3", "case4", "case5", "hcflow"]
 DESIGNS: dict[Design, dict[str, Any]] = {

@@ -14,10 +14,10 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flowkit_models.bicubic import Edges, Ties
-from flowkit_models.images import ImageError, check_writable, list_images
-from flowkit_models.pairs import images_in, lr_place
-from flowkit_models.preparation import CELEBA, Faces, LowResolution, Preparation, SubImages, prepare_all
+from flowkit_models.data.pairs import images_in, lr_place
+from flowkit_models.data.prepare import CELEBA, Faces, LowResolution, Preparation, SubImages, prepare_all
+from flowkit_models.images.image_file import ImageError, check_writable, list_images
+from flowkit_models.images.resize import Edges, Ties
 
 Job = tuple[Preparation, Path]
 
@@ -67,7 +67,7 @@ class CelebAConfig:
     """Make 160 × 160 HR faces and their LR images of CelebA, in train, val and test folders.
 
     Takes aligned CelebA images (178 × 218; a square in the middle), or square crops of the originals (whole), such as
-    640 × 640 with face factor 0.6 for the published faces. See `flowkit_models.preparation.Faces`.
+    640 × 640 with face factor 0.6 for the published faces. See `flowkit_models.data.prepare.Faces`.
     """
 
     folder: tyro.conf.Positional[Path]

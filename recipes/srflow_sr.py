@@ -15,20 +15,12 @@ import torch
 
 import flowkit
 import flowkit_models
-from flowkit_models.batches import Batch, Draws
-from flowkit_models.checkpoints import load_encoder
-from flowkit_models.objectives import EncoderPretraining, SRFlowLikelihood
-from flowkit_models.options import Options
-from flowkit_models.recipe import (
-    LOOK_AT,
-    command_line,
-    finish_sr,
-    fit,
-    learned_distances,
-    main_console,
-    run,
-)
-from flowkit_models.validation import EncoderHeldOut, HeldOut
+from flowkit_models.data.loader import Batch, Draws
+from flowkit_models.models.factory import load_encoder
+from flowkit_models.training.objectives import EncoderPretraining, SRFlowLikelihood
+from flowkit_models.training.options import Options
+from flowkit_models.training.recipe import LOOK_AT, command_line, finish_sr, fit, learned_distances, main_console, run
+from flowkit_models.training.validation import EncoderHeldOut, HeldOut
 
 
 @dataclass(frozen=True, kw_only=True)

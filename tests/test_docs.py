@@ -80,7 +80,7 @@ def test_the_options_of_a_command_are_those_of_its_program(program: str, options
 def parse(program: str, options: list[str], monkeypatch):
     """What a command line comes to, if nothing is done but to read it."""
     if program == "flowkit":
-        line = importlib.import_module("flowkit_models.command.line")
+        line = importlib.import_module("flowkit_models.cli.dispatch")
         for subcommand in line.SUBCOMMANDS:
             monkeypatch.setattr(subcommand, "run", lambda self: 0)
         return line.run(options)

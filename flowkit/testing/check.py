@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..tree import Value, map_leaves
-from . import laws
+from flowkit.testing import laws
+from flowkit.tree import Value, map_leaves
 
 
 def check_bijector(

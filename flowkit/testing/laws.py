@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..bijector import Bijector
-from ..tree import Value, describe, leaves, map_leaves, sum_per_sample
+from flowkit.bijector import Bijector
+from flowkit.tree import Value, describe, leaves, map_leaves, sum_per_sample
 
 ROUND_TRIP = 1e-7
 """Largest error of a float64 round trip, relative to the largest value: leaves room for a bisected inverse."""

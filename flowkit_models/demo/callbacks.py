@@ -14,11 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from flowkit_models.editing import resample_mask
-from flowkit_models.images import image_size, write_image
-
-from .edits import Change, between, change_region, image_of, level_names, move_content, subjects
-from .studio import (
+from flowkit_models.demo.edits import Change, between, change_region, image_of, level_names, move_content, subjects
+from flowkit_models.demo.scene import (
     Draws,
     Fit,
     Kind,
@@ -33,6 +30,8 @@ from .studio import (
     references,
     scores,
 )
+from flowkit_models.images.image_file import image_size, write_image
+from flowkit_models.inference.editing import resample_mask
 
 KEPT = 50
 """Files that are kept for downloads."""

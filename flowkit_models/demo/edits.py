@@ -6,11 +6,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from flowkit_models.editing import Collection, Way, interpolate, paste, region_latents, transfer
-from flowkit_models.images import read_image, to_float
-from flowkit_models.metrics import to_uint8
-
-from .studio import Draws
+from flowkit_models.demo.scene import Draws
+from flowkit_models.images.convert import to_float, to_uint8
+from flowkit_models.images.image_file import read_image
+from flowkit_models.inference.editing import Collection, Way, interpolate, paste, region_latents, transfer
 
 Change = Literal["redraw", "temperature", "zero", "scale"]
 """What becomes of a region's latents: another draw, its own at another τ, none, or times a factor."""
@@ -170,7 +169,7 @@ def move_content(
         taken: its centre in the source, (row, column) as fractions.
         placed: its centre in the target; it is moved inside where it would reach beyond.
         temperature: τ that the region's latents are normalised to.
-        over: see `flowkit_models.editing.normalize`; None leaves them as they are.
+        over: see `flowkit_models.inference.editing.normalize`; None leaves them as they are.
         toward: how much of the pasted pixels' own LR image to take, in [0, 1].
         seed: of the normalisation.
 

@@ -5,10 +5,9 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
-from flowkit_models.photos import test_photos
-
-from .callbacks import Callbacks
-from .studio import COLOURS
+from flowkit_models.data.sample_photos import test_photos
+from flowkit_models.demo.callbacks import Callbacks
+from flowkit_models.demo.scene import COLOURS
 
 _GRADIENT = ", ".join(f"rgb({', '.join(str(int(part)) for part in colour)})" for colour in COLOURS)
 
@@ -98,7 +97,7 @@ def launch(checkpoint: Path, host: str, port: int, side: int, device: str, folde
 
 def example_files(folder: Path) -> dict[str, str]:
     """The test photographs as files, by name; none without scikit-image."""
-    from flowkit_models.images import write_image  # noqa: PLC0415
+    from flowkit_models.images.image_file import write_image  # noqa: PLC0415
 
     try:
         photos = test_photos()

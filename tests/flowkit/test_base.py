@@ -9,7 +9,7 @@ from torch import nn
 from torch.distributions import Normal
 
 from flowkit import Affine, Injector, Latents, Near, StandardNormal
-from flowkit.base import draw, round_straight_through
+from flowkit.bases import draw, round_straight_through
 from flowkit.tree import map_leaves
 
 STD = math.exp(-6)

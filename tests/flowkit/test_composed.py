@@ -7,7 +7,7 @@ from torch import Tensor
 
 import flowkit
 from flowkit import Affine, Chain, Coupling, Hierarchy, Level, Reversible
-from flowkit.composed import compose, runs_of
+from flowkit.fusion import compose, runs_of
 from flowkit.nets import FCN
 
 

@@ -5,7 +5,7 @@ import torch
 from toys import SIZES
 
 import flowkit_models
-from flowkit_models.anatomy import anatomy, cost, parameters_by_part, reach
+from flowkit_models.diagnostics.profile import anatomy, cost, parameters_by_part, reach
 
 MODELS = {
     "hcflow": lambda: flowkit_models.create("hcflow_sr_x4_small", **SIZES, conditional_hidden=4, init="orthogonal"),

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
-from flowkit_models.baseline_names import known_baseline
-from flowkit_models.bicubic import bicubic_resize
-from flowkit_models.metrics import luma
+from flowkit_models.evaluation.baselines.checkpoints import known_baseline
+from flowkit_models.images.convert import luma
+from flowkit_models.images.resize import bicubic_resize
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowkit_models.batches import Batch, Draws, key, loader
+from flowkit_models.data.loader import Batch, Draws, key, loader
 
 
 class Counting:

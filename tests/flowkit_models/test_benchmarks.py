@@ -13,15 +13,15 @@ import torch
 from PIL import Image
 from torch import nn
 
-from flowkit_models.benchmarks import bars, growth, report
-from flowkit_models.benchmarks.contenders import BASE, CONTENDERS, Contender, Sizes, contender
-from flowkit_models.benchmarks.glow import Conditions, Racer, images, race
-from flowkit_models.benchmarks.measures import MatrixProduct, flops, graph_breaks, parameters
-from flowkit_models.benchmarks.memory import peak_bytes, saved_bytes, training_bytes
-from flowkit_models.benchmarks.models import measure, table, turns
-from flowkit_models.benchmarks.stopwatch import Spread, interleave, ratios, spread
-from flowkit_models.benchmarks.subjects import Conditions as ModelConditions
-from flowkit_models.benchmarks.subjects import Subject, deeper, full_size, share, stand_in
+from benchmarks import bars, growth, report
+from benchmarks.contenders import BASE, CONTENDERS, Contender, Sizes, contender
+from benchmarks.glow import Conditions, Racer, images, race
+from benchmarks.measures import MatrixProduct, flops, graph_breaks, parameters
+from benchmarks.memory import peak_bytes, saved_bytes, training_bytes
+from benchmarks.models import measure, table, turns
+from benchmarks.stopwatch import Spread, interleave, ratios, spread
+from benchmarks.subjects import Conditions as ModelConditions
+from benchmarks.subjects import Subject, deeper, full_size, share, stand_in
 
 TINY = Sizes(levels=2, steps=2, hidden=6, side=4, batch=2)
 ours_and_theirs = pytest.mark.filterwarnings("ignore")  # what other libraries warn of

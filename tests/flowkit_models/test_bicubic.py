@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from flowkit_models.bicubic import bicubic_resize
-from flowkit_models.images import list_images, read_image
+from flowkit_models.images.image_file import list_images, read_image
+from flowkit_models.images.resize import bicubic_resize
 
 
 @pytest.mark.parametrize(("i", "scale"), [*enumerate((4, 4, 8, 2))])

@@ -130,7 +130,7 @@ def test_save_is_atomic(tmp_path, monkeypatch) -> None:
     def fail(*args, **kwargs):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("flowkit_models.checkpoints.save_file", fail)
+    monkeypatch.setattr("flowkit_models.models.checkpoint_file.save_file", fail)
     with pytest.raises(OSError, match="no space"):
         make().save(path)
     assert path.read_bytes() == before

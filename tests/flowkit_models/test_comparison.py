@@ -6,12 +6,13 @@ import pytest
 import torch
 
 import flowkit_models
-from flowkit_models import comparison
-from flowkit_models.comparison import comparison_sheet, markdown, spread, sweep, table_cells, temperature_curves
-from flowkit_models.figures import save
-from flowkit_models.images import read_image
-from flowkit_models.priors import fit_priors
-from flowkit_models.scoring import make_pairs, score
+from flowkit_models.data.image_pair import make_pairs
+from flowkit_models.evaluation import sweep as comparison
+from flowkit_models.evaluation.figures import save
+from flowkit_models.evaluation.scores import score
+from flowkit_models.evaluation.sweep import comparison_sheet, markdown, spread, sweep, table_cells, temperature_curves
+from flowkit_models.images.image_file import read_image
+from flowkit_models.training.prior_init import fit_priors
 
 SIZES = {"steps": 1, "conditional_steps": 1, "blocks": ((0, 0), (0, 0)), "features": 4, "growth": 4, "hidden": 4}
 

@@ -9,13 +9,13 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from flowkit_models.bicubic import bicubic_resize
-from flowkit_models.crops import AlignedCrops, RandomCrops
-from flowkit_models.degradation import Bicubic, Compose, GaussianBlur, GaussianNoise, Jpeg
-from flowkit_models.images import ImageError, to_float, write_image
-from flowkit_models.metrics import to_uint8
-from flowkit_models.pairs import PairFiles, find_pairs
-from flowkit_models.photos import bundled_photos, test_photos
+from flowkit_models.data.crops import AlignedCrops, RandomCrops
+from flowkit_models.data.degradation import Bicubic, Compose, GaussianBlur, GaussianNoise, Jpeg
+from flowkit_models.data.pairs import PairFiles, find_pairs
+from flowkit_models.data.sample_photos import bundled_photos, test_photos
+from flowkit_models.images.convert import to_float, to_uint8
+from flowkit_models.images.image_file import ImageError, write_image
+from flowkit_models.images.resize import bicubic_resize
 
 NOISY = Compose((GaussianBlur((0.5, 2.0)), Bicubic(4), GaussianNoise(), Jpeg()))
 

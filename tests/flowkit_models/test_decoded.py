@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from flowkit_models import decoded
-from flowkit_models.decoded import Decoded, ImageFile
-from flowkit_models.images import ImageError, write_image
+from flowkit_models.data import image_cache as decoded
+from flowkit_models.data.image_cache import Decoded, ImageFile
+from flowkit_models.images.image_file import ImageError, write_image
 
 BYTES = 3 * 8 * 10
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from flowkit_models.bicubic import bicubic_resize
-from flowkit_models.degradation import Bicubic, Compose, GaussianBlur, GaussianNoise, Jpeg
-from flowkit_models.images import to_float
-from flowkit_models.metrics import psnr, to_uint8
-from flowkit_models.photos import test_photos
+from flowkit_models.data.degradation import Bicubic, Compose, GaussianBlur, GaussianNoise, Jpeg
+from flowkit_models.data.sample_photos import test_photos
+from flowkit_models.images.convert import to_float, to_uint8
+from flowkit_models.images.resize import bicubic_resize
+from flowkit_models.metrics.full_reference import psnr
 
 PHOTO = test_photos()["chelsea"][:, 100:164, 150:230]
 STAGES = {

@@ -8,7 +8,7 @@ import torch
 import flowkit_models
 from flowkit import initialize
 from flowkit.testing import check_bijector, perturb
-from flowkit_models.priors import fit_priors
+from flowkit_models.training.prior_init import fit_priors
 
 DESIGNS = {
     "case 1": {"given": "independent", "keep_lr": False},

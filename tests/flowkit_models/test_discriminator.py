@@ -7,8 +7,8 @@ import torch
 from published import close, key_list
 from torch import Tensor
 
-from flowkit_models.discriminator import Discriminator
-from flowkit_models.losses import adversarial
+from flowkit_models.training.discriminator import Discriminator
+from flowkit_models.training.losses import adversarial
 
 
 def formula(state: dict[str, Tensor]) -> dict[str, Tensor]:

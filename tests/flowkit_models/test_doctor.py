@@ -10,11 +10,11 @@ from toys import SIZES
 
 import flowkit
 import flowkit_models
-from flowkit_models.bicubic import bicubic_resize
-from flowkit_models.doctor import examine
-from flowkit_models.photos import test_photos
-from flowkit_models.priors import fit_priors, initialize_latents
-from flowkit_models.walk import walk
+from flowkit_models.data.sample_photos import test_photos
+from flowkit_models.diagnostics.examine import examine
+from flowkit_models.diagnostics.layer_stats import walk
+from flowkit_models.images.resize import bicubic_resize
+from flowkit_models.training.prior_init import fit_priors, initialize_latents
 
 STEP = "flow.levels.1.body.parts"
 
@@ -204,7 +204,7 @@ def test_latents_that_are_not_standard_normal(model, hr) -> None:
 
 
 def test_the_statistics_of_draws() -> None:
-    from flowkit_models.diagnosis import statistics  # noqa: PLC0415
+    from flowkit_models.diagnostics.findings import statistics  # noqa: PLC0415
 
     z = 3 + 2 * torch.randn(2, 4, 64, 64, generator=torch.Generator().manual_seed(0))
     found = statistics(z, ())

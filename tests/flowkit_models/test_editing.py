@@ -7,8 +7,8 @@ import torch
 from toys import SIZES
 
 import flowkit_models
-from flowkit_models.bicubic import bicubic_resize
-from flowkit_models.editing import (
+from flowkit_models.images.resize import bicubic_resize
+from flowkit_models.inference.editing import (
     diversity_map,
     interpolate,
     normalize,
@@ -17,7 +17,7 @@ from flowkit_models.editing import (
     resample_mask,
     transfer,
 )
-from flowkit_models.metrics import diversity
+from flowkit_models.metrics.stochastic import diversity
 
 SRFLOW = {"steps": 1, "blocks": 1, "taps": (0,), "features": 4, "growth": 4, "hidden": 4}
 TINY = {

@@ -10,11 +10,11 @@ from safetensors import safe_open
 from toys import Adversarial, InTurns, Noise, Summed, initialize, run, settings, tiny_flow, validate
 
 import flowkit_models
-from flowkit_models.engine import train
-from flowkit_models.logs import read_log
-from flowkit_models.optim import Adam
-from flowkit_models.processes import start_processes
-from flowkit_models.state import load_state
+from flowkit_models.training.distributed import start_processes
+from flowkit_models.training.logs import read_log
+from flowkit_models.training.optim import Adam
+from flowkit_models.training.state import load_state
+from flowkit_models.training.trainer import train
 
 
 def weights(result):
@@ -149,7 +149,7 @@ def test_the_loss_scale_of_float16_is_lowered_and_kept(tmp_path, monkeypatch) ->
         scalers.append(processes.scaler)
         return processes
 
-    monkeypatch.setattr("flowkit_models.engine.start_processes", start)
+    monkeypatch.setattr("flowkit_models.training.trainer.start_processes", start)
     whole = run(tmp_path / "whole", steps=16)
     rows = of_kind(tmp_path / "whole", "skipped")
     assert 1 <= len(rows) <= 12
@@ -305,6 +305,6 @@ def test_a_validation_needs_a_score(tmp_path) -> None:
 def test_processes_that_are_not_joined_are_noticed(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("ACCELERATE_USE_CPU", "false")
-    monkeypatch.setattr("flowkit_models.processes.torch.accelerator.is_available", lambda: True)
+    monkeypatch.setattr("flowkit_models.training.distributed.torch.accelerator.is_available", lambda: True)
     with pytest.raises(ValueError, match="1 of 2 processes is not supported: start with torchrun"):
         run(tmp_path / "run", cpu=False)

@@ -11,7 +11,7 @@ import pytest
 import torch
 import toys
 
-from flowkit_models.logs import read_log
+from flowkit_models.training.logs import read_log
 
 ROOT = Path(__file__).parents[2]
 

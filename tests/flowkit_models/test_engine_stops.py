@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import load_file
 from toys import run
 
-from flowkit_models.logs import read_log
-from flowkit_models.state import load_state
+from flowkit_models.training.logs import read_log
+from flowkit_models.training.state import load_state
 
 HERE = Path(__file__).parent
 STEPS = 20

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import flowkit_models
-from flowkit_models.fields import BLOCK, LatentField, StoredField
+from flowkit_models.inference.latent_field import BLOCK, LatentField, StoredField
 
 NAMES = ["hcflow_sr_x4_small", "hcflow_rescale_x4_small", "srflow_x4_small", "irn_x4_small", "irn_x2"]
 

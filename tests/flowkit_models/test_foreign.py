@@ -4,11 +4,10 @@ import pytest
 import torch
 
 import flowkit_models
-from flowkit_models.bicubic import bicubic_resize
-from flowkit_models.foreign import WINDOW, calibrate, looks_foreign, ownness
-from flowkit_models.images import to_float
-from flowkit_models.metrics import to_uint8
-from flowkit_models.photos import bundled_photos, test_photos
+from flowkit_models.data.sample_photos import bundled_photos, test_photos
+from flowkit_models.diagnostics.lr_provenance import WINDOW, calibrate, looks_foreign, ownness
+from flowkit_models.images.convert import to_float, to_uint8
+from flowkit_models.images.resize import bicubic_resize
 
 
 class Chequered:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 import flowkit_models
 from flowkit import initialize
-from flowkit.base import round_straight_through
+from flowkit.bases import round_straight_through
 from flowkit.testing import check_bijector, perturb
-from flowkit_models.official import entries
+from flowkit_models.models.official_weights import entries
 
 FIXTURES = ["hcflow_sr_x4", "hcflow_sr_x8"]
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
-from flowkit_models.images import (
+from flowkit_models.images.convert import to_float
+from flowkit_models.images.image_file import (
     ImageError,
     check_writable,
     image_size,
     list_images,
     read_image,
-    to_float,
     write_image,
 )
 

@@ -6,9 +6,9 @@ from published import close, irn_weights, key_list, opened
 from torch import Tensor
 
 import flowkit_models
-from flowkit.base import round_straight_through
+from flowkit.bases import round_straight_through
 from flowkit.testing import check_bijector, perturb
-from flowkit_models.official import entries
+from flowkit_models.models.official_weights import entries
 
 SMALL = ["irn_x4_small", "irn_x2_small", "irn_x3_conv_small"]
 FULL = [("irn_x4", "irn_keys_x4"), ("irn_x2", "irn_keys_x2")]

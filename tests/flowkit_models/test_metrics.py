@@ -7,20 +7,11 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from flowkit_models.bicubic import bicubic_resize
-from flowkit_models.images import read_image
-from flowkit_models.metrics import (
-    consistency,
-    consistency_with_hr,
-    diversity,
-    diversity_score,
-    lr_psnr,
-    luma,
-    psnr,
-    squared_error_map,
-    ssim,
-    to_uint8,
-)
+from flowkit_models.images.convert import luma, to_uint8
+from flowkit_models.images.image_file import read_image
+from flowkit_models.images.resize import bicubic_resize
+from flowkit_models.metrics.full_reference import consistency, consistency_with_hr, lr_psnr, psnr, ssim
+from flowkit_models.metrics.stochastic import diversity, diversity_score, squared_error_map
 
 
 def photo(*size, seed=0, batch=2):

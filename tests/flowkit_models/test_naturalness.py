@@ -8,8 +8,8 @@ import torch
 from scipy.special import gamma
 from scipy.stats import gennorm
 
-from flowkit_models.images import read_image
-from flowkit_models.naturalness import _WINDOW, _fit_asymmetric, _shape_of, _table, brisque, niqe
+from flowkit_models.images.image_file import read_image
+from flowkit_models.metrics.no_reference import _WINDOW, _fit_asymmetric, _shape_of, _table, brisque, niqe
 
 PAIRS = ("I03", "I04", "I06", "I08", "I19")
 NIQE = (15.7536, 3.6549, 3.2355, 3.1840, 8.6352)

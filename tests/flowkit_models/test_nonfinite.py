@@ -8,9 +8,10 @@ from torch import nn
 from toys import Noise, Summed, noisy, tiny_flow
 
 import flowkit
-from flowkit_models.batches import Draws, loader
-from flowkit_models.nonfinite import Guarded, find_culprit, in_batch, in_gradients
-from flowkit_models.objective import Objective, Outcome
+from flowkit_models.data.loader import Draws, loader
+from flowkit_models.diagnostics.nonfinite import find_culprit
+from flowkit_models.training.guard import Guarded, in_batch, in_gradients
+from flowkit_models.training.objective import Objective, Outcome
 
 
 def a_batch(bad=()):

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 
 import flowkit_models
 from flowkit.testing import perturb
-from flowkit_models.batches import Batch, Draws
-from flowkit_models.discriminator import Discriminator
-from flowkit_models.objectives import (
+from flowkit_models.data.loader import Batch, Draws
+from flowkit_models.models.official_weights import entries
+from flowkit_models.training.discriminator import Discriminator
+from flowkit_models.training.objectives import (
     IRNRescaling,
     IRNWeights,
     Rescaling,
@@ -18,7 +19,6 @@ from flowkit_models.objectives import (
     SRWeights,
     SuperResolution,
 )
-from flowkit_models.official import entries
 
 SIZES = {"steps": 1, "conditional_steps": 1, "hidden": 4, "conditional_hidden": 4, "features": 3, "growth": 2}
 ADVERSARY = SRWeights(nll=2e-3, pixel=1.0, perceptual=5e-2, gan=0.5)

@@ -9,8 +9,8 @@ from published import key_list, opened
 import flowkit_models
 from flowkit import initialize
 from flowkit.testing import perturb
-from flowkit_models.checkpoints import load_encoder
-from flowkit_models.official import known_sizes
+from flowkit_models.models.detect import known_sizes
+from flowkit_models.models.factory import load_encoder
 
 FULL = [
     ("hcflow_sr_x4", "hcflow_keys_sr_x4", 23_232_539),

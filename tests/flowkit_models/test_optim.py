@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from toys import Adversarial, Summed, tiny_flow
 
-from flowkit_models.optim import Adam, Cosine, Learner, Milestones, make_learners
+from flowkit_models.training.optim import Adam, Cosine, Learner, Milestones, make_learners
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from flowkit_models.bicubic import bicubic_resize
-from flowkit_models.images import ImageError
-from flowkit_models.pairs import PairFiles, find_pairs, images_in, read_pair
+from flowkit_models.data.pairs import PairFiles, find_pairs, images_in, read_pair
+from flowkit_models.images.image_file import ImageError
+from flowkit_models.images.resize import bicubic_resize
 
 NAMES = ("img_001", "img_002", "img_010")
 

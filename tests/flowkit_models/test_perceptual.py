@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from flowkit_models.images import read_image
-from flowkit_models.metrics import diversity_score
-from flowkit_models.perceptual import DISTS, LPIPS
-from flowkit_models.weights import WeightsError
+from flowkit_models.images.image_file import read_image
+from flowkit_models.metrics.perceptual import DISTS, LPIPS
+from flowkit_models.metrics.pretrained import WeightsError
+from flowkit_models.metrics.stochastic import diversity_score
 
 PAIRS = ("I03", "I04", "I06", "I08", "I19")
 KNOWN = {
@@ -159,7 +159,7 @@ def test_checksums(metrics):
 
 def test_torchvision_and_the_packages_are_not_imported(folder):
     code = (
-        "import sys; from flowkit_models.perceptual import DISTS, LPIPS; "
+        "import sys; from flowkit_models.metrics.perceptual import DISTS, LPIPS; "
         f"LPIPS(weights={str(folder)!r}); DISTS({str(folder)!r}); "
         "assert not {'torchvision', 'lpips', 'DISTS_pytorch'} & set(sys.modules)"
     )

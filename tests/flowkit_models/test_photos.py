@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 import torch
 
-from flowkit_models.photos import bundled_photos, test_photos
+from flowkit_models.data.sample_photos import bundled_photos, test_photos
 
 
 def test_bundled_photos_are_those_of_the_wheels():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from flowkit_models.pictures import Header, PictureError, check_size, format_of, read, stored, write
+from flowkit_models.images.photo_file import Header, PictureError, check_size, format_of, read, stored, write
 
 KINDS = [
     Header(gray=gray, alpha=alpha, bits=bits) for gray in (False, True) for alpha in (False, True) for bits in (8, 16)
@@ -122,7 +122,7 @@ def test_a_view_of_an_array_is_written_as_it_looks(tmp_path):
 
 def test_too_many_pixels(tmp_path, monkeypatch):
     write(tmp_path / "x.png", pixels_of(Header()), Header())
-    monkeypatch.setattr("flowkit_models.pictures.MAX_PIXELS", 29)
+    monkeypatch.setattr("flowkit_models.images.photo_file.MAX_PIXELS", 29)
     with pytest.raises(PictureError, match=r"x\.png: 5 × 6 is more than 29 pixels: cut it, or raise"):
         read(tmp_path / "x.png")
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from flowkit_models import preparation
-from flowkit_models.bicubic import bicubic_resize
-from flowkit_models.decoded import ImageFile
-from flowkit_models.images import ImageError, read_image, write_image
-from flowkit_models.preparation import CELEBA, Faces, LowResolution, SubImages, prepare_all
+from flowkit_models.data import prepare as preparation
+from flowkit_models.data.image_cache import ImageFile
+from flowkit_models.data.prepare import CELEBA, Faces, LowResolution, SubImages, prepare_all
+from flowkit_models.images.image_file import ImageError, read_image, write_image
+from flowkit_models.images.resize import bicubic_resize
 
 
 def noise(height, width, seed=0):

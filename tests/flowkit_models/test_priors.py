@@ -5,8 +5,8 @@ import torch
 
 import flowkit_models
 from flowkit.testing import perturb
-from flowkit_models.bicubic import bicubic_resize
-from flowkit_models.priors import fit_priors
+from flowkit_models.images.resize import bicubic_resize
+from flowkit_models.training.prior_init import fit_priors
 
 SMALL = {"steps": 2, "conditional_steps": 1, "blocks": ((0, 0), (0, 0)), "features": 16, "hidden": 8}
 

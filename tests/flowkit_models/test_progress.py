@@ -5,7 +5,7 @@ import io
 import torch
 from rich.console import Console
 
-from flowkit_models.progress import Show
+from flowkit_models.training.progress import Show
 
 
 def shown(terminal):

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from flowkit_models.logs import Logs, read_log
-from flowkit_models.runs import RunFolder, check_same_config, plain
-from flowkit_models.state import save_state
+from flowkit_models.training.logs import Logs, read_log
+from flowkit_models.training.run_folder import RunFolder, check_same_config, plain
+from flowkit_models.training.state import save_state
 
 CONFIG = {"name": "a", "size": (1, 2), "loss": {"weight": 0.5, "kind": "l1"}, "training": {"steps": 5}}
 

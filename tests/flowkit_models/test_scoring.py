@@ -8,11 +8,13 @@ import torch
 
 import flowkit_models
 from flowkit.testing import perturb
-from flowkit_models.bicubic import bicubic_resize
-from flowkit_models.images import to_float
-from flowkit_models.metrics import diversity, luma, psnr, ssim, to_uint8
-from flowkit_models.scoring import make_pairs, score, score_rescaling
-from flowkit_models.validation import HeldOut, HeldOutRescaling
+from flowkit_models.data.image_pair import make_pairs
+from flowkit_models.evaluation.scores import score, score_rescaling
+from flowkit_models.images.convert import luma, to_float, to_uint8
+from flowkit_models.images.resize import bicubic_resize
+from flowkit_models.metrics.full_reference import psnr, ssim
+from flowkit_models.metrics.stochastic import diversity
+from flowkit_models.training.validation import HeldOut, HeldOutRescaling
 
 SIZES = {"steps": 1, "conditional_steps": 1, "blocks": ((0, 0), (0, 0)), "features": 4, "hidden": 4}
 

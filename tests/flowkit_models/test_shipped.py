@@ -9,13 +9,13 @@ import pytest
 import torch
 
 import flowkit_models
-from flowkit_models.checkpoints import read_about
-from flowkit_models.images import to_float
-from flowkit_models.metrics import luma, psnr, to_uint8
-from flowkit_models.pairs import find_pairs, read_pair
-from flowkit_models.photos import test_photos as photographs
-from flowkit_models.scoring import Pair, make_pairs
-from flowkit_models.shipped import SHIPPED
+from flowkit_models.data.image_pair import Pair, make_pairs
+from flowkit_models.data.pairs import find_pairs, read_pair
+from flowkit_models.data.sample_photos import test_photos as photographs
+from flowkit_models.images.convert import luma, to_float, to_uint8
+from flowkit_models.metrics.full_reference import psnr
+from flowkit_models.models.bundled import SHIPPED
+from flowkit_models.models.checkpoint_file import read_about
 
 ROOT = Path(flowkit_models.__file__).parents[1]
 

@@ -11,11 +11,11 @@ from toys import SIZES
 
 import flowkit
 import flowkit_models
-from flowkit_models.bicubic import bicubic_resize
+from flowkit_models.data.sample_photos import test_photos
+from flowkit_models.images.resize import bicubic_resize
 from flowkit_models.own_names import own_sizes
-from flowkit_models.photos import test_photos
-from flowkit_models.priors import fit_priors
 from flowkit_models.spandrel import Loader, register
+from flowkit_models.training.prior_init import fit_priors
 
 SMALL = {
     "hcflow_sr_x4_small": {**SIZES, "conditional_hidden": 4},

@@ -10,7 +10,7 @@ from torch import Tensor
 import flowkit_models
 from flowkit import initialize
 from flowkit.testing import check_bijector, perturb
-from flowkit_models.official import entries
+from flowkit_models.models.official_weights import entries
 
 SMALL = ["srflow_x4_small", "srflow_x8_small"]
 SIZES = {"steps": 1, "transitions": 1, "hidden": 5, "blocks": 2, "taps": (0, 1), "features": 4, "growth": 3}

@@ -7,8 +7,8 @@ import torch
 from toys import InTurns, tiny_flow
 
 from flowkit_models.files import write_whole
-from flowkit_models.optim import Adam, make_learners
-from flowkit_models.state import TrainingState, load_state, save_state
+from flowkit_models.training.optim import Adam, make_learners
+from flowkit_models.training.state import TrainingState, load_state, save_state
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path) -> None:

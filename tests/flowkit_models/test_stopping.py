@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from flowkit_models import stopping
-from flowkit_models.stopping import Stopped, StopSignals
+from flowkit_models.training import signals as stopping
+from flowkit_models.training.signals import Stopped, StopSignals
 
 
 def send(number):

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import save_file
 
 import flowkit_models
-from flowkit_models.images import ImageError, to_float, write_image
-from flowkit_models.metrics import to_uint8
-from flowkit_models.scoring import make_pairs
-from flowkit_models.systems import Bicubic, FlowSystem, Network, ResultsFolder, open_system
+from flowkit_models.data.image_pair import make_pairs
+from flowkit_models.evaluation.systems import Bicubic, FlowSystem, Network, ResultsFolder, open_system
+from flowkit_models.images.convert import to_float, to_uint8
+from flowkit_models.images.image_file import ImageError, write_image
 
 TINY = {
     "steps": 1,

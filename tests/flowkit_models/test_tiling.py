@@ -7,9 +7,9 @@ import torch
 
 import flowkit_models
 from flowkit.testing import perturb
-from flowkit_models import memory, tiling
-from flowkit_models.fields import LatentField
-from flowkit_models.tiling import Tiled
+from flowkit_models.inference import memory, tiling
+from flowkit_models.inference.latent_field import LatentField
+from flowkit_models.inference.tiling import Tiled
 
 NAMES = ["hcflow_sr_x4_small", "hcflow_rescale_x4_small", "srflow_x4_small", "irn_x4_small"]
 TINY = {"steps": 1, "conditional_steps": 1, "hidden": 4, "conditional_hidden": 4, "features": 4, "growth": 4}

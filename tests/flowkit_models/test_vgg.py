@@ -5,8 +5,8 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 
-from flowkit_models.vgg import FeatureNet, VGGFeatures
-from flowkit_models.weights import WeightsError
+from flowkit_models.metrics.features import FeatureNet, VGGFeatures
+from flowkit_models.metrics.pretrained import WeightsError
 
 
 def random_weights(net):

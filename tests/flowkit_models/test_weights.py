@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from flowkit_models import weights
-from flowkit_models.weights import WeightsError, find_weights
+from flowkit_models.metrics import pretrained as weights
+from flowkit_models.metrics.pretrained import WeightsError, find_weights
 
 FILE = "alexnet-owt-7be5be79.pth"
 

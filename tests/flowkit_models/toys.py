@@ -13,10 +13,10 @@ from torch import nn
 
 import flowkit
 import flowkit_models
-from flowkit_models.engine import train
-from flowkit_models.objective import Objective, Outcome, Turn
-from flowkit_models.optim import Adam, Milestones
-from flowkit_models.settings import Settings
+from flowkit_models.training.objective import Objective, Outcome, Turn
+from flowkit_models.training.optim import Adam, Milestones
+from flowkit_models.training.settings import Settings
+from flowkit_models.training.trainer import train
 
 SIZES = {"steps": 1, "conditional_steps": 1, "blocks": ((0, 0), (0, 0)), "features": 4, "growth": 4, "hidden": 4}
 

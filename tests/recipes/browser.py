@@ -16,8 +16,8 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from flowkit_models.images import write_image
-from flowkit_models.photos import test_photos as photographs
+from flowkit_models.data.sample_photos import test_photos as photographs
+from flowkit_models.images.image_file import write_image
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "demo.py"
 PATIENCE = 180  # seconds, on a machine that has other things to do

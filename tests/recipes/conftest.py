@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from flowkit_models.photos import test_photos as photographs
+from flowkit_models.data.sample_photos import test_photos as photographs
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -17,7 +17,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 def recipe(monkeypatch):
     """Opens a recipe as a module, with small test photographs and without TensorBoard's slow import."""
     photos = {name: x[:, 100:164, 100:180] for name, x in photographs().items()}
-    monkeypatch.setattr("flowkit_models.options.test_photos", lambda: photos)
+    monkeypatch.setattr("flowkit_models.training.options.test_photos", lambda: photos)
 
     def opened(name: str):
         spec = importlib.util.spec_from_file_location(name, RECIPES / f"{name}.py")
@@ -42,7 +42,9 @@ def train(recipe, monkeypatch):
             finish = "finish_sr" if hasattr(module, "finish_sr") else "finish_rescaling"
             monkeypatch.setattr(module, finish, lambda *a: None)
             for validation in ("HeldOut", "HeldOutRescaling"):
-                monkeypatch.setattr(f"flowkit_models.validation.{validation}.__call__", lambda *a: {"score": 0.0})
+                monkeypatch.setattr(
+                    f"flowkit_models.training.validation.{validation}.__call__", lambda *a: {"score": 0.0}
+                )
         return module.run(lambda: module.main(module.parse([*options, "--device", "cpu", "--no-tensorboard"])))
 
     return run

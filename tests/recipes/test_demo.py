@@ -15,12 +15,14 @@ import torch
 from PIL import Image
 
 import flowkit_models
-from flowkit_models.bicubic import bicubic_resize
-from flowkit_models.demo import edits, studio
+from flowkit_models.demo import edits
+from flowkit_models.demo import scene as studio
 from flowkit_models.demo.callbacks import Callbacks, painted_mask
-from flowkit_models.editing import diversity_map, resample_mask
-from flowkit_models.images import read_image, to_float, write_image
-from flowkit_models.metrics import consistency, psnr, to_uint8
+from flowkit_models.images.convert import to_float, to_uint8
+from flowkit_models.images.image_file import read_image, write_image
+from flowkit_models.images.resize import bicubic_resize
+from flowkit_models.inference.editing import diversity_map, resample_mask
+from flowkit_models.metrics.full_reference import consistency, psnr
 
 SIZES = {
     "hcflow_sr_x4_small": {

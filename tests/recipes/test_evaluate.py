@@ -17,12 +17,14 @@ import torch
 from PIL import Image
 
 import flowkit_models
-from flowkit_models.bicubic import bicubic_resize
-from flowkit_models.evaluation import Scorer
-from flowkit_models.images import read_image, write_image
-from flowkit_models.metrics import luma, psnr, ssim, to_uint8
-from flowkit_models.pairs import find_pairs, read_pair
-from flowkit_models.scoring import Pair, score, score_rescaling
+from flowkit_models.data.image_pair import Pair
+from flowkit_models.data.pairs import find_pairs, read_pair
+from flowkit_models.evaluation.evaluator import Scorer
+from flowkit_models.evaluation.scores import score, score_rescaling
+from flowkit_models.images.convert import luma, to_uint8
+from flowkit_models.images.image_file import read_image, write_image
+from flowkit_models.images.resize import bicubic_resize
+from flowkit_models.metrics.full_reference import psnr, ssim
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "evaluate.py"
 TINY = {

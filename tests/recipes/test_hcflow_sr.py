@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 import flowkit_models
-from flowkit_models.checkpoints import read_about
-from flowkit_models.images import read_image
-from flowkit_models.runs import plain
-from flowkit_models.shipped import SHIPPED
+from flowkit_models.images.image_file import read_image
+from flowkit_models.models.bundled import SHIPPED
+from flowkit_models.models.checkpoint_file import read_about
+from flowkit_models.training.run_folder import plain
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "hcflow_sr.py"
 TOY = ("--steps", "2", "--batch", "2", "--crop", "32", "--draws", "2")
@@ -62,7 +62,7 @@ def features(monkeypatch) -> None:
     torch.manual_seed(0)
     network = torch.nn.Conv2d(3, 4, 3).requires_grad_(False)
     network.label = "a convolution"
-    monkeypatch.setattr("flowkit_models.vgg.VGGFeatures", lambda net, weights: network)
+    monkeypatch.setattr("flowkit_models.metrics.features.VGGFeatures", lambda net, weights: network)
 
 
 @pytest.mark.parametrize("official", [False, True])
@@ -143,8 +143,8 @@ def test_bad_input_is_one_line_before_training(arguments, message, train, tmp_pa
     (tmp_path / "small").mkdir()
     Image.new("RGB", (20, 20)).save(tmp_path / "small" / "a.png")
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setattr("flowkit_models.recipe.train", lambda *a, **k: pytest.fail("training started"))
-    monkeypatch.setattr("flowkit_models.weights._URL", "file:///nowhere/")
+    monkeypatch.setattr("flowkit_models.training.recipe.train", lambda *a, **k: pytest.fail("training started"))
+    monkeypatch.setattr("flowkit_models.metrics.pretrained._URL", "file:///nowhere/")
     arguments = [a.format(tmp=tmp_path) for a in arguments]
     if "--out" not in arguments:
         arguments += ["--out", str(tmp_path / "out")]

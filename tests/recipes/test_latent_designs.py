@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 import flowkit_models
-from flowkit_models.images import read_image
-from flowkit_models.photos import test_photos as photographs
+from flowkit_models.data.sample_photos import test_photos as photographs
+from flowkit_models.images.image_file import read_image
 
 TINY = (
     "--steps",
@@ -32,7 +32,7 @@ def comparison(recipe, monkeypatch):
     """The recipe as a module, with one small test photograph."""
     module = recipe("latent_designs")
     photos = {"coffee": photographs()["coffee"][:, 200:240, 100:164]}
-    monkeypatch.setattr("flowkit_models.options.test_photos", lambda: photos)
+    monkeypatch.setattr("flowkit_models.training.options.test_photos", lambda: photos)
     return module
 
 

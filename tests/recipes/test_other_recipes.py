@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import flowkit_models
-from flowkit_models.checkpoints import read_about
+from flowkit_models.models.checkpoint_file import read_about
 
 TOY = ("--steps", "2", "--batch", "2", "--crop", "32", "--draws", "2")
 
@@ -42,7 +42,7 @@ def test_small_rescaling_starts_from_the_haar_transform(train, tmp_path) -> None
 def test_irn_plus_starts_from_an_irn(recipe, train, tmp_path, monkeypatch) -> None:
     torch.manual_seed(0)
     network = torch.nn.Conv2d(3, 4, 3).requires_grad_(False)
-    monkeypatch.setattr("flowkit_models.vgg.VGGFeatures", lambda net, weights: network)
+    monkeypatch.setattr("flowkit_models.metrics.features.VGGFeatures", lambda net, weights: network)
     module = recipe("irn_rescale")
     monkeypatch.setitem(module.MODEL, "paper-x4", "irn_x4_small")
 

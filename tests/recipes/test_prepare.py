@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from flowkit_models.bicubic import bicubic_resize
-from flowkit_models.crops import RandomCrops
-from flowkit_models.images import read_image
-from flowkit_models.pairs import find_pairs, read_pair
+from flowkit_models.data.crops import RandomCrops
+from flowkit_models.data.pairs import find_pairs, read_pair
+from flowkit_models.images.image_file import read_image
+from flowkit_models.images.resize import bicubic_resize
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "prepare.py"
 

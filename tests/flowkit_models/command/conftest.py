@@ -7,7 +7,7 @@ import torch
 
 import flowkit_models
 from flowkit.testing import perturb
-from flowkit_models.command import main
+from flowkit_models.cli import main
 
 SMALL = {"steps": 1, "conditional_steps": 1, "hidden": 4, "conditional_hidden": 4, "features": 3, "growth": 2}
 SIZES = {

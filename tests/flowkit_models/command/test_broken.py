@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from flowkit_models import pictures
+from flowkit_models.images import photo_file as pictures
 
 
 def encoded(form, **options) -> bytes:
@@ -242,7 +242,7 @@ def test_what_the_model_raises_is_one_line(error, tmp_path, upscale, monkeypatch
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("flowkit_models.tiling.Tiled.strips", fail)
+    monkeypatch.setattr("flowkit_models.inference.tiling.Tiled.strips", fail)
     path = save(tmp_path / "x.png")
     ran = upscale(path)
     assert ran.code == 1

@@ -8,9 +8,9 @@ import torch
 import tyro
 
 import flowkit_models
-from flowkit_models.checkpoints import read_about, read_weights
-from flowkit_models.command.looks import Convert, Doctor, Info
-from flowkit_models.images import write_image
+from flowkit_models.cli.options import Convert, Doctor, Info
+from flowkit_models.images.image_file import write_image
+from flowkit_models.models.checkpoint_file import read_about, read_weights
 
 SIZES = {"steps": 1, "conditional_steps": 1, "blocks": ((0, 0), (0, 0)), "features": 4, "growth": 4, "hidden": 4}
 

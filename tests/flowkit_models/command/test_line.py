@@ -11,7 +11,8 @@ from command_files import save, tree
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from flowkit_models import command, pictures
+from flowkit_models import cli as command
+from flowkit_models.images import photo_file as pictures
 
 
 @pytest.mark.parametrize("name", ["upscale", "downscale", "restore", "encode", "decode"])
@@ -107,7 +108,7 @@ def test_a_checkpoint_that_is_none(name, tmp_path, flowkit, checkpoint, monkeypa
 
 
 def test_no_weights_with_the_package(tmp_path, flowkit, monkeypatch):
-    monkeypatch.setattr("flowkit_models.command.opened.SHIPPED", tmp_path / "none.safetensors")
+    monkeypatch.setattr("flowkit_models.cli.model.SHIPPED", tmp_path / "none.safetensors")
     ran = flowkit("upscale", save(tmp_path / "x.png"))
     assert ran.code == 1
     assert ran.err == ["flowkit: no weights came with this package: name a checkpoint with -m"]
@@ -125,7 +126,7 @@ def test_without_its_packages(capsys, monkeypatch, tmp_path, checkpoint):
     assert command.main(["upscale", "-m", str(checkpoint()), str(save(tmp_path / "x.png"))]) == 1
     err = capsys.readouterr().err
     assert err == f'{tmp_path}/x.png: pictures need pyvips: pip install "flowkit-torch[command]"\n'
-    monkeypatch.delitem(sys.modules, "flowkit_models.command.line")
+    monkeypatch.delitem(sys.modules, "flowkit_models.cli.dispatch")
     monkeypatch.setitem(sys.modules, "tyro", None)
     assert command.main(["--help"]) == 2
     assert capsys.readouterr().err == 'flowkit: the command needs tyro: pip install "flowkit-torch[command]"\n'
@@ -133,7 +134,7 @@ def test_without_its_packages(capsys, monkeypatch, tmp_path, checkpoint):
 
 def test_as_a_process_of_its_own(tmp_path, checkpoint):
     path = save(tmp_path / "x.png")
-    run = [sys.executable, "-m", "flowkit_models.command", "upscale", "-m", str(checkpoint()), str(path)]
+    run = [sys.executable, "-m", "flowkit_models.cli", "upscale", "-m", str(checkpoint()), str(path)]
     done = subprocess.run(run, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("1 done, 0 skipped, 0 failed in ")
@@ -144,7 +145,7 @@ def test_as_a_process_of_its_own(tmp_path, checkpoint):
 
 def test_parsing_needs_no_torch():
     code = (
-        "import sys; from flowkit_models.command import line;"
-        "assert not {'torch', 'pyvips', 'flowkit_models.checkpoints'} & set(sys.modules)"
+        "import sys; from flowkit_models.cli import line;"
+        "assert not {'torch', 'pyvips', 'flowkit_models.models.checkpoint_file'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,7 +11,7 @@ import pytest
 from command_files import noise, opened, save, tree
 
 import flowkit_models
-from flowkit_models.command.places import find
+from flowkit_models.cli.paths import find
 
 
 def test_a_folder_is_mirrored(tmp_path, upscale):

@@ -6,9 +6,9 @@ import torch
 from command_files import noise, opened, save, tree
 
 import flowkit_models
-from flowkit_models import pictures
-from flowkit_models.bicubic import bicubic_resize
-from flowkit_models.command.origin import made_by, signed
+from flowkit_models.cli.provenance import made_by, signed
+from flowkit_models.images import photo_file as pictures
+from flowkit_models.images.resize import bicubic_resize
 
 
 def test_draws_seeds_and_temperatures(tmp_path, upscale):

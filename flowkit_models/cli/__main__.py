@@ -1,0 +1,7 @@
+"""`python -m flowkit_models.cli`."""
+
+import sys
+
+from flowkit_models.cli import main
+
+sys.exit(main())

@@ -1,0 +1,105 @@
+"""`flowkit convert`: a checkpoint under flowkit's names or the published ones, and the proof that it is the same."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+import flowkit_models
+from flowkit_models.cli.options import Convert
+from flowkit_models.files import write_whole
+from flowkit_models.models.base import ImageFlow
+from flowkit_models.models.checkpoint_file import read_about
+from flowkit_models.models.detect import known_sizes
+
+OWN_NOTES = ("flowkit", "model", "config")
+"""What `save` writes of itself."""
+
+STARTS = ("init", "gain")
+"""Fields of a config that only say how fresh weights are drawn."""
+
+
+def convert(task: Convert) -> int:
+    """Converts, and returns 0.
+
+    Raises:
+        FileNotFoundError: if there is no source, or no folder for the target.
+        FileExistsError: if the target is there and is not to be replaced.
+        ValueError: if the source is no checkpoint, has no published form, or the copy differs from it.
+    """
+    if task.target.suffix not in (".safetensors", ".pth"):
+        raise ValueError(f"{task.target}: the target's name says the format: .safetensors (flowkit's) or .pth")
+    if task.target.exists() and not task.overwrite:
+        raise FileExistsError(f"{task.target}: is there already; --overwrite replaces it")
+    if not task.target.parent.is_dir():
+        raise FileNotFoundError(f"{task.target}: there is no folder {task.target.parent}")
+    model = flowkit_models.load(task.source, **untold(task.quant, task.taps))
+    proof = task.target.with_name(f".{os.getpid()}.{task.target.name}")
+    try:
+        write(model, proof, read_about(task.source))
+        copy = flowkit_models.load(
+            proof, **untold(getattr(model.config, "quant", None), getattr(model.config, "taps", None))
+        )
+        count = check_equal(model, copy, task.target)
+        proof.replace(task.target)
+    finally:
+        proof.unlink(missing_ok=True)
+    form = "flowkit's" if task.target.suffix == ".safetensors" else "the published"
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"{task.target}: {type(model).__name__} ×{model.scale} under {form} names; "
+        f"{count} tensors, equal to the source's bit for bit"
+    )
+    if task.target.suffix == ".pth" and (lost := not_stored(model)):
+        console.print(f"published files don't hold {lost}: give it to load() as well")
+    return 0
+
+
+def untold(quant: int | None, taps: tuple[int, ...] | None) -> dict[str, Any]:
+    """The overrides of `load` for what weights can't tell, without those that are None."""
+    return {name: value for name, value in (("quant", quant), ("taps", taps)) if value is not None}
+
+
+def write(model: ImageFlow, path: Path, notes: dict[str, str]) -> None:
+    """Writes a model in the format that the name says, whole or not at all."""
+    if path.suffix == ".safetensors":
+        model.save(path, **{name: text for name, text in notes.items() if name not in OWN_NOTES})
+    else:
+        state = model.official_state_dict()
+        write_whole(path, lambda file: torch.save(state, file))
+
+
+def check_equal(model: ImageFlow, copy: ImageFlow, path: Path) -> int:
+    """How many tensors of two models were compared, all of them equal to the last bit.
+
+    Published files don't store the flags of initialisation: these follow from the values and are left out.
+
+    Raises:
+        ValueError: names tensors that differ.
+    """
+    expected, got = model.state_dict(), copy.state_dict()
+    names = [name for name in expected if path.suffix != ".pth" or not name.endswith(".initialized")]
+    differing = [name for name in names if name not in got or not same_bits(expected[name], got[name])]
+    if differing:
+        raise ValueError(f"{path}: not written, it would differ from its source in {', '.join(differing[:3])}")
+    return len(names)
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Equal in dtype, shape and every bit: a minus zero is no zero."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    return torch.equal(*(x.contiguous().flatten().view(torch.uint8) for x in (a, b)))
+
+
+def not_stored(model: ImageFlow) -> str:
+    """The fields of the config that the published names and shapes don't tell; "" if there is none."""
+    known = known_sizes({name: tuple(tensor.shape) for name, tensor in model.official_state_dict().items()})
+    assert known is not None, "it was just loaded"
+    told = {**dataclasses.asdict(type(model.config)()), **known[1]}
+    wanted = dataclasses.asdict(model.config)
+    return ", ".join(f"{n}={v!r}" for n, v in wanted.items() if n not in STARTS and told[n] != v)

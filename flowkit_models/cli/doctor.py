@@ -1,0 +1,112 @@
+"""`flowkit doctor`: examines a checkpoint's flow layer by layer, and says what is wrong and what to do."""
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+
+import flowkit_models
+from flowkit_models.cli.convert import untold
+from flowkit_models.cli.options import Doctor
+from flowkit_models.data.sample_photos import test_photos
+from flowkit_models.diagnostics import findings as diagnosis
+from flowkit_models.diagnostics.examine import Report, examine
+from flowkit_models.images.image_file import read_image
+from flowkit_models.models.base import ImageFlow
+from flowkit_models.models.checkpoint_file import read_weights
+
+COLOURS = {"ok": "green", "warn": "yellow", "bad": "bold red"}
+
+
+def doctor(task: Doctor) -> int:
+    """Prints, and returns 1 if something is bad, else 0.
+
+    Raises:
+        FileNotFoundError: if there is no checkpoint.
+        ValueError: if it is none of a known model, or the image can't be read or is too small.
+    """
+    finding = diagnosis.weights(read_weights(task.checkpoint)[0])
+    if finding.severity == "ok":
+        model = flowkit_models.load(task.checkpoint, **untold(task.quant, task.taps))
+        report = examine(model, _images(task, model))
+    else:  # which `load` refuses
+        report = Report((finding,))
+    if task.json:
+        print(json.dumps(_plain({"verdict": report.verdict, **dataclasses.asdict(report)}), indent=2))
+    else:
+        console = Console(highlight=False)
+        if task.layers and report.layers:
+            console.print(layer_table(report))
+        for finding in report.findings:
+            colour = COLOURS[finding.severity]
+            remedy = f"\n      → {finding.remedy}" if finding.remedy else ""
+            text = f"[{colour}]{finding.severity:<4}[/] {finding.subject}: {escape(finding.text + remedy)}"
+            console.print(text, soft_wrap=True)
+    return int(report.verdict == "bad")
+
+
+def _images(task: Doctor, model: ImageFlow) -> Tensor:
+    """The middle of each image, (B, 3, H, W) in [0, 1]."""
+    multiple = model.flow.stride
+    side = task.crop // multiple * multiple
+    if side < 1:
+        raise ValueError(f"--crop {task.crop}: this model takes multiples of {multiple}")
+    if task.image is not None:
+        images = [read_image(task.image)]
+    elif task.noise or not (images := _photographs()):
+        return torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
+    return torch.stack([_middle(image, side, multiple) for image in images]).float() / 255
+
+
+def _photographs() -> list[Tensor]:
+    try:
+        return list(test_photos().values())
+    except ImportError:
+        return []
+
+
+def _middle(image: Tensor, side: int, multiple: int) -> Tensor:
+    height, width = (min(side, size // multiple * multiple) for size in image.shape[1:])
+    top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
+    return image[:, top : top + height, left : left + width]
+
+
+def layer_table(report: Report) -> Table:
+    """The layers of the flow; the layer that loses most is marked."""
+    table = Table(title="layers, in the order of the way forward", title_justify="left")
+    headings = ("layer", "module", "bits/dim", "own error", "error", "float64", "factors", "condition")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in ("layer", "module") else "right")
+    worst = max(layer.own_error for layer in report.layers)
+    for layer in report.layers:
+        scale = "" if layer.scale is None else " … ".join(f"{factor:.2g}" for factor in layer.scale)
+        condition = report.conditions.get(layer.name) if report.conditions else None
+        table.add_row(
+            layer.name.removeprefix("flow."),
+            layer.kind,
+            f"{layer.bits:+.3f}",
+            f"{layer.own_error:.1e}",
+            f"{layer.error:.1e}",
+            f"{layer.error64:.1e}",
+            scale,
+            "" if condition is None else f"{condition:.2g}",
+            style="bold" if layer.own_error == worst else None,
+        )
+    return table
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: named tuples as objects, numbers that are not finite as null."""
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

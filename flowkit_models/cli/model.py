@@ -1,0 +1,97 @@
+"""A checkpoint as the subcommands use it: the model, what it is for, and how to tell it from another."""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from flowkit_models.cli.options import ModelOptions
+from flowkit_models.models.base import ImageFlow
+from flowkit_models.models.bundled import SHIPPED
+from flowkit_models.models.checkpoint_file import read_about
+from flowkit_models.models.factory import load
+from flowkit_models.models.hcflow.model import HCFlow
+from flowkit_models.models.irn.model import IRN
+
+
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """A model that was opened.
+
+    Attributes:
+        model: on its device, in eval mode.
+        path: of its checkpoint.
+        rescales: it was made for going down and up again, and not for pictures that are small from the start.
+        temperature: τ that suits it.
+        checksum: of its weights, hexadecimal.
+        own_lr: threshold of `flowkit_models.diagnostics.lr_provenance`, where training left one in the checkpoint.
+    """
+
+    model: ImageFlow
+    path: Path
+    rescales: bool
+    temperature: float
+    checksum: str
+    own_lr: float | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+
+def open_model(options: ModelOptions) -> Opened:
+    """Opens the checkpoint that the options name, or the one that comes with the package.
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is none of ours, damaged or not finite, or the device is not there.
+    """
+    path = options.model or SHIPPED
+    if options.model is None and not path.is_file():
+        raise FileNotFoundError("no weights came with this package: name a checkpoint with -m")
+    device = _device(options.device)
+    model = load(path, precision=options.precision)
+    rescales = is_rescaling(model)
+    temperature = _noted(path, "temperature")
+    if temperature is None:
+        temperature = 1.0 if rescales else 0.8  # what the papers use
+    return Opened(model.to(device), path, rescales, temperature, checksum(model), _noted(path, "own_lr"))
+
+
+def is_rescaling(model: ImageFlow) -> bool:
+    """Whether a model was made for rescaling: an IRN, or an HCFlow with rescaling's extractor and bounded priors."""
+    return isinstance(model, IRN) or (
+        isinstance(model, HCFlow) and not model.config.tap and model.config.prior == "atan"
+    )
+
+
+def checksum(model: ImageFlow) -> str:
+    """SHA-256 over names and values of the weights: the same for every file that holds this model."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _noted(path: Path, name: str) -> float | None:
+    """A number of at least 0 among a checkpoint's notes; None if there is none that makes sense."""
+    try:
+        value = float(read_about(path)[name])
+    except (KeyError, ValueError):
+        return None
+    return value if 0 <= value < math.inf else None
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ValueError(f"--device {name}: not on this machine") from None
+    return device

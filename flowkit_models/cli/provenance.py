@@ -1,0 +1,53 @@
+"""The note in a low-resolution picture's metadata that says which model made it."""
+
+import re
+from dataclasses import replace
+
+from flowkit_models.cli.model import Opened
+from flowkit_models.diagnostics.lr_provenance import looks_foreign
+from flowkit_models.images.photo_file import Header, Picture
+
+_NAMESPACE = "urn:flowkit:origin"
+_NOTE = re.compile(rb'<rdf:Description[^>]*xmlns:flowkit="urn:flowkit:origin"[^>]*/>')
+_MADE_BY = re.compile(rb'flowkit:downscaledBy="([0-9a-f]{64})"')
+_EMPTY = (
+    b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    b'<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"></rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+)
+
+
+def signed(header: Header, checksum: str | None) -> Header:
+    """A header whose XMP packet says that the model with this checksum made the picture by downscaling.
+
+    XMP, because all formats that are written keep it. What else is in the packet stays.
+
+    Args:
+        header: of the picture.
+        checksum: of the model; None: no such note, and an old one is taken out.
+    """
+    packet = header.metadata.get("xmp-data", b"")
+    packet = _NOTE.sub(b"", packet if isinstance(packet, bytes) else packet.encode())
+    if checksum is not None:
+        note = f'<rdf:Description rdf:about="" xmlns:flowkit="{_NAMESPACE}" flowkit:downscaledBy="{checksum}"/>'
+        packet = packet if b"</rdf:RDF>" in packet else _EMPTY  # none there, or none that can be read
+        packet = packet.replace(b"</rdf:RDF>", note.encode() + b"</rdf:RDF>", 1)
+    others = {name: value for name, value in header.metadata.items() if name != "xmp-data"}
+    return replace(header, metadata={**others, "xmp-data": packet} if packet else others)
+
+
+def made_by(header: Header) -> str | None:
+    """The checksum of the model whose downscaling made a picture, if it says so."""
+    packet = header.metadata.get("xmp-data", b"")
+    found = _MADE_BY.search(packet if isinstance(packet, bytes) else packet.encode())
+    return found.group(1).decode() if found else None
+
+
+def foreign_warning(opened: Opened, picture: Picture) -> str | None:
+    """What to say of a picture that a rescaling model is to upscale and that it did not make; None: nothing."""
+    maker = made_by(picture.header)
+    if not opened.rescales or maker == opened.checksum:
+        return None
+    if maker is None and opened.own_lr is not None:
+        return looks_foreign(opened.model, picture.pixels[None].to(opened.device), opened.own_lr)
+    whose = "another model's downscaling made it" if maker else "nothing in it says that this model downscaled it"
+    return f"{whose}, and a rescaling model restores only what it made itself: expect artefacts"

@@ -1,7 +1,0 @@
-"""`python -m flowkit_models.command`."""
-
-import sys
-
-from . import main
-
-sys.exit(main())

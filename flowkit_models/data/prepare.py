@@ -1,0 +1,233 @@
+"""Preparing data sets as the papers do: sub-images, CelebA faces, LR files. `recipes/prepare.py` is its command line.
+
+A preparation says which files it makes of a source file, and makes their images; `prepare_all` runs it over many
+sources in threads, writes what is missing, wholly or not at all, and collects what could not be read.
+"""
+
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from flowkit_models.data.image_cache import ImageFile
+from flowkit_models.images.image_file import ImageError, write_image
+from flowkit_models.images.resize import Edges, Ties, bicubic_resize
+
+CELEBA = {"train": range(1, 162_771), "val": range(162_771, 182_638), "test": range(182_638, 202_600)}
+"""CelebA's own partition: the numbers in the names of the images."""
+
+
+class Preparation(ABC):
+    """What is made of a source file, and the folder that it goes to."""
+
+    out: Path
+
+    @abstractmethod
+    def targets(self, source: ImageFile) -> Sequence[Path]:
+        """The PNG files to write; ImageError if the source is of no use."""
+
+    @abstractmethod
+    def images(self, source: ImageFile, x: Tensor) -> Sequence[Tensor]:
+        """Their images, uint8 (3, H, W), made of the source's pixels x; ImageError if the source is of no use."""
+
+
+@dataclass(frozen=True)
+class SubImages(Preparation):
+    """Squares cut out of photographs, so that training need not decode whole ones.
+
+    Attributes:
+        out: where they go: NAME_001.png and so on, in the subfolders of the source.
+        root: the folder that sources are named relative to.
+        size: side in pixels.
+        count: squares per photograph at random positions (overlaps happen), HCFlow's and SRFlow's way with 47; they
+            depend on `seed` and the photograph's name alone. None: a grid instead.
+        step: of the grid, in pixels; a last row and column end at the photograph's edge.
+        seed: of the random positions.
+    """
+
+    out: Path
+    root: Path
+    size: int = 160
+    count: int | None = 47
+    step: int = 80
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.size, self.step, self.count or 1, self.seed + 1) < 1 or self.count == 0:
+            raise ValueError("size, step and count must be at least 1, and seed not negative")
+
+    def targets(self, source: ImageFile) -> list[Path]:
+        """One file per position."""
+        name = self.out / source.path.relative_to(self.root).with_suffix("")
+        return [name.with_name(f"{name.name}_{k:03d}.png") for k in range(1, len(self._corners(source)) + 1)]
+
+    def images(self, source: ImageFile, x: Tensor) -> list[Tensor]:
+        """The squares."""
+        return [x[:, top : top + self.size, left : left + self.size] for top, left in self._corners(source)]
+
+    def _corners(self, source: ImageFile) -> list[tuple[int, int]]:
+        """Top and left of each square."""
+        last = (source.height - self.size, source.width - self.size)
+        if min(last) < 0:
+            raise ImageError(f"{source.path}: {source.height} × {source.width} is below {self.size} pixels")
+        if self.count is None:
+            rows, columns = ([*range(0, end, self.step), end] for end in last)
+            return [(top, left) for top in rows for left in columns]
+        name = source.path.relative_to(self.root).with_suffix("").as_posix()
+        random = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
+        corners = random.integers(last, endpoint=True, size=(self.count, 2))
+        return [(int(top), int(left)) for top, left in corners]
+
+
+@dataclass(frozen=True)
+class Faces(Preparation):
+    """HR and LR faces of CelebA, as pairs that `find_pairs` reads.
+
+    The published faces were cut out of the original photographs by their landmarks, aligned, at 640 × 640 pixels
+    with a face factor of 0.6 (face over side), then reduced to 160 and to 20 by this bicubic (SRFlow). Square images,
+    such as those, are taken whole here. Of CelebA's own aligned images (178 × 218) the square in the middle is taken,
+    `FACE / face_factor` pixels a side. How wide a face is there was not published: FACE is chosen so that 0.6 gives
+    the largest square, 178. So these faces are framed about, not exactly, as the published ones, and results on them
+    cannot be compared digit by digit.
+
+    Attributes:
+        out: where HR/NAME.png and LR_bicubic/X8/NAMEx8.png go.
+        size: side of HR in pixels.
+        scale: HR size over LR size.
+        face_factor: how much of the side the face takes, 0.6 or more.
+    """
+
+    FACE = 0.6 * 178
+
+    out: Path
+    size: int = 160
+    scale: int = 8
+    face_factor: float = 0.6
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.scale < 1 or self.size % self.scale:
+            raise ValueError(f"size {self.size} must be a multiple of scale {self.scale}")
+        if not 0.6 <= self.face_factor <= 1:
+            raise ValueError(f"face factor is 0.6 (the whole width) to 1, got {self.face_factor}")
+
+    def targets(self, source: ImageFile) -> list[Path]:
+        """HR and LR."""
+        name = source.path.stem
+        return [self.out / f"HR/{name}.png", self.out / f"LR_bicubic/X{self.scale}/{name}x{self.scale}.png"]
+
+    def images(self, source: ImageFile, x: Tensor) -> list[Tensor]:
+        """HR and LR."""
+        height, width = source.height, source.width
+        side = height if height == width else round(self.FACE / self.face_factor)
+        if height != width and (height, width) != (218, 178):
+            raise ImageError(f"{source.path}: {height} × {width} is neither 218 × 178 (aligned CelebA) nor square")
+        if side < self.size:
+            raise ImageError(
+                f"{source.path}: {side} pixels of face would be enlarged to {self.size}: lower the face factor"
+            )
+        top, left = (height - side) // 2, (width - side) // 2
+        hr = bicubic_resize(x[:, top : top + side, left : left + side], Fraction(self.size, side))
+        return [hr, bicubic_resize(hr, Fraction(1, self.scale))]
+
+
+@dataclass(frozen=True)
+class LowResolution(Preparation):
+    """The LR file of an HR file: bicubic, after a crop at the bottom and right to multiples of the scale.
+
+    Attributes:
+        out: where NAMEx4.png (for scale 4) goes.
+        scale: HR size over LR size.
+        edges: of the bicubic: "mirror" as HCFlow's data, "clamp" as the usual benchmark files.
+        ties: of the bicubic: "even" as HCFlow's data, "up" as the usual benchmark files.
+        suffix: whether names get the x4.
+    """
+
+    out: Path
+    scale: int
+    edges: Edges = "mirror"
+    ties: Ties = "even"
+    suffix: bool = True
+
+    def __post_init__(self) -> None:
+        if self.scale < 1:
+            raise ValueError(f"scale is a whole number from 1 on, got {self.scale}")
+
+    def targets(self, source: ImageFile) -> list[Path]:
+        """One LR file."""
+        return [self.out / f"{source.path.stem}{f'x{self.scale}' if self.suffix else ''}.png"]
+
+    def images(self, source: ImageFile, x: Tensor) -> list[Tensor]:
+        """One LR image."""
+        height, width = (side // self.scale * self.scale for side in (source.height, source.width))
+        if 0 in (height, width):
+            raise ImageError(f"{source.path}: {source.height} × {source.width} is below {self.scale} pixels")
+        return [bicubic_resize(x[:, :height, :width], Fraction(1, self.scale), self.edges, self.ties)]
+
+
+@dataclass
+class Report:
+    """What `prepare_all` did: files written, files that were there before, and a line for each source of no use."""
+
+    written: int = 0
+    existing: int = 0
+    failed: tuple[str, ...] = ()
+
+
+def prepare_all(
+    jobs: Sequence[tuple[Preparation, Path]],
+    workers: int | None = None,
+    progress: Callable[[str | None], None] = lambda failed: None,
+) -> Report:
+    """Runs preparations over their source files.
+
+    A target that exists is left as it is, and a source whose targets all exist is not decoded; so an interrupted
+    run goes on where it was. A source that is of no use is passed over and reported.
+
+    Args:
+        jobs: what to make of which file.
+        workers: threads; None: Python's choice.
+        progress: called after each source, in order, with None or the line that says what was wrong.
+
+    Raises:
+        ImageError: as soon as a file cannot be written.
+    """
+    report = Report()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for start in range(0, len(jobs), 1000):
+                for outcome in pool.map(_prepare, jobs[start : start + 1000]):
+                    if isinstance(outcome, str):
+                        report.failed += (outcome,)
+                    else:
+                        report.written += outcome[0]
+                        report.existing += outcome[1]
+                    progress(outcome if isinstance(outcome, str) else None)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    return report
+
+
+def _prepare(job: tuple[Preparation, Path]) -> tuple[int, int] | str:
+    """Files written and files that were there; or what is wrong with the source."""
+    preparation, path = job
+    try:
+        source = ImageFile.at(path)
+        targets = preparation.targets(source)
+        missing = [k for k, target in enumerate(targets) if not target.is_file()]
+        images = preparation.images(source, source.read()) if missing else []
+    except ImageError as error:
+        return str(error)
+    for k in missing:
+        try:
+            targets[k].parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ImageError(f"{targets[k].parent}: cannot be made ({error.strerror or error})") from None
+        write_image(targets[k], images[k])
+    return len(missing), len(targets) - len(missing)

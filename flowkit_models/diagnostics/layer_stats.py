@@ -1,0 +1,230 @@
+"""What every layer of a model's flow does with one batch, forward and on the way back: the numbers of a diagnosis."""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from flowkit import Affine, Bijector, Chain, Coupling, Injector, Latents, Split
+from flowkit.nets import FCN
+from flowkit_models.models.base import ImageFlow
+
+
+class Layer(NamedTuple):
+    """One layer on one batch.
+
+    Attributes:
+        name: in the model.
+        kind: its class.
+        bits: what its log-det adds to the log-density, in bits per number of the image, the batch's mean.
+        own_error: of its own round trip b⁻¹(b(x)) in float32: the largest error of a channel in units of its root mean
+            square.
+        error: of x when the whole flow has been inverted down to here in float32: max |x̂ − x|.
+        error64: the same in float64.
+        drift: by how much its float32 output differs from that of the flow in float64, at most.
+        scale: least and largest factor by which it multiplies a number; None if it does not scale.
+        constant: channels of its output that are the same at every pixel of the batch.
+    """
+
+    name: str
+    kind: str
+    bits: float
+    own_error: float
+    error: float
+    error64: float
+    drift: float
+    scale: tuple[float, float] | None
+    constant: tuple[int, ...]
+
+
+@dataclass
+class Walk:
+    """All layers in the order of the way forward, and what came out.
+
+    Attributes:
+        layers: the leaves among the flow's bijectors.
+        lr, latents: what the flow makes of the batch, in float32.
+        image_error, image_error64: of the image, after the way there and back.
+        level_errors: for each level, finest first, the errors of what enters it, in float32 and float64.
+        dead: by the name of a conditioner network's layer, which of its units are zero at every pixel.
+    """
+
+    layers: list[Layer]
+    lr: Tensor | None
+    latents: tuple[Tensor, ...]
+    image_error: float
+    image_error64: float
+    level_errors: list[tuple[float, float]]
+    dead: dict[str, tuple[int, ...]]
+
+
+@dataclass
+class _Pass:
+    """What hooks saw of one pass there and back."""
+
+    inputs: dict[str, Tensor] = field(default_factory=dict)
+    outputs: dict[str, Tensor] = field(default_factory=dict)
+    contexts: dict[str, Any] = field(default_factory=dict)
+    logdets: dict[str, Tensor] = field(default_factory=dict)
+    recovered: dict[str, Tensor] = field(default_factory=dict)
+    scales: dict[str, tuple[float, float]] = field(default_factory=dict)
+    dead: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    latents: Any = None
+    image: Tensor | None = None
+
+
+@torch.no_grad()
+def walk(model: ImageFlow, hr: Tensor, lr: Tensor) -> Walk:
+    """Sends a batch through copies of a model in float32 and float64, there and back, and looks at every layer.
+
+    Args:
+        model: left as it is.
+        hr: (B, 3, H, W), sides multiples of the model's stride.
+        lr: the LR images.
+
+    Raises:
+        ValueError, LinAlgError: what the flow raises.
+    """
+    narrow, wide = (_there_and_back(copy.deepcopy(model).to(dtype), hr.to(dtype), lr.to(dtype)) for dtype in _DTYPES)
+    single = copy.deepcopy(model).float()
+    modules = dict(single.named_modules())
+    numbers = math.log(2) * hr[0].numel()
+    layers = []
+    for name, x in narrow.inputs.items():
+        module: Any = modules[name]
+        again = module.inverse(narrow.outputs[name], narrow.contexts[name])[0]
+        layers.append(
+            Layer(
+                name,
+                type(module).__name__,
+                float(narrow.logdets[name].mean()) / numbers,
+                _relative(again, x),
+                _distance(narrow.recovered[name], x),
+                _distance(wide.recovered[name], wide.inputs[name]),
+                _distance(narrow.outputs[name].double(), wide.outputs[name]),
+                narrow.scales.get(name),
+                constant_channels(narrow.outputs[name]),
+            )
+        )
+    assert narrow.image is not None, "there and back"
+    assert wide.image is not None, "there and back"
+    return Walk(
+        layers,
+        narrow.latents.y,
+        narrow.latents.z,
+        _distance(narrow.image, hr.float()),
+        _distance(wide.image, hr.double()),
+        _level_errors(model, layers),
+        narrow.dead,
+    )
+
+
+_DTYPES = (torch.float32, torch.float64)
+
+
+def leaf_bijectors(model: nn.Module) -> dict[str, Any]:
+    """The bijectors of a flow that hold no other one and map a tensor to a tensor, by their name in the model."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, Bijector)
+        and not isinstance(module, Split | Chain)
+        and not any(isinstance(part, Bijector) for part in list(module.modules())[1:])
+    }
+
+
+def constant_channels(x: Tensor) -> tuple[int, ...]:
+    """The channels of (B, C, *spatial) that hold one value, to float32's precision; none of a single pixel."""
+    flat = x.transpose(0, 1).flatten(1).double()
+    if flat.shape[1] < 2:
+        return ()
+    spread = flat.amax(1) - flat.amin(1)
+    return tuple((spread <= 1e-6 * flat.abs().amax(1)).nonzero().flatten().tolist())
+
+
+def _there_and_back(model: ImageFlow, hr: Tensor, lr: Tensor) -> _Pass:
+    model = model.eval()
+    context = model.context(lr)
+    seen = _watch(model)
+    seen.latents = model.flow(hr, context)[0]
+    seen.image = model.flow.inverse(Latents(*seen.latents), context)[0]
+    return seen
+
+
+def _watch(model: ImageFlow) -> _Pass:
+    """Collects what the layers of a copy get and give. A bijector's `inverse` is no module call: it is shadowed.
+
+    Hooks also keep a chain from composing neighbours, so that each layer is seen alone.
+    """
+    seen = _Pass()
+    for name, module in leaf_bijectors(model).items():
+        module.register_forward_hook(_forward_hook(seen, name), with_kwargs=True)
+        module.inverse = _shadow(seen, name, module.inverse)
+        if isinstance(module, Coupling | Injector) and isinstance(module.kind, Affine):
+            module.net.register_forward_hook(_net_hook(seen, name, module.kind))
+        elif hasattr(module, "log_scale"):
+            seen.scales[name] = _span(module.log_scale)
+    for name, module in model.named_modules():
+        if isinstance(module, FCN):
+            for part in ("conv1", "conv2"):
+                getattr(module, part).register_forward_hook(_relu_hook(seen, f"{name}.{part}"))
+    return seen
+
+
+def _forward_hook(seen: _Pass, name: str) -> Callable[..., None]:
+    def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+        seen.inputs[name], (seen.outputs[name], seen.logdets[name]) = args[0], out
+        seen.contexts[name] = args[1] if len(args) > 1 else kwargs.get("context")
+
+    return hook
+
+
+def _shadow(seen: _Pass, name: str, inverse: Callable[..., Any]) -> Callable[..., Any]:
+    def watched(y: Any, context: Any = None) -> Any:
+        out = inverse(y, context)
+        seen.recovered[name] = out[0]
+        return out
+
+    return watched
+
+
+def _net_hook(seen: _Pass, name: str, kind: Affine) -> Callable[..., None]:
+    def hook(module: nn.Module, args: Any, out: Tensor) -> None:
+        _, log_scale = kind._scale(out[:, 1::2])  # interleaved: shift, raw scale
+        seen.scales[name] = _span(-log_scale if kind.inverted else log_scale)
+
+    return hook
+
+
+def _relu_hook(seen: _Pass, name: str) -> Callable[..., None]:
+    def hook(module: nn.Module, args: Any, out: Tensor) -> None:
+        seen.dead[name] = tuple((out.transpose(0, 1).flatten(1).amax(1) <= 0).nonzero().flatten().tolist())
+
+    return hook
+
+
+def _span(log_scale: Tensor) -> tuple[float, float]:
+    """Least and largest factor; a factor that overflows is infinite."""
+    return float(log_scale.double().min().exp()), float(log_scale.double().max().exp())
+
+
+def _distance(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max())
+
+
+def _relative(a: Tensor, b: Tensor) -> float:
+    """The largest error of a channel, in units of its root mean square."""
+    error, size = ((x.transpose(0, 1).flatten(1)) for x in ((a - b).abs(), b.square()))
+    return float((error.amax(1) / (size.mean(1).sqrt() + 1e-30)).max())
+
+
+def _level_errors(model: ImageFlow, layers: list[Layer]) -> list[tuple[float, float]]:
+    errors = []
+    for i in range(len(model.flow.levels)):
+        first = next((layer for layer in layers if layer.name.startswith(f"flow.levels.{i}.body")), None)
+        errors.append((first.error, first.error64) if first else (0.0, 0.0))
+    return errors

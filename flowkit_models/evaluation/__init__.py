@@ -1,0 +1,1 @@
+"""Scoring models and other systems on test sets."""

@@ -1,0 +1,1 @@
+"""Images: tensors, files and resizing."""

@@ -1,0 +1,396 @@
+"""Pictures as people have them, through libvips: 8 or 16 bits, gray, alpha, orientation, profile and EXIF are kept."""
+
+import logging
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL.ExifTags import Base
+from PIL.Image import Exif
+from torch import Tensor
+
+from flowkit_models.files import write_whole
+from flowkit_models.images.convert import to_uint8
+
+MAX_PIXELS = 2**28
+"""Of a file that is read: a few damaged bytes can ask for terabytes. Its pixels take 12 bytes each as floats."""
+
+SUFFIXES = {
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".png": "png",
+    ".webp": "webp",
+    ".tif": "tiff",
+    ".tiff": "tiff",
+}
+"""The formats that are written, by the end of the file's name."""
+
+LONGEST = {"jpeg": 65500, "webp": 16383, "png": 2**31 - 1, "tiff": 10**7}
+"""The longest side that a format can hold, in pixels."""
+
+_LOADERS = {  # by the first bytes; others of libvips are not offered what comes from strangers
+    "jpeg": (b"\xff\xd8\xff",),
+    "png": (b"\x89PNG\r\n\x1a\n",),
+    "tiff": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    "gif": (b"GIF87a", b"GIF89a"),
+}
+_KEPT = ("exif-", "xmp-data", "iptc-data", "icc-profile-data", "png-comment-")
+_COLOURS = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb16": 3, "rgb": 3}
+_LUMA = (0.299, 0.587, 0.114)
+
+
+class PictureError(ValueError):
+    """A picture that cannot be read or written: one line that names the file, what is wrong, and what to do."""
+
+
+@dataclass(frozen=True)
+class Header:
+    """What it takes to write a picture like another.
+
+    Attributes:
+        format: "jpeg", "png", "webp", "tiff", "gif" or "avif": what the file was.
+        bits: 8 or 16, per channel.
+        gray: one channel of light, which is read as three equal ones.
+        alpha: with transparency, not multiplied into the colours.
+        resolution: pixels per millimetre, across and down; 1 where the file says nothing.
+        metadata: EXIF, XMP, IPTC, ICC profile and comments by the names that libvips gives them; upright.
+    """
+
+    format: str = "png"
+    bits: int = 8
+    gray: bool = False
+    alpha: bool = False
+    resolution: tuple[float, float] = (1.0, 1.0)
+    metadata: dict[str, bytes | str] = field(default_factory=dict)
+
+    @property
+    def channels(self) -> int:
+        """In a file: gray or RGB, and alpha."""
+        return (1 if self.gray else 3) + self.alpha
+
+    @property
+    def dtype(self) -> type[np.generic]:
+        """Of what a file holds."""
+        return np.uint16 if self.bits == 16 else np.uint8
+
+    def fitted(self, form: str) -> tuple["Header", list[str]]:
+        """As much of it as a format holds, and what that leaves out, in words: nothing, as a rule."""
+        lost = []
+        if form == "jpeg" and self.alpha:
+            lost.append("JPEG has no transparency: laid over white")
+        if form in ("jpeg", "webp") and self.bits == 16:
+            lost.append(f"{form.upper() if form == 'jpeg' else 'WebP'} has 8 bits per channel: 16 were given")
+        bits = 8 if form in ("jpeg", "webp") else self.bits
+        return replace(self, format=form, bits=bits, alpha=self.alpha and form != "jpeg"), lost
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A picture that was read.
+
+    Attributes:
+        pixels: (3, H, W), float32 in [0, 1], upright, in the colour space of the file's profile.
+        alpha: (1, H, W), float32 in [0, 1], or None.
+        header: the rest.
+        warnings: lines that say what was odd about the file.
+    """
+
+    pixels: Tensor
+    alpha: Tensor | None
+    header: Header
+    warnings: tuple[str, ...] = ()
+
+
+def read(path: str | Path) -> Picture:
+    """Reads a JPEG, PNG, WebP, TIFF, GIF or AVIF file of any kind, told by its content and not by its name.
+
+    Gray, palette, 1 to 16 bits, alpha; CMYK becomes sRGB through its profile. Nothing is returned of a damaged file.
+
+    Raises:
+        PictureError: if there is no such file, or it is not of these, damaged, truncated, animated, of several
+            pages, larger than `MAX_PIXELS`, or has floating-point pixels or too many channels.
+        ModuleNotFoundError: without pyvips.
+    """
+    vips = _vips()
+    path = Path(path)
+    form = _format(path)
+    with _one_line(path, "damaged or truncated"):
+        try:
+            image, warnings, pixels = _decode(path, form, "warning")
+        except vips.Error as error:
+            if "extraneous bytes before marker" not in str(error):
+                raise
+            # cameras leave such bytes behind the pixels, and so does damage
+            image, warnings, pixels = _decode(path, form, "error")
+            warnings.append("has bytes between its parts that mean nothing: look whether it is damaged")
+        metadata = _metadata(image)
+    colours = _COLOURS[image.interpretation]
+    profile = metadata.get("icc-profile-data")
+    if profile is not None and not _fits(profile, colours):
+        del metadata["icc-profile-data"]
+        warnings.append("its colour profile is broken or for other channels, and was left out")
+    alpha = pixels[colours:] if len(pixels) > colours else None
+    header = Header(
+        form,
+        16 if image.format == "ushort" else 8,
+        colours == 1,
+        alpha is not None,
+        _resolution(image, metadata),
+        metadata,
+    )
+    light = pixels[:colours]
+    return Picture(light if colours == 3 else light.expand(3, -1, -1), alpha, header, tuple(warnings))
+
+
+def stored(pixels: Tensor, alpha: Tensor | None, header: Header) -> NDArray[Any]:
+    """A picture, or a strip or tile of it, as a file with this header holds it: clamped and rounded.
+
+    Args:
+        pixels: (3, h, w), floating point in [0, 1].
+        alpha: (1, h, w), or None: opaque. Where the header has none, the colours are laid over white.
+        header: fitted to the format of the file.
+
+    Returns:
+        (h, w, header.channels), uint8 or uint16.
+    """
+    if alpha is not None and not header.alpha:
+        alpha = alpha.to(pixels).clamp(0, 1)
+        pixels = pixels.clamp(0, 1) * alpha + (1 - alpha)
+    if header.gray:
+        pixels = (pixels * pixels.new_tensor(_LUMA)[:, None, None]).sum(0, keepdim=True)
+    if header.alpha:
+        alpha = pixels.new_ones(1, *pixels.shape[1:]) if alpha is None else alpha.to(pixels)
+        pixels = torch.cat((pixels, alpha))
+    pixels = pixels.movedim(0, -1)
+    if header.bits == 8:
+        return to_uint8(pixels).contiguous().cpu().numpy()
+    return (pixels.clamp(0, 1) * 65535).round().to(torch.int32).cpu().numpy().astype(np.uint16)
+
+
+def write(path: str | Path, array: NDArray[Any], header: Header, quality: int = 95) -> None:
+    """Writes a picture wholly or not at all; the end of the name says the format.
+
+    Args:
+        path: ends in one of `SUFFIXES`.
+        array: what `stored` returns, put together: (H, W, header.channels). It is not copied.
+        header: fitted to the format.
+        quality: 1 to 100, of JPEG and WebP; 100 makes WebP lossless.
+
+    Raises:
+        PictureError: for another format, a picture too large for it, or a file that can't be written.
+        ModuleNotFoundError: without pyvips.
+    """
+    path = Path(path)
+    form = format_of(path)
+    check_size(path, *array.shape[:2])
+    if array.shape[2] != header.channels or array.dtype != header.dtype or header.fitted(form)[0].bits != header.bits:
+        raise ValueError(f"{path}: {array.dtype} with {array.shape[2]} channels is not what its header says: {header}")
+    if path.is_dir():
+        raise PictureError(f"{path}: is a folder; name a file")
+    with _one_line(path, "cannot be written"):
+        image = _wrapped(np.ascontiguousarray(array), header)
+        options: dict[str, Any] = {
+            "jpeg": {"Q": quality},
+            "png": {"compression": 4},  # twice as fast as libpng's own 6, and hardly larger
+            "webp": {"lossless": True, "exact": True} if quality == 100 else {"Q": quality, "exact": True},
+            "tiff": {"compression": "deflate", "predictor": "horizontal", "bigtiff": array.nbytes > 2**31},
+        }[form]
+
+        def save(file: IO[bytes]) -> None:
+            target = _vips().Target.new_to_descriptor(file.fileno())
+            getattr(image, f"{form}save_target")(target, **options)
+
+        write_whole(path, save)
+
+
+def format_of(path: str | Path) -> str:
+    """The format that the end of a file's name says; raises PictureError if it is none that is written."""
+    form = SUFFIXES.get(Path(path).suffix.lower())
+    if form is None:
+        raise PictureError(f"{path}: pictures are written as {', '.join(SUFFIXES)}: end the name with one of these")
+    return form
+
+
+def check_size(path: str | Path, height: int, width: int) -> None:
+    """Raises PictureError if the format of a name can't hold a picture of this size."""
+    longest = LONGEST[format_of(path)]
+    if max(height, width) > longest:
+        raise PictureError(
+            f"{path}: {height} × {width} pixels, and this format ends at {longest}: choose another (png, tif)"
+        )
+
+
+def _vips() -> Any:
+    try:
+        import pyvips  # noqa: PLC0415 - an extra, and slow to start
+    except (ImportError, OSError):  # without the package, or without the library that it binds
+        raise ModuleNotFoundError('pictures need pyvips: pip install "flowkit-torch[command]"') from None
+    logger = logging.getLogger("pyvips")  # where its warnings go; without a handler, Python prints them
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+    return pyvips
+
+
+@contextmanager
+def _one_line(path: Path, what: str) -> Iterator[None]:
+    """Turns what libvips and the system say into a PictureError."""
+    try:
+        yield
+    except PictureError:
+        raise
+    except OSError as error:
+        raise PictureError(f"{path}: {what} ({error.strerror or error})") from None
+    except _vips().Error as error:
+        # a line of what was called, then the reasons, often repeated
+        reasons = [line.strip() for line in str(error).replace(str(path), "").splitlines()[1:] if line.strip()]
+        reason = "; ".join(dict.fromkeys(reasons))[:160]
+        raise PictureError(f"{path}: {what} ({reason})" if reason else f"{path}: {what}") from None
+
+
+def _format(path: Path) -> str:
+    """The format of a file by its first bytes."""
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise PictureError(f"{path}: is a folder, not a picture")
+        if not stat.S_ISREG(status.st_mode):
+            raise PictureError(f"{path}: not a regular file, but a device, pipe or socket")
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError as error:
+        raise PictureError(f"{path}: cannot be read ({error.strerror or error})") from None
+    if not start:
+        raise PictureError(f"{path}: empty file (zero bytes)")
+    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
+        return "webp"
+    if start[4:8] == b"ftyp":
+        return "avif"
+    for form, starts in _LOADERS.items():
+        if start.startswith(starts):
+            return form
+    raise PictureError(f"{path}: not a JPEG, PNG, WebP, TIFF, GIF or AVIF file: convert it to one of them")
+
+
+def _decode(path: Path, form: str, fail_on: str) -> tuple[Any, list[str], Tensor]:
+    """The upright image, warnings, and its pixels."""
+    vips = _vips()
+    load = getattr(vips.Image, {"avif": "heifload_source"}.get(form, f"{form}load_source"))
+    image = load(vips.Source.new_from_file(str(path)), fail_on=fail_on, memory=True)
+    _check(path, image, form)
+    image, warnings = _in_rgb(image.autorot())
+    return image, warnings, _pixels(image)
+
+
+def _check(path: Path, image: Any, form: str) -> None:
+    """Refuses what can be told from the head of a file, before its pixels are decoded."""
+    frames = image.get("n-pages") if image.get_typeof("n-pages") else 1
+    if form == "png":
+        frames = _png_frames(path)
+    if frames > 1:
+        what = "pages" if form == "tiff" else "frames (animated)"
+        raise PictureError(f"{path}: has {frames} {what}; one picture is needed: save them one by one")
+    if image.width * image.height > MAX_PIXELS:
+        raise PictureError(
+            f"{path}: {image.width} × {image.height} is more than {MAX_PIXELS} pixels: cut it, "
+            "or raise flowkit_models.images.photo_file.MAX_PIXELS"
+        )
+    if image.format not in ("uchar", "ushort"):
+        raise PictureError(f"{path}: pixels of type {image.format}: save it with 8 or 16 whole bits per channel")
+    colours = 4 if image.interpretation == "cmyk" else _COLOURS.get(image.interpretation)
+    if colours is None or not colours <= image.bands <= colours + 1:
+        raise PictureError(
+            f"{path}: {image.bands} channels ({image.interpretation}): save it as gray or RGB, with or without alpha"
+        )
+
+
+def _png_frames(path: Path) -> int:
+    """The number of frames of a PNG file, which libvips doesn't tell: the acTL chunk stands before the pixels."""
+    with path.open("rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8 and head[4:] not in (b"IDAT", b"IEND"):
+            if head[4:] == b"acTL":
+                return int.from_bytes(file.read(4), "big")
+            file.seek(int.from_bytes(head[:4], "big") + 4, 1)
+    return 1
+
+
+def _in_rgb(image: Any) -> tuple[Any, list[str]]:
+    """The image in a colour space of light, and warnings."""
+    if image.interpretation != "cmyk":
+        return image, []
+    # from the profile in the file, or libvips' own where there is none
+    return image.icc_transform("srgb", embedded=True, input_profile="cmyk"), ["CMYK was converted to sRGB"]
+
+
+def _metadata(image: Any) -> dict[str, bytes | str]:
+    """What is kept of an image's notes; not its thumbnail, which shows another size and orientation."""
+    names = (name for name in image.get_fields() if name.startswith(_KEPT))
+    kept = {name: image.get(name) for name in names if "Orientation" not in name and not name.startswith("exif-ifd1")}
+    if "exif-data" in kept:
+        kept["exif-data"] = _without_thumbnail(kept["exif-data"])
+    return kept
+
+
+def _without_thumbnail(exif: bytes) -> bytes:
+    """EXIF whose first directory is its last: the second one describes the thumbnail."""
+    start = 6 if exif.startswith(b"Exif\0\0") else 0
+    order: Literal["little", "big"] = "little" if exif[start : start + 2] == b"II" else "big"
+    first = start + int.from_bytes(exif[start + 4 : start + 8], order)
+    link = first + 2 + 12 * int.from_bytes(exif[first : first + 2], order)
+    return exif[:link] + bytes(4) + exif[link + 4 :] if link + 4 <= len(exif) else exif
+
+
+def _resolution(image: Any, metadata: dict[str, bytes | str]) -> tuple[float, float]:
+    """Pixels per millimetre; of WebP, libvips doesn't look for it in the EXIF, and would then overwrite that."""
+    exif = metadata.get("exif-data")
+    if (image.xres, image.yres) != (1, 1) or not isinstance(exif, bytes):
+        return image.xres, image.yres
+    tags = Exif()
+    try:
+        tags.load(exif)
+        per_unit = float(tags[Base.XResolution]), float(tags[Base.YResolution])
+    except Exception:  # rubbish can fail in any way, and says nothing
+        return 1.0, 1.0
+    millimetres = 10 if tags.get(Base.ResolutionUnit) == 3 else 25.4
+    sane = all(0 < number < 1e6 for number in per_unit)
+    return (per_unit[0] / millimetres, per_unit[1] / millimetres) if sane else (1.0, 1.0)
+
+
+def _pixels(image: Any) -> Tensor:
+    """All channels as float32 (C, H, W) in [0, 1]."""
+    wide = image.format == "ushort"
+    array = np.frombuffer(bytearray(image.write_to_memory()), np.uint16 if wide else np.uint8)
+    array = array.reshape(image.height, image.width, image.bands)
+    pixels = np.empty((image.bands, image.height, image.width), np.float32)
+    for channel in range(image.bands):
+        np.divide(array[..., channel], np.float32(65535 if wide else 255), out=pixels[channel], dtype=np.float32)
+    return torch.from_numpy(pixels)
+
+
+def _fits(profile: bytes | str, colours: int) -> bool:
+    """Whether an ICC profile has a sound head and is for this many channels."""
+    if not isinstance(profile, bytes) or len(profile) < 132 or profile[36:40] != b"acsp":
+        return False
+    return int.from_bytes(profile[:4], "big") <= len(profile) and profile[16:20] == (
+        b"GRAY" if colours == 1 else b"RGB "
+    )
+
+
+def _wrapped(array: NDArray[Any], header: Header) -> Any:
+    """An array as an image of libvips, with everything that the header says."""
+    vips = _vips()
+    height, width, channels = array.shape
+    wide = header.bits == 16
+    image = vips.Image.new_from_memory(array.data, width, height, channels, "ushort" if wide else "uchar")
+    light = ("grey16" if wide else "b-w") if header.gray else ("rgb16" if wide else "srgb")
+    image = image.copy(interpretation=light, xres=header.resolution[0], yres=header.resolution[1])
+    for name, value in header.metadata.items():
+        image.set_type(vips.GValue.blob_type if isinstance(value, bytes) else vips.GValue.refstr_type, name, value)
+    image.set_type(vips.GValue.gint_type, "orientation", 1)  # the EXIF as it was read may still say another
+    return image

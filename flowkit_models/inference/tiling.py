@@ -1,0 +1,285 @@
+"""Images that don't fit in memory: upscaled and downscaled in overlapping tiles, finished rows first."""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from flowkit_models.inference.latent_field import Field, StoredField
+from flowkit_models.inference.memory import available_bytes, peak_bytes
+from flowkit_models.models.base import ImageFlow, _padded
+
+Bits = Literal[8, 16, 32]
+Progress = Callable[[int, int], None]
+
+TILE = 256
+"""LR pixels of a tile's side, where memory allows."""
+OVERLAP = 32
+"""LR pixels that neighbouring tiles share.
+
+Small HCFlow, SRFlow and IRN at ×4, trained for minutes or with perturbed weights, τ up to 0.8: tiles and the whole
+image differed by at most 53 grey levels with an overlap of 4, 8 with 8, 1.1 with 16 and 0.01 with 32; downscaled, by
+2, 1, 0 and 0. The networks of the full-size models reach further. Their trained weights were not at hand.
+"""
+PROBE = 32
+"""LR pixels of the side of the tile that is run to estimate memory on the CPU."""
+SPARE = 5
+"""Available memory over what a tile's tensors may hold on the CPU; it takes up to 2.1 times those (`peak_bytes`)."""
+
+_Run = Callable[[int, int, int, int], Tensor]
+_DTYPES = {8: torch.uint8, 16: torch.uint16, 32: torch.float32}
+
+
+class Tiled:
+    """A model's `upscale` and `downscale` for one image of any size, in the memory of one tile and a strip of rows.
+
+    Tiles are windows of the image that the whole model runs on. Neighbours share `overlap` LR pixels: a quarter of
+    them at each tile's rim, where it lacks context, is thrown away, and the half between is cross-faded. Latents are
+    crops of one field over the whole image (`fields.LatentField`), so that all tiles make the same draw.
+
+    `encode` and `decode` have no tiled form: that they undo each other exactly is what they are for, and tiles agree
+    with the whole image nearly and not exactly.
+
+    If a tile doesn't fit in memory, it is done in tiles of half its side, and so are those after it; what is finished
+    stays. On the CPU, where the kernel may kill a process before an allocation fails, the side is also chosen such
+    that an estimate from a small tile fits. So the result can depend on the memory that there is, as far as the seams
+    show at all; name `tile` where that matters.
+
+    Args:
+        model: the model, on its device.
+        tile: side of a tile in LR pixels, overlaps included. None: 256, or less where memory is short.
+        overlap: LR pixels that neighbours share.
+
+    Attributes:
+        side: of tiles from now on, in LR pixels; None before the first. It falls when memory runs out.
+
+    Raises:
+        ValueError: for an overlap below 0, or a tile that is hardly larger than two overlaps.
+
+    Example:
+        >>> import flowkit_models
+        >>> from flowkit_models.inference.latent_field import LatentField
+        >>> tiled = Tiled(flowkit_models.create("hcflow_sr_x4_small"), tile=32, overlap=8)
+        >>> tiled.upscale(torch.rand(3, 60, 50), LatentField(seed=0)).shape
+        torch.Size([3, 240, 200])
+    """
+
+    def __init__(self, model: ImageFlow, tile: int | None = None, overlap: int = OVERLAP) -> None:
+        self.model = model
+        self.overlap = self._up(overlap)
+        self._floor = self._up(2 * self.overlap + 2 * model.lr_multiple)
+        if overlap < 0:
+            raise ValueError(f"Tiled: overlap must be at least 0, got {overlap}")
+        if tile is not None and tile < self._floor:
+            raise ValueError(
+                f"Tiled: a tile with overlaps of {self.overlap} LR pixels takes at least {self._floor}, got {tile}"
+            )
+        self.side = None if tile is None else self._up(tile)
+
+    def upscale(
+        self,
+        lr: Tensor,
+        latents: Field | tuple[Tensor, ...],
+        temperature: float = 0.8,
+        bits: Bits = 8,
+        progress: Progress | None = None,
+    ) -> Tensor:
+        """Makes the HR image of one LR image.
+
+        Args:
+            lr: (3, h, w), float in [0, 1] or uint8, on any device.
+            latents: a field, such as `LatentField(seed, draw)`; or tensors for the whole image, as the model's own
+                `upscale` takes them.
+            temperature: standard deviation of the latents.
+            bits: of the result: 8 (uint8), 16 (uint16, of which 65535 is white) or 32 (float32 in [0, 1]).
+            progress: called with (tiles done, tiles in all) after each tile.
+
+        Returns:
+            (3, scale·h, scale·w), on the CPU.
+
+        Raises:
+            ValueError: for a wrong shape, dtype or temperature, NaN, or latents that don't fit.
+            MemoryError: if the smallest tiles don't fit in memory.
+        """
+        return _assembled(self.strips(lr, latents, temperature, bits, progress), self.model.scale * lr.shape[-2])
+
+    def strips(
+        self,
+        lr: Tensor,
+        latents: Field | tuple[Tensor, ...],
+        temperature: float = 0.8,
+        bits: Bits = 8,
+        progress: Progress | None = None,
+    ) -> Iterator[tuple[int, Tensor]]:
+        """`upscale`, as rows are finished: yields (top, rows), from top to bottom; rows is (3, some, scale·w)."""
+        _check(lr, "lr")
+        if bits not in _DTYPES:
+            raise ValueError(f"upscale: bits must be 8, 16 or 32, got {bits!r}")
+        size = lr.shape[1:]
+        field = self._stored(latents, size) if isinstance(latents, tuple | list) else latents
+
+        def run(top: int, left: int, height: int, width: int) -> Tensor:
+            window = _padded(self._cut(lr, top, left, height, width), self.model.lr_multiple)
+            z = tuple(part.to(window) for part in field.crop(self.model, top, left, height, width))
+            return self.model.upscale(window, temperature=temperature, latents=z)[0, 0]
+
+        return self._finished(run, size, self.model.scale, bits, progress)
+
+    def downscale(self, hr: Tensor, progress: Progress | None = None) -> Tensor:
+        """Makes the model's LR image of one HR image.
+
+        Args:
+            hr: (3, H, W), float in [0, 1] or uint8, on any device.
+            progress: called with (tiles done, tiles in all) after each tile.
+
+        Returns:
+            (3, ⌈H/scale⌉, ⌈W/scale⌉), uint8, on the CPU.
+
+        Raises:
+            ValueError: for a wrong shape or dtype, NaN in the image or the result, or a model that makes no LR image.
+            MemoryError: if the smallest tiles don't fit in memory.
+        """
+        _check(hr, "hr")
+        scale = self.model.scale
+
+        def run(top: int, left: int, height: int, width: int) -> Tensor:
+            window = self._cut(hr, scale * top, scale * left, scale * height, scale * width)
+            lr = self.model.downscale(_padded(window, self.model.flow.stride))[0]
+            if not bool(lr.isfinite().all()):  # 8 bits could not tell
+                raise ValueError("what the model makes of this image is not finite: take another checkpoint")
+            return lr
+
+        size = torch.Size(-(-side // scale) for side in hr.shape[1:])
+        return _assembled(self._finished(run, size, 1, 8, progress), size[0])
+
+    def _finished(
+        self, run: _Run, size: torch.Size, ratio: int, bits: Bits, progress: Progress | None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Strips without padding, as they are stored. `size`: of the LR image; `ratio`: of the result over it."""
+        height, width = (self._up(side) for side in size)
+        if self.side is None:
+            self.side = self._chosen(run, height, width)
+        for top, rows in self._strips(run, (0, 0, height, width), ratio, progress):
+            if top < ratio * size[0]:
+                yield top, _stored(rows[:, : ratio * size[0] - top, : ratio * size[1]], bits)
+
+    def _strips(
+        self, run: _Run, window: tuple[int, int, int, int], ratio: int, progress: Progress | None = None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Yields (top, rows) of a window of the image, float32."""
+        top, left, height, width = window
+        rows, tile_height = self._starts(height)
+        columns, tile_width = self._starts(width)
+        unfinished = torch.empty(3, 0, ratio * width)
+        for i, row in enumerate(rows):
+            band, filled = torch.empty(3, ratio * tile_height, ratio * width), 0
+            for j, column in enumerate(columns):
+                tile = self._tile(run, top + row, left + column, tile_height, tile_width, ratio)
+                start, end = ratio * column, ratio * (column + tile_width)
+                _fade_in(tile, band[..., start:filled], dim=2)
+                band[..., start:end], filled = tile, end
+                if progress is not None:
+                    progress(i * len(columns) + j + 1, len(rows) * len(columns))
+            _fade_in(band, unfinished, dim=1)
+            finished = ratio * ([*rows, height][i + 1] - row)
+            yield ratio * row, band[:, :finished]
+            unfinished = band[:, finished:].clone()  # not a view, which would hold on to the band
+
+    def _tile(self, run: _Run, top: int, left: int, height: int, width: int, ratio: int) -> Tensor:
+        """One tile, float32 on the CPU; in smaller ones if it doesn't fit in memory."""
+        assert self.side is not None, "chosen before"
+        if max(height, width) <= self.side:
+            try:
+                with torch.no_grad():
+                    return run(top, left, height, width).float().cpu()
+            except (RuntimeError, MemoryError) as error:  # OutOfMemoryError is a RuntimeError
+                if not _out_of_memory(error):
+                    raise
+            self._halve(max(height, width))  # here, where the error no longer holds on to what was computed
+        window = (top, left, height, width)
+        return torch.cat([rows for _, rows in self._strips(run, window, ratio)], 1)
+
+    def _halve(self, side: int) -> None:
+        if side <= self._floor:
+            raise MemoryError(
+                f"{type(self.model).__name__}: not even a tile of {side} LR pixels a side fits in memory: "
+                'free some, take a smaller overlap, or make the model with precision="bf16"'
+            )
+        self.side = max(self._floor, self._up(side // 2))
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _chosen(self, run: _Run, height: int, width: int) -> int:
+        """The side of tiles where none was named."""
+        free = available_bytes() if next(self.model.parameters()).device.type == "cpu" else None
+        if free is None or max(height, width) <= PROBE:
+            return self._up(TILE)
+        height, width = (min(side, self._up(PROBE)) for side in (height, width))
+        per_pixel = peak_bytes(lambda: run(0, 0, height, width)) / (height * width)
+        side = math.isqrt(int(free / SPARE / per_pixel)) // self.model.lr_multiple * self.model.lr_multiple
+        return max(self._floor, min(side, self._up(TILE)))
+
+    def _starts(self, length: int) -> tuple[list[int], int]:
+        """Where tiles start along a side, spread evenly at multiples, and how long they are."""
+        assert self.side is not None, "chosen before"
+        if length <= self.side:
+            return [0], length
+        count = math.ceil((length - self.overlap) / (self.side - self.overlap))
+        size = self._up(math.ceil((length + (count - 1) * self.overlap) / count))
+        multiple = self.model.lr_multiple
+        return [i * (length - size) // (count - 1) // multiple * multiple for i in range(count)], size
+
+    def _cut(self, image: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
+        """A window of the image, (1, 3, …) floats where the model is; less of it at the bottom and the right."""
+        window = image[None, :, top : top + height, left : left + width].to(next(self.model.parameters()))
+        return window / 255 if image.dtype == torch.uint8 else window
+
+    def _stored(self, latents: tuple[Tensor, ...], size: torch.Size) -> StoredField:
+        expected = [(1, *shape) for shape in self.model.latent_shapes(*(self._up(side) for side in size))]
+        got = [tuple(z.shape) for z in latents]
+        if got != expected:
+            raise ValueError(f"latents: expected shapes {expected} for lr {(3, *size)}, got {got}")
+        return StoredField(latents)
+
+    def _up(self, side: int) -> int:
+        return -(-side // self.model.lr_multiple) * self.model.lr_multiple
+
+
+def _fade_in(new: Tensor, old: Tensor, dim: int) -> None:
+    """Overwrites the start of `new` along a dimension, as far as `old` goes, by a cross-fade from `old`."""
+    length = old.shape[dim]
+    if length:
+        place = (torch.arange(length) + 0.5) / length
+        weight = (2 * place - 0.5).clamp(0, 1)  # a quarter of the old alone, a ramp, a quarter of the new alone
+        part = new.narrow(dim, 0, length)
+        part.copy_(old + weight.view(-1, *[1] * (2 - dim)) * (part - old))  # where both agree, exactly that
+
+
+def _stored(rows: Tensor, bits: Bits) -> Tensor:
+    return rows.clone() if bits == 32 else (rows * (2**bits - 1)).round_().to(_DTYPES[bits])
+
+
+def _assembled(strips: Iterator[tuple[int, Tensor]], height: int) -> Tensor:
+    top, rows = next(strips)
+    out = torch.empty((3, height, rows.shape[2]), dtype=rows.dtype)
+    out[:, : rows.shape[1]] = rows
+    for top, rows in strips:
+        out[:, top : top + rows.shape[1]] = rows
+    return out
+
+
+def _out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return "DefaultCPUAllocator" in text or "out of memory" in text
+
+
+def _check(image: Tensor, name: str) -> None:
+    if not isinstance(image, Tensor) or image.ndim != 3 or image.shape[0] != 3 or 0 in image.shape:
+        got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
+        raise ValueError(f"{name}: expected one image (3, H, W), got {got}")
+    if not (image.dtype == torch.uint8 or (image.is_floating_point() and bool(image.isfinite().all()))):
+        raise ValueError(f"{name}: expected uint8, or finite floats in [0, 1], got {image.dtype} or NaN in it")

@@ -1,0 +1,163 @@
+"""ImageNet feature networks (AlexNet, VGG-16, VGG-19) and the VGG features of the perceptual loss."""
+
+from collections.abc import Callable, Iterator
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from flowkit_models.images.convert import check_images
+from flowkit_models.metrics.pretrained import StrPath, WeightsError, find_weights
+
+Net: TypeAlias = Literal["alexnet", "vgg16", "vgg19"]
+
+_VGG_BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}  # convolutions between two poolings
+_SMALLEST = {"alexnet": 31, "vgg16": 16, "vgg19": 16}  # a side that leaves one pixel of the last features
+
+
+class FeatureNet(nn.Module):
+    """The convolutions of an ImageNet classifier, numbered as in torchvision, frozen.
+
+    Args:
+        net: "alexnet", "vgg16" or "vgg19".
+        taps: numbers of the layers whose outputs are wanted, ascending; the network ends at the last.
+        weights: file or folder of its weights, as for `find_weights`.
+        pool: makes the pooling layers instead of max-pooling, from their number of channels.
+
+    Attributes:
+        source: where the weights were found.
+        checksum: which weights they are (`Weights`).
+
+    Raises:
+        WeightsError: if the weights are not found or are another network's.
+    """
+
+    def __init__(
+        self,
+        net: Net,
+        taps: tuple[int, ...],
+        weights: StrPath | None = None,
+        pool: Callable[[int], nn.Module] | None = None,
+    ) -> None:
+        super().__init__()
+        if net not in _SMALLEST:
+            raise ValueError(f"feature networks are {', '.join(_SMALLEST)}, got {net!r}")
+        found = find_weights(net, weights)
+        with torch.device("meta"):  # no random weights, not even for a moment
+            layers = (_alexnet() if net == "alexnet" else _vgg(net))[: taps[-1] + 1]
+        wanted = {f"features.{name}": p for name, p in layers.named_parameters()}
+        for name, parameter in wanted.items():
+            shape = tuple(found.tensors[name].shape) if name in found.tensors else None
+            if shape != parameter.shape:
+                raise WeightsError(
+                    f"{found.source}: not the weights of {net}: {name} is {shape or 'missing'}, "
+                    f"expected {tuple(parameter.shape)}"
+                )
+        channels = 0
+        for index, layer in enumerate(layers):
+            if isinstance(layer, nn.Conv2d):
+                channels = layer.out_channels
+            elif pool and isinstance(layer, nn.MaxPool2d):
+                layers[index] = pool(channels)
+        layers.load_state_dict(
+            {name.removeprefix("features."): found.tensors[name] for name in wanted}, strict=False, assign=True
+        )
+        self.net, self.taps, self.source, self.checksum = net, taps, found.source, found.checksum
+        self.features = layers.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Iterator[Tensor]:
+        """Yields the outputs at `taps`, one by one, so that they need not all be kept.
+
+        Raises:
+            ValueError: if the image is too small for the network.
+        """
+        smallest = _SMALLEST[self.net]
+        if min(x.shape[2:]) < smallest:
+            raise ValueError(f"{self.net} takes images of {smallest} × {smallest} or more, got {tuple(x.shape)}")
+        for index, layer in enumerate(self.features):
+            x = layer(x)
+            if index in self.taps:
+                yield x
+
+
+class VGGFeatures(nn.Module):
+    """Features of the last convolution of a VGG network before its ReLU, as the perceptual loss compares them.
+
+    HCFlow++ uses VGG-19's conv5_4. VGG-16's conv5_3 is a stand-in where only its weights are at hand: a loss of
+    the same kind, but not the same numbers; `label` says which it is, for logs and tables.
+
+    Args:
+        net: "vgg19" or "vgg16".
+        weights: file or folder of its weights, as for `find_weights`.
+
+    Attributes:
+        label: the layer, in words.
+        source: where the weights were found.
+        checksum: which weights they are.
+
+    Raises:
+        WeightsError: if the weights are not found or are another network's.
+    """
+
+    def __init__(self, net: Literal["vgg16", "vgg19"] = "vgg19", weights: StrPath | None = None) -> None:
+        super().__init__()
+        if net not in _VGG_BLOCKS:
+            raise ValueError(f"VGG features are those of {' or '.join(_VGG_BLOCKS)}, got {net!r}")
+        self.label = "VGG-19 conv5_4" if net == "vgg19" else "VGG-16 conv5_3 (stand-in for VGG-19 conv5_4)"
+        self.net = FeatureNet(net, (34 if net == "vgg19" else 28,), weights)
+        self.source, self.checksum = self.net.source, self.net.checksum
+        self.normalize = ImageNetRange()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (B, 512, H // 16, W // 16) of RGB images (B, 3, H, W) in [0, 1]; differentiable in them.
+
+        Raises:
+            ValueError: for a shape or dtype other than that, a NaN, or sides below 16 pixels.
+        """
+        return next(self.net(self.normalize(x)))
+
+
+class ImageNetRange(nn.Module):
+    """RGB images in [0, 1], or uint8, less ImageNet's mean and over its deviation, in the module's dtype."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
+        std: tuple[float, float, float] = (0.229, 0.224, 0.225),
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def unit(self, x: Tensor) -> Tensor:
+        """The image in [0, 1] and in the module's dtype; `check_images` says what is refused."""
+        check_images(x, channels=3)
+        return x.to(self.mean.dtype) / (255 if x.dtype == torch.uint8 else 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normalised image."""
+        return (self.unit(x) - self.mean) / self.std
+
+
+def _vgg(net: str) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    inputs = 3
+    for channels, convolutions in zip((64, 128, 256, 512, 512), _VGG_BLOCKS[net], strict=True):
+        for _ in range(convolutions):
+            layers += [nn.Conv2d(inputs, channels, 3, padding=1), nn.ReLU()]
+            inputs = channels
+        layers.append(nn.MaxPool2d(2, 2))
+    return nn.Sequential(*layers)
+
+
+def _alexnet() -> nn.Sequential:
+    return nn.Sequential(
+        *(nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(192, 384, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(384, 256, 3, padding=1), nn.ReLU()),
+        *(nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2)),
+    )

@@ -1,0 +1,360 @@
+"""What every image model offers: encode, decode, upscale, downscale, likelihood, save."""
+
+import contextlib
+import math
+import os
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from fractions import Fraction
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flowkit import Chain, Dequantize, Flow, Hierarchy, Latents, StandardNormal
+from flowkit.bases import draw, round_straight_through
+from flowkit.tree import describe
+from flowkit_models.models import checkpoint_file, official_weights
+
+Number = TypeVar("Number", float, Tensor)
+Memory = Literal["plain", "lean"]
+Precision = Literal["float32", "bf16"]
+
+
+DRAWN_PIXELS = 2**20
+"""HR pixels of the draws that `upscale` makes together: memory grows with them, time only while they are few."""
+
+
+class Encoded(NamedTuple):
+    """What `ImageFlow.encode` returns.
+
+    Attributes:
+        lr: the generated LR image before clamping and rounding; None for a model without one (SRFlow).
+        latents: standard-normal tensors, coarsest first.
+        logdet: (B,), log-det of the map, its standardising priors included.
+    """
+
+    lr: Tensor | None
+    latents: tuple[Tensor, ...]
+    logdet: Tensor
+
+
+class ImageFlow(nn.Module):
+    """Base class of the image models. Images are float tensors (B, 3, H, W), RGB, in [0, 1].
+
+    A model is a hierarchy, what it is given beside the image (`context`), and a base density; all else is here.
+
+    Args:
+        config: frozen dataclass with the model's sizes; it is stored in every checkpoint.
+        flow: the bijection.
+        scale: HR size over LR size.
+        dequantize: the noise that makes a density of grey levels; None for a model without a likelihood.
+        base: density of what `flow` returns, as the official code counts it.
+
+    Attributes:
+        precision: "float32", or "bf16": networks run under autocast, the invertible maps stay in float32.
+    """
+
+    config: Any
+    flow: Any  # a Hierarchy; its levels have no types
+    base: Any
+    precision: Precision = "float32"
+
+    def __init__(
+        self,
+        config: Any,
+        flow: Hierarchy,
+        scale: int,
+        dequantize: Dequantize | None = None,
+        base: StandardNormal | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.flow = flow
+        self.scale = scale
+        self.dequantize = dequantize
+        self.base = base
+
+    def context(self, lr: Tensor | None) -> Any:
+        """What `flow` is given of the LR image y* beside its input; None if it models y itself."""
+        return None
+
+    @property
+    def true_base(self) -> nn.Module:
+        """The base of a proper density, where the official count is none."""
+        base: nn.Module = self.base
+        return base
+
+    @property
+    def draws_noise(self) -> bool:
+        """`nll` draws dequantisation noise when it is given none."""
+        return True
+
+    @property
+    def makes_lr(self) -> bool:
+        """The model makes an LR image y of an HR image, and not only models HR given LR."""
+        return self.flow.levels[-1].split is not None
+
+    @property
+    def lr_multiple(self) -> int:
+        """Sides of an LR image must be multiples of this for `decode`; `upscale` pads by itself."""
+        return max(1, self.flow.stride // self.scale)
+
+    def forward(self, hr: Tensor, lr: Tensor | None = None) -> Encoded:
+        """`encode`, so that hooks, `flowkit.initialize` and DDP see it."""
+        return self.encode(hr, lr)
+
+    def latent_shapes(self, height: int, width: int) -> list[tuple[int, int, int]]:
+        """(C, H, W) of the latents for an LR image of a size (multiples of `lr_multiple`), coarsest first."""
+        shapes: list[tuple[int, int, int]] = []
+        channels, shrink = 3, Fraction(1, self.scale)
+        for level in self.flow.levels:
+            channels, shrink = int(channels * level.body.shrink**2), shrink * level.body.shrink
+            size = (int(height / shrink), int(width / shrink))
+            if level.split is not None:
+                shapes.insert(0, (channels - level.keep, *size))
+                channels = level.keep
+        return shapes if self.makes_lr else [(channels, *size), *shapes]
+
+    def encode(self, hr: Tensor, lr: Tensor | None = None) -> Encoded:
+        """Maps HR images to LR images and latents. Adds no noise.
+
+        Args:
+            hr: (B, 3, H, W), sides multiples of the model's stride.
+            lr: the LR images, for a model that needs them (SRFlow).
+
+        Raises:
+            ValueError: for a size that does not divide, a wrong shape or dtype, NaN.
+        """
+        self._check_hr(hr)
+        if lr is not None:
+            self._check_pair(hr, lr)
+        with self.precision_policy(hr):
+            (y, z), logdet = self.flow(hr, self.context(lr))
+        return Encoded(y, z, logdet)
+
+    def decode(self, lr: Tensor, latents: tuple[Tensor, ...], given: Tensor | None = None) -> Tensor:
+        """Maps LR images and latents back to HR: the exact inverse of `encode`, not clamped.
+
+        Args:
+            lr: the LR images y.
+            latents: as `encode` returns them.
+            given: the LR images y* that `encode` got, for a model that both makes an LR image and is given one
+                (HCFlow with given="lr"); by default lr, as in generation, where y is y*.
+
+        Raises:
+            ValueError: if the latents do not fit the LR images, or these are of a size that does not divide.
+        """
+        self._check_lr(lr)
+        self._check_latents(lr, latents)
+        if given is None:
+            given = lr
+        _check_image(given, "given")
+        if given.shape != lr.shape:
+            raise ValueError(f"given: expected the shape of lr, {tuple(lr.shape)}, got {tuple(given.shape)}")
+        with self.precision_policy(lr):
+            return self._decode(lr, self.context(given), latents)
+
+    def _decode(self, lr: Tensor, context: Any, latents: tuple[Tensor, ...]) -> Tensor:
+        x: Tensor = self.flow.inverse(Latents(lr if self.makes_lr else None, tuple(latents)), context)[0]
+        return x
+
+    def nll(self, hr: Tensor, lr: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The paper's negative log-likelihood (eq. (6)), as the official code counts it.
+
+        Args:
+            hr: HR images (B, 3, H, W) in [0, 1].
+            lr: their LR images y*.
+            noise: uniform [0, 1) of hr's shape, added as noise/quant, or (noise − ½)/quant if the model centres it.
+                None: HCFlow draws it; SRFlow goes without, as officially, unless its config says `noisy`.
+
+        Returns:
+            (B,), bits per HR pixel (not per channel), the offset log(quant), where there is noise, once per pixel: the
+            official count. `bits_per_dim` is the true one.
+
+        Raises:
+            ValueError: for images that do not fit together, or a model without a likelihood (IRN).
+        """
+        self._check_likelihood("nll")
+        self._check_pair(hr, lr)
+        pixels = hr.shape[2] * hr.shape[3]
+        offset = 0.0
+        if noise is not None or self.draws_noise:
+            hr = self._dequantize(hr, noise=noise)[0]
+            offset = math.log(self.config.quant) * pixels
+        with self.precision_policy(hr):
+            latents, logdet = self.flow(hr, self.context(lr))
+        nll: Tensor = (offset - logdet - self.base.log_prob(latents, lr)) / (math.log(2) * pixels)
+        return nll
+
+    def per_dim(self, nll: Number) -> Number:
+        """A value of `nll` as bits per sub-pixel: a third of it, and the part of the offset that it leaves out."""
+        return (nll + (2 * math.log2(self.config.quant) if self.draws_noise else 0)) / 3
+
+    @property
+    def density(self) -> Flow:
+        """p(x | y*) of dequantised images, on the same parameters (eq. (2)); its context is that of `flow`, or y*."""
+        self._check_likelihood("density")
+        return Flow(Chain(self._dequantize, self.flow), self.true_base)
+
+    def bits_per_dim(self, hr: Tensor, lr: Tensor) -> Tensor:
+        """The true bits per sub-pixel of p(x | y*), (B,): with noise, its offset for every element, y not rounded."""
+        self._check_likelihood("bits_per_dim")
+        self._check_pair(hr, lr)
+        with self.precision_policy(hr):
+            context = self.context(lr)
+            return self.density.bits_per_dim(hr, lr if context is None else context)
+
+    @property
+    def _dequantize(self) -> Dequantize:
+        assert self.dequantize is not None, "checked before"
+        return self.dequantize
+
+    def upscale(
+        self,
+        lr: Tensor,
+        n: int = 1,
+        temperature: float | Sequence[float] = 0.8,
+        generator: torch.Generator | None = None,
+        latents: tuple[Tensor, ...] | None = None,
+    ) -> Tensor:
+        """Draws n HR images for each LR image, of any size.
+
+        Args:
+            lr: (B, 3, h, w) in [0, 1].
+            n: number of draws.
+            temperature: standard deviation τ of the latents, in [0, 1] as a rule; 0 gives one sharpest guess. Or one τ
+                for each of the n draws: what depends on the LR image alone is then computed once for all of them.
+            generator: source of the draws, made on its device, coarsest latent first.
+            latents: tuple of standard-normal tensors used instead of draws, times the temperature; then n is 1.
+
+        Returns:
+            (n, B, 3, scale·h, scale·w), clamped to [0, 1].
+
+        Raises:
+            ValueError: for a wrong shape or dtype, NaN, n below 1, latents together with n above 1, or temperatures
+                that are not one for each draw.
+        """
+        _check_image(lr, "lr")
+        if not isinstance(n, int) or n < 1 or (latents is not None and n > 1):
+            raise ValueError(f"upscale: n must be at least 1, and 1 with latents, got {n}")
+        taus = list(temperature) if isinstance(temperature, Sequence) else [temperature] * n
+        if len(taus) != n or not all(0 <= tau < math.inf for tau in taus):
+            raise ValueError(f"upscale: temperature must be at least 0, one for all draws or {n}, got {temperature}")
+        height, width = (self.scale * size for size in lr.shape[2:])
+        lr = _padded(lr, self.lr_multiple)
+        images = []
+        with self.precision_policy(lr):
+            context = self.context(lr)
+            for start in range(0, n, at_once(lr, self.scale)):  # what the draws share is computed once for each group
+                group = range(start, min(n, start + at_once(lr, self.scale)))
+                draws = [self.draw(lr, generator) if latents is None else latents for _ in group]
+                self._check_latents(lr, draws[0])
+                scaled = [[taus[i] * z for z in draw] for i, draw in zip(group, draws, strict=True)]
+                z = tuple(map(torch.cat, zip(*scaled, strict=True)))
+                images.append(self._decode(lr, context, z).unflatten(0, (len(group), len(lr))))
+        return torch.cat(images)[..., :height, :width].clamp(0, 1)
+
+    def draw(self, lr: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
+        """Standard-normal latents for LR images, coarsest first; the same on any device for one CPU generator."""
+        shapes = self.latent_shapes(*lr.shape[2:])
+        return tuple(draw(lr.new_empty(len(lr), *shape), generator) for shape in shapes)
+
+    def downscale(self, hr: Tensor) -> Tensor:
+        """The model's LR images of HR images of any size, clamped and rounded to 8 bits as they would be stored.
+
+        Returns:
+            (B, 3, ⌈H/scale⌉, ⌈W/scale⌉).
+
+        Raises:
+            ValueError: for a wrong shape or dtype, NaN, or a model that makes no LR image.
+        """
+        _check_image(hr, "hr")
+        if not self.makes_lr:
+            raise ValueError(
+                f"downscale: {type(self).__name__} models HR given LR and makes no LR image; "
+                "use flowkit_models.images.resize.bicubic_resize"
+            )
+        height, width = hr.shape[2:]
+        lr = _padded(hr, self.flow.stride)
+        with self.precision_policy(hr):
+            for level in self.flow.levels:  # the way of y, which no latent touches
+                lr = level.body(lr)[0]
+                lr = lr if level.split is None else level.split(lr)[0][0]
+        return round_straight_through(lr[..., : -(-height // self.scale), : -(-width // self.scale)])
+
+    def precision_policy(self, x: Tensor) -> AbstractContextManager[Any]:
+        """Autocast for the networks, where `precision` asks for it."""
+        if self.precision == "bf16":
+            return torch.autocast(x.device.type, torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def save(self, path: str | os.PathLike[str], **about: str) -> None:
+        """Writes weights and config to a .safetensors file, atomically. `about`: further notes to store."""
+        checkpoint_file.save(self, path, about)
+
+    def official_state_dict(self) -> dict[str, Tensor]:
+        """The weights under the official implementation's names and shapes, equal to the last bit."""
+        return official_weights.official_state_dict(self)
+
+    def _check_likelihood(self, call: str) -> None:
+        if self.base is None:
+            raise ValueError(f"{call}: {type(self).__name__} has no likelihood: no density is assumed of its LR image")
+
+    def _check_hr(self, hr: Tensor) -> None:
+        _check_image(hr, "hr")
+        _check_multiple(hr, "hr", self.flow.stride)
+
+    def _check_lr(self, lr: Tensor) -> None:
+        _check_image(lr, "lr")
+        _check_multiple(lr, "lr", self.lr_multiple)
+
+    def _check_pair(self, hr: Tensor, lr: Tensor) -> None:
+        self._check_hr(hr)
+        _check_image(lr, "lr")
+        expected = (hr.shape[0], 3, hr.shape[2] // self.scale, hr.shape[3] // self.scale)
+        if lr.shape != expected:
+            raise ValueError(f"lr: expected {expected} for hr {tuple(hr.shape)}, got {tuple(lr.shape)}")
+
+    def _check_latents(self, lr: Tensor, latents: tuple[Tensor, ...]) -> None:
+        expected = [(len(lr), *shape) for shape in self.latent_shapes(*lr.shape[2:])]
+        if not isinstance(latents, tuple | list) or not all(isinstance(z, Tensor) for z in latents):
+            raise ValueError(f"latents: expected a tuple of {len(expected)} tensors, got {describe(latents)}")
+        got = [tuple(z.shape) for z in latents]
+        if got != expected:
+            raise ValueError(f"latents: expected shapes {expected} for lr {tuple(lr.shape)}, got {got}")
+
+
+def at_once(lr: Tensor, scale: int) -> int:
+    """How many draws to make together: as many as a million HR pixels hold, and one at least."""
+    return max(1, DRAWN_PIXELS // (lr.shape[0] * lr.shape[2] * lr.shape[3] * scale**2))
+
+
+def _padded(x: Tensor, multiple: int) -> Tensor:
+    """Images made larger at the bottom and the right, to multiples.
+
+    By mirroring without the edge, as SRFlow's test code does (reference §10); by repeating it where that is too narrow.
+    """
+    height, width = x.shape[2:]
+    pad = (-width % multiple, -height % multiple)
+    mode = "reflect" if pad[0] < width and pad[1] < height else "replicate"
+    return F.pad(x, (0, pad[0], 0, pad[1]), mode=mode) if any(pad) else x
+
+
+def _check_multiple(x: Tensor, name: str, multiple: int) -> None:
+    if x.shape[2] % multiple or x.shape[3] % multiple:
+        raise ValueError(
+            f"{name}: height and width must be multiples of {multiple}, got {x.shape[2]} × {x.shape[3]}; "
+            "crop or pad the image (upscale and downscale do it by themselves)"
+        )
+
+
+def _check_image(x: Tensor, name: str) -> None:
+    if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] != 3 or min(x.shape) < 1:
+        got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"{name}: expected images (B, 3, H, W), got {got}")
+    if not x.is_floating_point():
+        raise ValueError(f"{name}: expected floats in [0, 1], got {x.dtype}; divide 8-bit images by 255")
+    if not torch.compiler.is_compiling() and not bool(x.isfinite().all()):
+        raise ValueError(f"{name}: contains NaN or infinity")

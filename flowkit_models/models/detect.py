@@ -1,0 +1,39 @@
+"""Which of the papers' networks a checkpoint holds, and of what sizes, from its names and shapes alone."""
+
+from collections.abc import Callable
+from typing import Any
+
+from flowkit_models.models.hcflow import official as hcflow
+from flowkit_models.models.irn import official as irn
+from flowkit_models.models.official_names import Shapes
+from flowkit_models.models.srflow import official as srflow
+
+SIZES: dict[str, Callable[[Shapes], dict[str, Any] | None]] = {
+    "HCFlow": hcflow.sizes,
+    "SRFlow": srflow.sizes,
+    "IRN": irn.sizes,
+}
+
+# a name that tells another network, and what that is
+OTHERS = {
+    "conv0_0.weight": "the discriminator of HCFlow++ or IRN+",
+    "RRDB_trunk.0.RDB1.conv1.weight": "an RRDB network (ESRGAN, or SRFlow's encoder alone)",
+    "body.0.rdb1.conv1.weight": "an RRDB network (Real-ESRGAN)",
+    "features.0.weight": "a VGG or AlexNet",
+}
+
+
+def known_sizes(shapes: Shapes) -> tuple[str, dict[str, Any]] | None:
+    """Family and config fields of an official checkpoint; None if it is none of them."""
+    for family, sizes in SIZES.items():
+        found = sizes(shapes)
+        if found is not None:
+            return family, found
+    return None
+
+
+def looks_like(shapes: Shapes) -> str:
+    """What a checkpoint that is none of ours may be, for an error message."""
+    first = ", ".join(list(shapes)[:3])
+    guess = next((what for name, what in OTHERS.items() if name in shapes), "another network")
+    return f"{guess} ({len(shapes)} tensors: {first}{', …' if len(shapes) > 3 else ''})"

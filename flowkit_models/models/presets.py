@@ -1,0 +1,103 @@
+"""The models by name: published sizes, and small ones for the recipes."""
+
+from typing import Any
+
+_RESCALING = {"squeeze": "haar", "body": "bands", "prior": "atan", "tap": False, "quant": 256}
+
+
+_X8 = {"scale": 8, "taps": (1, 3, 5, 7)}
+
+
+PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
+    "hcflow_sr_x4": ("HCFlow", {}),
+    "hcflow_face_x8": ("HCFlow", {"scale": 8, "blocks": ((5, 5),) * 3, "quant": 256}),
+    "hcflow_rescale_x4": (
+        "HCFlow",
+        {
+            **_RESCALING,
+            "steps": 8,
+            "conditional_steps": 6,
+            "hidden": 32,
+            "blocks": ((2, 1), (2, 1)),
+            "growth": 16,
+        },
+    ),
+    "srflow_x4": ("SRFlow", {}),
+    "srflow_x8": ("SRFlow", _X8),
+    "srflow_face_x8": ("SRFlow", {**_X8, "blocks": 8}),
+    "irn_x2": ("IRN", {"scale": 2, "blocks": (8,)}),
+    "irn_x3": ("IRN", {"scale": 3, "blocks": (12,), "downscaling": "learned"}),
+    "irn_x4": ("IRN", {}),
+    # starts from a sane image: Haar and identity 1×1 convolutions make the LR image a block mean at once
+    "hcflow_sr_x4_small": (
+        "HCFlow",
+        {
+            "steps": 2,
+            "conditional_steps": 2,
+            "hidden": 24,
+            "conditional_hidden": 24,
+            "blocks": ((0, 0), (2, 1)),
+            "features": 24,
+            "growth": 8,
+            "gain": 1.0,
+            "squeeze": "haar",
+            "init": "identity",
+            "prior": "soft",
+            "quant": 256,
+            "centred": True,
+            "lr_rounded": False,
+        },
+    ),
+    # the weights that come with the package: all but the extractor at LR size is as cheap as a flow can be
+    "hcflow_shipped_x4": (
+        "HCFlow",
+        {
+            "steps": 2,
+            "conditional_steps": 1,
+            "hidden": 16,
+            "conditional_hidden": 16,
+            "blocks": ((0, 0), (1, 1)),
+            "features": 32,
+            "growth": 16,
+            "gain": 1.0,
+            "tap": False,
+            "squeeze": "haar",
+            "init": "identity",
+            "prior": "soft",
+            "quant": 256,
+            "centred": True,
+            "lr_rounded": False,
+        },
+    ),
+    "hcflow_rescale_x4_small": (
+        "HCFlow",
+        {
+            **_RESCALING,
+            "steps": 4,
+            "conditional_steps": 1,
+            "hidden": 16,
+            "conditional_hidden": 16,
+            "blocks": ((0, 0), (0, 0)),
+            "features": 16,
+            "growth": 8,
+            "gain": 1.0,
+            "init": "identity",
+        },
+    ),
+    "srflow_x4_small": (
+        "SRFlow",
+        {
+            "transitions": 1,
+            "steps": 2,
+            "hidden": 24,
+            "blocks": 3,
+            "taps": (0, 2),
+            "features": 24,
+            "growth": 8,
+            "quant": 256,
+            "noisy": True,
+            "unused": False,
+        },
+    ),
+    "irn_x4_small": ("IRN", {"blocks": (2, 2), "growth": 16}),
+}

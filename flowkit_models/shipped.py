@@ -1,6 +1,0 @@
-"""The weights that come with the package: what `flowkit upscale` uses when it is told nothing else."""
-
-from pathlib import Path
-
-SHIPPED = Path(__file__).with_name("data_files") / "hcflow_x4.safetensors"
-"""An HCFlow ×4 that our own recipe trained; its model card is in docs/model_card.md."""

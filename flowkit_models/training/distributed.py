@@ -1,0 +1,98 @@
+"""The processes of a run: how many, on which device, and how they agree."""
+
+import os
+import signal
+from collections.abc import Callable
+from datetime import timedelta
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    DistributedType,
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+)
+from torch import nn
+
+from flowkit_models.training.settings import Settings
+
+SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")
+"""What `accelerate launch` asks for by variables ACCELERATE_USE_…: a state would hold a part of the weights only."""
+
+KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+
+
+def start_processes(settings: Settings) -> Accelerator:
+    """Joins the processes that `torchrun` started, or is alone; takes a GPU if there is one.
+
+    Raises:
+        ValueError: if sharded training is asked for, or the batch can't be shared.
+    """
+    for name in SHARDED:
+        if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("1", "true", "yes"):
+            raise ValueError(f"ACCELERATE_USE_{name} is set: sharded training is not supported; start with torchrun")
+    # accelerate keeps one state per process; but a process may train twice, and differently
+    AcceleratorState._reset_state(reset_partial_state=True)
+    gpu = torch.accelerator.is_available() and not settings.cpu
+    accelerator = Accelerator(
+        cpu=not gpu,  # without it, accelerate takes processes on CPUs for lone ones
+        mixed_precision=settings.precision,
+        kwargs_handlers=[
+            # each turn uses a part of the parameters
+            DistributedDataParallelKwargs(find_unused_parameters=True),
+            # the others wait while the first one validates
+            InitProcessGroupKwargs(timeout=timedelta(hours=6)),
+        ],
+    )
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.distributed_type not in KINDS or accelerator.num_processes != started:
+        raise ValueError(
+            f"{accelerator.distributed_type} with {accelerator.num_processes} of {started} processes is not "
+            "supported: start with torchrun, for DistributedDataParallel"
+        )
+    settings.check_shares(accelerator.num_processes)
+    return accelerator
+
+
+class Verdict(NamedTuple):
+    """What all processes agree on.
+
+    Attributes:
+        bad: something is wrong on one of them.
+        stop: the signal that one of them received.
+    """
+
+    bad: bool
+    stop: signal.Signals | None
+
+
+def agree(accelerator: Accelerator, bad: bool, received: signal.Signals | None) -> Verdict:
+    """Tells all processes what each knows, in one small message."""
+    flags = torch.tensor([bad, received == signal.SIGTERM, received == signal.SIGINT], dtype=torch.float32)
+    total: torch.Tensor = accelerator.reduce(flags.to(accelerator.device), "sum")
+    any_bad, terminated, interrupted = (total > 0).tolist()
+    return Verdict(any_bad, signal.SIGTERM if terminated else signal.SIGINT if interrupted else None)
+
+
+def on_first(accelerator: Accelerator, act: Callable[[], object]) -> None:
+    """Acts on the first process alone; all wait, and an error is raised on all."""
+    error: list[Exception | None] = [None]
+    if accelerator.is_main_process:
+        try:
+            act()
+        except Exception as caught:
+            error = [caught]
+    broadcast_object_list(error)
+    if error[0] is not None:
+        raise error[0]
+
+
+def copy_from_first(accelerator: Accelerator, module: nn.Module) -> None:
+    """Gives all processes the first one's weights."""
+    if accelerator.num_processes > 1:
+        for tensor in module.state_dict().values():
+            dist.broadcast(tensor, 0)

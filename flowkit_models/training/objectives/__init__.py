@@ -1,0 +1,16 @@
+"""What the three papers minimise, as modules whose forward is a whole training step."""
+
+from flowkit_models.training.objectives.hcflow import Rescaling, RescalingWeights, SRWeights, SuperResolution
+from flowkit_models.training.objectives.irn import IRNRescaling, IRNWeights
+from flowkit_models.training.objectives.srflow import EncoderPretraining, SRFlowLikelihood
+
+__all__ = [
+    "EncoderPretraining",
+    "IRNRescaling",
+    "IRNWeights",
+    "Rescaling",
+    "RescalingWeights",
+    "SRFlowLikelihood",
+    "SRWeights",
+    "SuperResolution",
+]

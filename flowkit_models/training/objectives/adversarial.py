@@ -1,0 +1,92 @@
+"""What objectives with a perceptual and an adversarial loss share: their networks, and the critic's turns."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from flowkit_models.data.loader import Batch, Draws
+from flowkit_models.models.base import ImageFlow
+from flowkit_models.training.losses import adversarial
+from flowkit_models.training.objective import Objective, Outcome, Turn
+
+
+def draw_latents(model: ImageFlow, batch: Batch, draws: Draws, name: str) -> tuple[Tensor, ...]:
+    """Standard-normal latents for a batch's LR images, the same for a sample wherever it is trained on."""
+    shapes = model.latent_shapes(*batch.lr.shape[2:])
+    return tuple(draws.normal(f"{name}{i}", shape).to(batch.lr.dtype) for i, shape in enumerate(shapes))
+
+
+class AdversarialObjective(Objective):
+    """An objective of which a perceptual and an adversarial loss are parts.
+
+    A subclass defines `_forward`, the losses of a turn that trains the model, and `_sample`, the image that is judged.
+
+    Args:
+        model: is trained.
+        turns: those that train the model.
+        perceptual, gan: weights of the two losses.
+        features: a frozen network, for the first.
+        critic: a discriminator, for the second; its turn comes last.
+        critic_first: iterations in which only the critic is trained.
+
+    Raises:
+        ValueError: if a loss has a weight but not its network.
+    """
+
+    def __init__(
+        self,
+        model: ImageFlow,
+        turns: tuple[Turn, ...],
+        perceptual: float,
+        gan: float,
+        features: nn.Module | None = None,
+        critic: nn.Module | None = None,
+        critic_first: int = 0,
+    ) -> None:
+        super().__init__(model, critic)
+        if perceptual and features is None:
+            raise ValueError("a perceptual loss needs a network of features")
+        if bool(gan) != (critic is not None):
+            raise ValueError("an adversarial loss needs a critic, and a critic needs its weight")
+        self.features, self.critic_first = features, critic_first
+        self.turns = turns if critic is None else (*turns, Turn("critic", "critic"))
+
+    def active(self, step: int) -> Iterable[Turn]:
+        """At first the critic alone."""
+        return [turn for turn in self.turns if step > self.critic_first or turn.trains == "critic"]
+
+    def forward(self, turn: str, batch: Batch, draws: Draws, step: int, image: Tensor | None = None) -> Outcome:
+        """The loss of a turn; the image that is judged is handed on to the critic's."""
+        if turn != "critic":
+            return self._forward(turn, batch, draws, step)
+        if image is None:
+            with torch.no_grad():
+                image = self._sample(batch, draws)
+        # real and generated crops go through apart, so the statistics of batch normalisation stay apart
+        loss = adversarial(self._judged(batch.hr), real=True) + adversarial(self._judged(image.detach()), real=False)
+        return Outcome(loss, {"critic": loss.detach()})
+
+    def _forward(self, turn: str, batch: Batch, draws: Draws, step: int) -> Outcome:
+        raise NotImplementedError
+
+    def _sample(self, batch: Batch, draws: Draws) -> Tensor:
+        raise NotImplementedError
+
+    def _judged(self, image: Tensor) -> Tensor:
+        """The critic's logits."""
+        assert self.critic is not None, "checked before"
+        logits: Tensor = self.critic(image)
+        return logits
+
+    def _compared(self, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+        """Features of both images, without gradient to the real one."""
+        assert self.features is not None, "checked before"
+        with torch.no_grad():
+            expected = self.features(real)
+        return self.features(fake), expected
+
+
+def outcome(loss: Tensor, logs: dict[str, Tensor], image: Tensor | None = None) -> Outcome:
+    """An outcome whose logs keep no graph."""
+    return Outcome(loss, {name: value.detach() for name, value in logs.items()}, image)

@@ -1,0 +1,56 @@
+"""SRFlow's objectives: the likelihood, with an encoder that can be frozen; and the encoder's own pre-training."""
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from flowkit_models.data.loader import Batch, Draws
+from flowkit_models.models.srflow.model import SRFlow
+from flowkit_models.training.objective import Objective, Outcome
+from flowkit_models.training.objectives.adversarial import outcome
+
+
+class SRFlowLikelihood(Objective):
+    """SRFlow: the likelihood, and optionally a pixel loss at τ = 0 (reference srflow.md §8).
+
+    Args:
+        model: an SRFlow.
+        pixel: weight of mean |x(τ = 0) − x|; officially 0.
+        frozen: iterations in which the encoder stays as it is. The official code trains it from the start; its
+            authors' stated recipe freezes it for half of the run (§9.2).
+    """
+
+    model: SRFlow
+
+    def __init__(self, model: SRFlow, pixel: float = 0.0, frozen: int = 0) -> None:
+        super().__init__(model)
+        self.pixel, self.frozen = pixel, frozen
+
+    def forward(self, turn: str, batch: Batch, draws: Draws, step: int, image: Tensor | None = None) -> Outcome:
+        """The loss; while the encoder is frozen no gradient reaches it."""
+        if step <= self.frozen:
+            self.model.encoder.requires_grad_(False)
+        noise = draws.uniform("noise", batch.hr.shape[1:]).to(batch.hr.dtype) if self.model.draws_noise else None
+        nll = self.model.nll(batch.hr, batch.lr, noise).mean()
+        logs = {"nll": nll, "bits_per_dim": self.model.per_dim(nll)}
+        loss = nll
+        if self.pixel:
+            shapes = self.model.latent_shapes(*batch.lr.shape[2:])
+            mode = tuple(batch.lr.new_zeros(len(batch.lr), *shape) for shape in shapes)
+            logs["pixel"] = F.l1_loss(self.model.decode(batch.lr, mode), batch.hr)  # not clamped, as officially
+            loss = loss + self.pixel * logs["pixel"]
+        return outcome(loss, logs)
+
+
+class EncoderPretraining(Objective):
+    """SRFlow's encoder as an SR network of its own, by mean |image − x|: what SRFlow starts from (reference §8).
+
+    Args:
+        model: an SRFlow; its flow is not trained.
+    """
+
+    model: SRFlow
+
+    def forward(self, turn: str, batch: Batch, draws: Draws, step: int, image: Tensor | None = None) -> Outcome:
+        """The loss."""
+        loss = F.l1_loss(self.model.encoder.super_resolve(batch.lr), batch.hr)
+        return outcome(loss, {"pixel": loss})

@@ -1,0 +1,170 @@
+"""Options of the training recipes, and what they stand for: settings of the engine, training data, a test set."""
+
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, Literal
+
+from flowkit_models.data.crops import AlignedCrops, Photos, RandomCrops
+from flowkit_models.data.degradation import Bicubic
+from flowkit_models.data.image_pair import Pair, make_pairs
+from flowkit_models.data.pairs import find_pairs, read_pair
+from flowkit_models.data.sample_photos import bundled_photos, test_photos
+from flowkit_models.images.image_file import check_writable, list_images
+from flowkit_models.training.optim import Adam, Cosine, Milestones
+from flowkit_models.training.settings import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Options of every training recipe. The defaults shown are those of the chosen preset."""
+
+    data: Path | None = None
+    """Folder of HR photographs to train on, searched recursively. None: the photographs in the wheels."""
+    source_weights: dict[str, float] = field(default_factory=dict)
+    """How often to see some of --data's photographs, by patterns of their paths: "nature_*" 0.5. The others: 1."""
+    paired: bool = False
+    """--data is a set of HR and LR files (HR/ + LR_bicubic/X4/, GTmod12/ + LRbicx4/, DIV2K's, SelfExSR's)."""
+    test: Path | None = None
+    """Set to score on, in one of those layouts, or HR files alone. None: three photographs in the wheels."""
+    out: Path = Path("runs")
+    """Folder of the run: checkpoints, state, logs, metrics and pictures."""
+    resume: bool = False
+    """Go on with the run in --out, exactly where it stopped."""
+    overwrite: bool = False
+    """Delete the run in --out and start anew."""
+    steps: int = 1000
+    """Iterations."""
+    batch: int = 16
+    """Crops per iteration, over all processes."""
+    accumulate: int = 1
+    """Parts into which each process's crops are split to save memory."""
+    crop: int = 160
+    """Side of the HR crops, in pixels; a multiple of the scale."""
+    lr: float = 2.5e-4
+    """Learning rate of Adam."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Adam's decay rates."""
+    weight_decay: float = 0.0
+    """Added to the gradient, times the weights."""
+    milestones: tuple[int, ...] = ()
+    """Iterations at which the rate is halved. None given: a short warm-up, then a cosine down to 0.01."""
+    restart_every: int | None = None
+    """Without milestones: the cosine starts again every so many iterations, without a warm-up."""
+    halved_at_milestone: bool = True
+    """The milestone's own iteration already runs at the lower rate; False: the one after it is the first."""
+    clip_value: float | None = None
+    """Gradients are clamped to ± this."""
+    clip_norm: float | None = None
+    """Gradients together are then scaled to at most this norm."""
+    average: float = 0.0
+    """Decay of the exponential moving average of the weights, which is then scored and saved; 0: none."""
+    memory: Literal["plain", "lean"] = "plain"
+    """lean: reversible flows and recomputed extractors keep few activations, for about a third more time."""
+    networks: Literal["float32", "bf16"] = "float32"
+    """Precision of the networks; the invertible maps stay in float32."""
+    autocast: Literal["no", "bf16", "fp16"] = "no"
+    """Mixed precision around the whole step, where --networks is float32."""
+    validate_every: int = 5000
+    """Iterations between scores on the test set."""
+    save_every: int = 1000
+    """Iterations between saved states, from which a killed run goes on."""
+    workers: int = 0
+    """Processes that decode and crop ahead, for each training process."""
+    tensorboard: bool = True
+    """Write TensorBoard's event files beside log.jsonl."""
+    draws: int = 5
+    """Samples per test image in the final table."""
+    seed: int = 0
+    """Seed of weights, crops, noise and samples."""
+    device: Literal["auto", "cpu"] = "auto"
+    """auto: the GPU, if there is one."""
+
+    def settings(self, critic: Adam | None = None) -> Settings:
+        """These options as the engine takes them."""
+        adam = Adam(
+            self.lr,
+            self.betas,
+            weight_decay=self.weight_decay,
+            schedule=self._schedule(),
+            clip_value=self.clip_value,
+            clip_norm=self.clip_norm,
+        )
+        return Settings(
+            self.steps,
+            self.batch,
+            adam,
+            critic,
+            average=self.average,
+            accumulate=self.accumulate,
+            precision=self.autocast,
+            seed=self.seed,
+            validate_every=self.validate_every,
+            save_every=self.save_every,
+            workers=self.workers,
+            tensorboard=self.tensorboard,
+            cpu=self.device == "cpu",
+        )
+
+    def _schedule(self) -> Milestones | Cosine:
+        if self.milestones:
+            return Milestones(self.milestones, inclusive=self.halved_at_milestone)
+        if self.restart_every:
+            return Cosine(self.restart_every, 0, 1e-7 / self.lr, restarts=True)
+        return Cosine(self.steps)
+
+    def folder(self) -> Path:
+        """The folder of the run, proved to be writable.
+
+        Raises:
+            ValueError: for numbers that make no sense, before anything is done.
+        """
+        if min(self.steps, self.batch, self.crop, self.draws) < 1 or self.lr <= 0:
+            raise ValueError("steps, batch, crop and draws must be at least 1, and lr positive")
+        return check_writable(self.out)
+
+    def crops(self, scale: int) -> RandomCrops | AlignedCrops:
+        """Crops for super-resolution: LR made from the HR crop, flipped left-right; or from LR files."""
+        if self.paired:
+            return AlignedCrops(self._pairs(scale), self.crop, Bicubic(scale), augment="flip", seed=self.seed)
+        photos, weights = self._photos()
+        return RandomCrops(photos, self.crop, Bicubic(scale), augment="flip", weights=weights, seed=self.seed)
+
+    def aligned_crops(self, scale: int, rounded: bool) -> AlignedCrops:
+        """Crops for rescaling: LR of the whole photograph, flipped and transposed."""
+        if self.paired:
+            return AlignedCrops(self._pairs(scale), self.crop, Bicubic(scale), seed=self.seed)
+        photos, weights = self._photos()
+        return AlignedCrops(photos, self.crop, Bicubic(scale, rounded=rounded), weights=weights, seed=self.seed)
+
+    def test_pairs(self, scale: int) -> dict[str, Pair]:
+        """The test set."""
+        if self.test is None:
+            return make_pairs(test_photos(), scale)
+        return {files.name: Pair.of(*read_pair(files, scale)) for files in find_pairs(self.test, scale)}
+
+    def _photos(self) -> tuple[Photos, dict[str, float]]:
+        """Photographs, and those of them to see rarely: two in the wheels look unlike everyday ones."""
+        if self.data is not None:
+            return self.data, self._weights()
+        photos = bundled_photos()
+        return photos, {name: 0.1 for name in ("retina", "hubble") if name in photos}
+
+    def _weights(self) -> dict[str, float]:
+        """The weights of the photographs that a pattern fits; of several patterns, the last."""
+        assert self.data is not None
+        names = (
+            [path.relative_to(self.data).as_posix() for path in list_images(self.data)] if self.source_weights else []
+        )
+        for pattern in self.source_weights:
+            if not any(fnmatch(name, pattern) for name in names):
+                raise ValueError(f"--source-weights: no photograph in {self.data} is called {pattern}")
+        return {n: w for n in names for pattern, w in self.source_weights.items() if fnmatch(n, pattern)}
+
+    def _pairs(self, scale: int) -> Any:
+        if self.data is None:
+            raise ValueError("--paired needs --data, a set of HR and LR files")
+        pairs = find_pairs(self.data, scale)
+        if any(pair.lr is None for pair in pairs):
+            raise ValueError(f"--paired: {self.data} holds HR files only")
+        return pairs

@@ -1,0 +1,124 @@
+"""What a training run consists of at a step, and the file that keeps it."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from flowkit_models.files import write_whole
+from flowkit_models.models.base import ImageFlow
+from flowkit_models.training.objective import Objective, Part
+from flowkit_models.training.optim import Learner
+
+FORMAT = 1
+
+
+@dataclass
+class Counters:
+    """How far a run is.
+
+    Attributes:
+        step: the last iteration.
+        validated: the iteration of the last validation.
+        best: the best score of a validation, −inf if there was none.
+        skipped: iterations that were skipped because numbers were not finite.
+        streak: how many of them just now, in a row.
+        seconds: of training and validation.
+    """
+
+    step: int = 0
+    validated: int = 0
+    best: float = -math.inf
+    skipped: int = 0
+    streak: int = 0
+    seconds: float = 0.0
+
+
+class TrainingState:
+    """Weights, optimisers, average, gradients where they are carried over, loss scale, and counters.
+
+    Data, noise and rates are functions of the step, and torch's generator is seeded in each: there is no more.
+
+    Args:
+        objective: on the device, with its first weights.
+        learners: its optimisers by part.
+        average: decay of the moving average of the model's weights, 0 for none.
+        scaler: of float16.
+    """
+
+    def __init__(
+        self, objective: Objective, learners: Mapping[Part, Learner], average: float = 0.0, scaler: Any = None
+    ) -> None:
+        self.objective, self.learners, self.scaler = objective, learners, scaler
+        self.counters = Counters()
+        self.averaged: Any = None
+        if average > 0:
+            self.averaged = AveragedModel(objective.model, multi_avg_fn=get_ema_multi_avg_fn(average))
+
+    @property
+    def model(self) -> ImageFlow:
+        """What is validated and saved: the averaged model, if there is one."""
+        model: ImageFlow = self.objective.model if self.averaged is None else self.averaged.module
+        return model
+
+    def average(self) -> None:
+        """Takes the model's new weights into the average."""
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.objective.model)
+
+    def finite(self) -> bool:
+        """Whether all weights are."""
+        return bool(torch.stack([p.isfinite().all() for p in self.objective.parameters()]).all())
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors, numbers, and containers of them."""
+        carried = not all(turn.zero_grad for turn in self.objective.turns)
+        return {
+            "counters": asdict(self.counters),
+            "objective": self.objective.state_dict(),
+            "optimizers": {part: learner.optimizer.state_dict() for part, learner in self.learners.items()},
+            "gradients": {part: dict(learner.gradients) if carried else {} for part, learner in self.learners.items()},
+            "averaged": None if self.averaged is None else self.averaged.state_dict(),
+            "scaler": None if self.scaler is None else self.scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over what `state_dict` gave, from any device."""
+        self.counters = Counters(**state["counters"])
+        self.objective.load_state_dict(state["objective"])
+        for part, learner in self.learners.items():
+            learner.optimizer.load_state_dict(state["optimizers"][part])
+            for name, gradient in state["gradients"][part].items():
+                parameter = learner.parameters[name]
+                parameter.grad = gradient.to(parameter.device)
+        if self.averaged is not None:
+            self.averaged.load_state_dict(state["averaged"])
+        if self.scaler is not None:
+            self.scaler.load_state_dict(state["scaler"])
+
+
+def save_state(path: Path, content: dict[str, Any]) -> None:
+    """Writes a training state (tensors, numbers, strings, and containers of them) atomically."""
+    write_whole(path, lambda file: torch.save({"flowkit_training": FORMAT, **content}, file))
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Reads what `save_state` wrote, on the CPU. Nothing in the file is executed.
+
+    Raises:
+        ValueError: if the file is truncated, damaged, or something else.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file can fail in any way; none of them runs its code
+        reason = str(error).partition("\n")[0][:120]
+        raise ValueError(f"{path}: damaged, truncated or not a training state ({reason})") from None
+    if not isinstance(content, dict) or "flowkit_training" not in content:
+        raise ValueError(f"{path}: not a training state; weights alone can't be resumed from")
+    if content["flowkit_training"] != FORMAT:
+        raise ValueError(f"{path}: training state of format {content['flowkit_training']}, this one reads {FORMAT}")
+    return content
