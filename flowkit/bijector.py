@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +56,9 @@ class Bijector(nn.Module):
     constant_logdet: bool = False
     shares_y: bool = False
 
+    # what `>>` makes: flowkit.chain sets it, since a chain is itself a bijector
+    _chain: ClassVar[Callable[..., Bijector]]
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         for name in ("forward", "inverse"):
@@ -71,14 +75,10 @@ class Bijector(nn.Module):
         return Inverse(self)
 
     def __rshift__(self, other: nn.Module) -> Bijector:
-        from flowkit.chain import Chain  # noqa: PLC0415 - the chain is itself a bijector
-
-        return Chain(self, other)
+        return self._chain(self, other)
 
     def __rrshift__(self, other: nn.Module) -> Bijector:
-        from flowkit.chain import Chain  # noqa: PLC0415
-
-        return Chain(other, self)
+        return self._chain(other, self)
 
 
 class Inverse(Bijector):

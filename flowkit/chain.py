@@ -78,6 +78,9 @@ class Chain(Bijector):
         return runs_of(self.parts)
 
 
+Bijector._chain = Chain  # `>>`
+
+
 def fits(run: list[Any], x: Value) -> bool:
     """Whether x is what a channel-linear run takes; if not, its first part says so."""
     return isinstance(x, Tensor) and x.shape[1] == run[0].in_channels

@@ -18,6 +18,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name not in ("tyro", "rich"):
             raise
-        print(f'flowkit: the command needs {error.name}: pip install "flowkit-torch[command]"', file=sys.stderr)
+        print(f'flowkit: the command needs {error.name}: pip install "flowkit-torch[cli]"', file=sys.stderr)
         return 2
     return run(arguments)

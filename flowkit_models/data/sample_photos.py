@@ -62,5 +62,5 @@ def _wheel_folder(package: str) -> Path:
     """The folder in which a package is installed, found without importing it."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise ImportError(f'photographs come with {package}: pip install "flowkit-torch[recipes]"')
+        raise ImportError(f'photographs come with {package}: pip install "flowkit-torch[train]"')
     return Path(spec.origin).parents[1]

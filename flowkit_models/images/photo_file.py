@@ -230,7 +230,7 @@ def _vips() -> Any:
     try:
         import pyvips  # noqa: PLC0415 - an extra, and slow to start
     except (ImportError, OSError):  # without the package, or without the library that it binds
-        raise ModuleNotFoundError('pictures need pyvips: pip install "flowkit-torch[command]"') from None
+        raise ModuleNotFoundError('pictures need pyvips: pip install "flowkit-torch[cli]"') from None
     logger = logging.getLogger("pyvips")  # where its warnings go; without a handler, Python prints them
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())

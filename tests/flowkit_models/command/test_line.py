@@ -125,11 +125,11 @@ def test_without_its_packages(capsys, monkeypatch, tmp_path, checkpoint):
     monkeypatch.setitem(sys.modules, "pyvips", None)
     assert command.main(["upscale", "-m", str(checkpoint()), str(save(tmp_path / "x.png"))]) == 1
     err = capsys.readouterr().err
-    assert err == f'{tmp_path}/x.png: pictures need pyvips: pip install "flowkit-torch[command]"\n'
+    assert err == f'{tmp_path}/x.png: pictures need pyvips: pip install "flowkit-torch[cli]"\n'
     monkeypatch.delitem(sys.modules, "flowkit_models.cli.dispatch")
     monkeypatch.setitem(sys.modules, "tyro", None)
     assert command.main(["--help"]) == 2
-    assert capsys.readouterr().err == 'flowkit: the command needs tyro: pip install "flowkit-torch[command]"\n'
+    assert capsys.readouterr().err == 'flowkit: the command needs tyro: pip install "flowkit-torch[cli]"\n'
 
 
 def test_as_a_process_of_its_own(tmp_path, checkpoint):
