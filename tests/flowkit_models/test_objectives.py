@@ -1,5 +1,7 @@
 """The papers' objectives: official losses and gradients, their turns, and what each loss needs."""
 
+from fractions import Fraction
+
 import pytest
 import torch
 from published import close, opened
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 import flowkit_models
 from flowkit.testing import perturb
 from flowkit_models.data.loader import Batch, Draws
+from flowkit_models.images.resize import bicubic_resize
 from flowkit_models.models.official_weights import entries
 from flowkit_models.training.discriminator import Discriminator
 from flowkit_models.training.objectives import (
@@ -109,6 +112,15 @@ def tiny(**options) -> flowkit_models.ImageFlow:
 def batch_of(size: int = 32) -> Batch:
     hr = torch.rand(2, 3, size, size, dtype=torch.float64)
     return Batch(hr, torch.nn.functional.avg_pool2d(hr, 4), torch.tensor([7, 8]))
+
+
+def test_consistency_is_the_distance_of_the_samples_lr_image() -> None:
+    batch, weights = batch_of(), SRWeights(nll=0.0, consistency=3.0, temperature=0.7)
+    out = SuperResolution(tiny(), weights)("all", batch, Draws(0, batch.index), step=1)
+    assert out.image is not None
+    error = (bicubic_resize(out.image, Fraction(1, 4)) - batch.lr).square().mean()
+    close(out.loss, 3 * error, 1e-12)
+    assert error > 0
 
 
 def full(**options) -> SuperResolution:

@@ -1,6 +1,7 @@
 """HCFlow's objectives: super-resolution, eq. (6) to (8), and rescaling, eq. (9)."""
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
 import torch.nn.functional as F
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from flowkit.bases import round_straight_through
 from flowkit_models.data.loader import Batch, Draws
+from flowkit_models.images.resize import bicubic_resize
 from flowkit_models.models.hcflow.model import HCFlow
 from flowkit_models.training.losses import adversarial, mean_power
 from flowkit_models.training.objective import Objective, Outcome, Turn
@@ -23,7 +25,9 @@ class SRWeights:
         pixel: λ₂, of the pixel loss at τ = 0, on images in [0, 1].
         perceptual: λ₃, of the distance of VGG features at `temperature`.
         gan: λ₄, of the adversarial loss at `temperature`.
-        temperature: τ of the images that these two see.
+        consistency: of the mean squared distance between the bicubic LR image of a sample at `temperature` and the
+            given one (ours): perceptual and adversarial losses alone let samples drift from their LR image.
+        temperature: τ of the images that these three see.
         pixel_loss: "l1", as published, or "l2", whose optimum is the mean that PSNR rewards.
         nll_every: the likelihood is a part of every so many-th step only, from the first on: it takes half of a
             step's time beside a pixel loss.
@@ -36,12 +40,13 @@ class SRWeights:
     pixel: float = 0.0
     perceptual: float = 0.0
     gan: float = 0.0
+    consistency: float = 0.0
     temperature: float = 0.9
     pixel_loss: Literal["l1", "l2"] = "l1"
     nll_every: int = 1
 
     def __post_init__(self) -> None:
-        given = [self.nll, self.pixel, self.perceptual, self.gan]
+        given = [self.nll, self.pixel, self.perceptual, self.gan, self.consistency]
         if min(given) < 0 or not any(given) or self.temperature < 0:
             raise ValueError(f"weights must not be negative, nor all zero, and temperature not negative: {self}")
         if self.nll_every < 1 or (self.nll_every > 1 and not any(given[1:])):
@@ -81,7 +86,8 @@ class SuperResolution(AdversarialObjective):
         if official_steps:
             if weights.nll_every > 1:
                 raise ValueError("the official steps take the likelihood every time: nll_every must be 1")
-            steps = {"nll": weights.nll, "pixel": weights.pixel, "sample": weights.perceptual + weights.gan}
+            sample = weights.perceptual + weights.gan + weights.consistency
+            steps = {"nll": weights.nll, "pixel": weights.pixel, "sample": sample}
             names = [name for name, weight in steps.items() if weight]
             leaks = names == ["nll", "pixel"]
             turns = tuple(Turn(name, zero_grad=not (leaks and name == "nll")) for name in names)
@@ -101,7 +107,7 @@ class SuperResolution(AdversarialObjective):
         if w.pixel and turn in ("all", "pixel"):  # eq. (7)
             logs["pixel"] = self.pixel_loss(self.model.upscale(batch.lr, temperature=0.0)[0], batch.hr)
             loss = loss + w.pixel * logs["pixel"]
-        if (w.perceptual or w.gan) and turn in ("all", "sample"):  # eq. (8)
+        if (w.perceptual or w.gan or w.consistency) and turn in ("all", "sample"):  # eq. (8)
             sample = self._sample(batch, draws)
             if w.perceptual:
                 logs["perceptual"] = F.l1_loss(*self._compared(sample, batch.hr))
@@ -109,6 +115,9 @@ class SuperResolution(AdversarialObjective):
             if w.gan:
                 logs["gan"] = adversarial(self._judged(sample), real=True)
                 loss = loss + w.gan * logs["gan"]
+            if w.consistency:
+                logs["consistency"] = F.mse_loss(bicubic_resize(sample, Fraction(1, self.model.scale)), batch.lr)
+                loss = loss + w.consistency * logs["consistency"]
         return outcome(loss, logs, sample)
 
     def _sample(self, batch: Batch, draws: Draws) -> Tensor:
