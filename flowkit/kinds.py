@@ -1,10 +1,12 @@
 """Elementwise maps with parameters from outside: what a coupling or an injector does to each number."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from typing import ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from flowkit.tree import sum_per_sample
@@ -73,9 +75,14 @@ class Affine(Kind):
             "atan", s = exp(clamp·atan 2r), clamp 0.318, so e^±0.5 (HCFlow);
             "sigmoid", s = σ(r + offset) + floor, offset 2 and floor 1e-4 (SRFlow);
             "tanh", s = exp(clamp·tanh(r/2)), clamp 1 (IRN: its 2σ(r) − 1);
-            "exp", s = exp(r), unclamped (the learned priors of HCFlow and SRFlow);
+            "exp", s = exp(r), unclamped (the learned priors of HCFlow and SRFlow). Not for couplings: they multiply
+            along a chain, nothing holds r, and one that says 90 overflows float32, forward or on the way back;
+            "softplus", s = softplus(r) + floor, floor 1e-3 (nflows' masked autoregressive flow). Its slope in r is at
+            most 1, and no scale comes below the floor;
             "soft", log s = centre + clamp·tanh((r − centre)/clamp), clamp 3: within e^(centre ± clamp) whatever the
-            network says, with slope 1 at the centre. Zero parameters are the identity where centre is 0.
+            network says, with slope 1 at the centre.
+            Zero parameters are the identity for "atan", "tanh", "exp", and "soft" with centre 0; "sigmoid" starts at
+            s = 0.88, "softplus" at 0.69.
         order: "shift_first", (x + t)·s (HCFlow, SRFlow), or "scale_first", x·s + t (IRN).
         inverted: swaps forward and inverse. `Affine("exp", "scale_first", inverted=True)` standardises,
             z = (x − m)/σ with t = m and r = log σ: a learned Gaussian prior.
@@ -87,17 +94,19 @@ class Affine(Kind):
 
     affine: ClassVar[bool] = True
 
-    scale: Literal["atan", "sigmoid", "tanh", "exp", "soft"] = "atan"
+    scale: Literal["atan", "sigmoid", "tanh", "exp", "soft", "softplus"] = "atan"
     order: Literal["shift_first", "scale_first"] = "shift_first"
     inverted: bool = False
     clamp: float | None = None
     offset: float = 2.0
-    floor: float = 1e-4
+    floor: float | None = None
     centre: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.scale not in ("atan", "sigmoid", "tanh", "exp", "soft"):
-            raise ValueError(f'Affine: scale must be "atan", "sigmoid", "tanh", "exp" or "soft", got {self.scale!r}')
+        if self.scale not in ("atan", "sigmoid", "tanh", "exp", "soft", "softplus"):
+            raise ValueError(
+                f'Affine: scale must be "atan", "sigmoid", "tanh", "exp", "soft" or "softplus", got {self.scale!r}'
+            )
         if self.scale == "soft" and self.half_width <= 0:
             raise ValueError(f'Affine: clamp of "soft" must be positive, got {self.clamp}')
         if self.order not in ("shift_first", "scale_first"):
@@ -149,9 +158,9 @@ class Affine(Kind):
     def _scale(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """S and log s."""
         if self.scale == "sigmoid":
-            scale = torch.sigmoid(raw + self.offset)
-            scale = scale + self.floor if self.floor else scale
-            return scale, scale.log()
+            return self._floored(torch.sigmoid(raw + self.offset), 1e-4)
+        if self.scale == "softplus":
+            return self._floored(F.softplus(raw, threshold=40), 1e-3)  # torch's own threshold is 2e-9 off in float64
         log_scale = raw
         if self.scale == "atan":
             log_scale = torch.atan(2 * raw).mul_(0.318 if self.clamp is None else self.clamp)
@@ -162,30 +171,41 @@ class Affine(Kind):
             log_scale = torch.tanh((raw - self.centre) / h) * h + self.centre
         return log_scale.exp(), log_scale
 
+    def _floored(self, scale: Tensor, default: float) -> tuple[Tensor, Tensor]:
+        floor = default if self.floor is None else self.floor
+        scale = scale + floor if floor else scale
+        return scale, scale.log()
+
 
 @dataclass(frozen=True)
 class MixtureLogistic(Kind):
     """y = logit of a mixture of k logistic CDFs, from (logits, means, log-scales) per channel (Flow++, eq. 16).
 
-    All-zero parameters are the identity. The inverse is bisected and polished by Newton steps until y is met to
-    about 1e-10 in float64 and 1e-6 in float32 (x itself is as well known as the slope there allows). Its last Newton
-    step carries the gradient (implicit function theorem): first derivatives are exact in both directions, second
-    derivatives of the inverse are not.
+    The means get offsets, equally spaced in [−offset, offset]: components that start alike get the same gradient, and
+    a network whose last layer is zero would leave them one for ever. Zero parameters are so the identity up to
+    offset²: 1e-3 in y, 1e-3 in the log-slope.
+
+    The inverse is bisected and polished by Newton steps until y is met to about 1e-10 in float64 and 1e-6 in float32
+    (x itself is as well known as the slope there allows). Two more Newton steps carry the gradient (implicit function
+    theorem): first and second derivatives are exact in both directions. Numbers so large that a component would
+    overflow go on along the tangent; infinite ones stay infinite.
 
     Args:
         components: k.
         bisections: halvings of the bracket before the Newton steps.
+        offset: half the width of the offsets' range. 0 for weights that were trained without.
 
     Raises:
-        ValueError: without components.
+        ValueError: without components, or for a negative or infinite offset.
     """
 
     components: int
     bisections: int = 32
+    offset: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.components < 1 or self.bisections < 0:
-            raise ValueError(f"MixtureLogistic: needs components ≥ 1 and bisections ≥ 0, got {self}")
+        if self.components < 1 or self.bisections < 0 or not 0 <= self.offset < math.inf:
+            raise ValueError(f"MixtureLogistic: needs components ≥ 1, bisections ≥ 0 and offset ≥ 0, got {self}")
 
     @property
     def parameters(self) -> int:
@@ -194,37 +214,83 @@ class MixtureLogistic(Kind):
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Evaluates logit(F(x)) and its log-derivative, stable in both tails."""
-        y, log_slope = self._evaluate(x, parameters)
-        return y, sum_per_sample(log_slope)
+        mixture = self._mixture(parameters)
+        reach = mixture.reach()
+        near = x.clamp(-reach, reach)
+        y, log_slope = mixture.evaluate(near)
+        return y + (x - near) * _exp(log_slope), sum_per_sample(log_slope)
 
     def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Solves logit(F(x)) = y."""
+        mixture = self._mixture(parameters)
+        reach = mixture.reach(inverse=True)
+        near = y.clamp(-reach, reach)
         with torch.no_grad():
-            x = self._solve(y, parameters)
-        value, log_slope = self._evaluate(x, parameters)
-        x = x - (value - y) * (-log_slope).exp().detach()
-        return x, -sum_per_sample(self._evaluate(x, parameters)[1])
+            x = self._solve(mixture, near)
+        for _ in range(2):  # Newton steps, of value 0 here; each doubles the number of derivatives that are right
+            value, log_slope = mixture.evaluate(x)
+            miss = value - near
+            x = x - (miss - miss.detach()) * _exp(-log_slope)
+        log_slope = mixture.evaluate(x)[1]
+        return x + (y - near) * _exp(-log_slope), -sum_per_sample(log_slope)
 
-    def _evaluate(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+    def _mixture(self, parameters: Tensor) -> "_Mixture":
         logits, means, log_scales = parameters.chunk(3, 2)
-        log_weights = logits.log_softmax(2)
-        u = (x.unsqueeze(2) - means) * (-log_scales).exp()
-        below, above = torch.nn.functional.logsigmoid(u), torch.nn.functional.logsigmoid(-u)
-        log_cdf = (log_weights + below).logsumexp(2)
-        log_survival = (log_weights + above).logsumexp(2)
-        log_density = (log_weights + below + above - log_scales).logsumexp(2)
-        return log_cdf - log_survival, log_density - log_cdf - log_survival
+        if self.offset and self.components > 1:
+            offsets = torch.linspace(-self.offset, self.offset, self.components, dtype=means.dtype, device=means.device)
+            means = means + offsets.view(-1, *(1 for _ in means.shape[3:]))
+        return _Mixture(logits.log_softmax(2), means, log_scales)
 
-    def _solve(self, y: Tensor, parameters: Tensor) -> Tensor:
-        _, means, log_scales = parameters.chunk(3, 2)
-        alone = means + log_scales.exp() * y.unsqueeze(2)  # where each component alone would reach y
-        low, high = alone.amin(2), alone.amax(2)
+    def _solve(self, mixture: "_Mixture", y: Tensor) -> Tensor:
+        alone = mixture.means + mixture.log_scales.exp() * y.unsqueeze(2)  # where each component alone would reach y
+        largest = torch.finfo(y.dtype).max / 8
+        low, high = alone.amin(2).clamp(-largest, largest), alone.amax(2).clamp(-largest, largest)
         for _ in range(self.bisections):
-            middle = (low + high) / 2
-            below = self._evaluate(middle, parameters)[0] < y
+            middle = low / 2 + high / 2
+            below = mixture.value(middle) < y
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        x = (low + high) / 2
-        for _ in range(2):
-            value, log_slope = self._evaluate(x, parameters)
-            x = torch.minimum(torch.maximum(x - (value - y) * (-log_slope).exp(), low), high)
+        x = low / 2 + high / 2
+        for _ in range(3):  # held in the bracket: between narrow components the slope vanishes
+            value, log_slope = mixture.evaluate(x)
+            x = torch.minimum(torch.maximum(x - (value - y) * _exp(-log_slope), low), high)
         return x
+
+
+@dataclass(frozen=True)
+class _Mixture:
+    """A mixture of logistics for each number: log-weights, means and log-scales, (B, C, k, *spatial)."""
+
+    log_weights: Tensor
+    means: Tensor
+    log_scales: Tensor
+
+    def reach(self, inverse: bool = False) -> Tensor:
+        """How large |x|, or |y|, may be before some component overflows; there every slope has long been constant."""
+        log_scales = -self.log_scales if inverse else self.log_scales
+        largest = torch.finfo(log_scales.dtype).max / 8
+        return (largest * log_scales.detach().amin(2).clamp_max(0).exp()).clamp_min(1)
+
+    def value(self, x: Tensor) -> Tensor:
+        """logit(F(x))."""
+        below, above = self._tails(x)
+        return (self.log_weights + below).logsumexp(2) - (self.log_weights + above).logsumexp(2)
+
+    def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """logit(F(x)), and the logarithm of its slope f / (F·(1 − F))."""
+        below, above = self._tails(x)
+        lower, upper = self.log_weights + below, self.log_weights + above
+        log_cdf, log_survival = lower.logsumexp(2), upper.logsumexp(2)
+        # f/F and f/(1 − F) are means of the components' over their shares of F, or of 1 − F: no difference of large
+        # logarithms in the tail that the share belongs to
+        in_lower = (lower.log_softmax(2) + above - self.log_scales).logsumexp(2) - log_survival
+        in_upper = (upper.log_softmax(2) + below - self.log_scales).logsumexp(2) - log_cdf
+        return log_cdf - log_survival, torch.where(log_cdf < log_survival, in_lower, in_upper)
+
+    def _tails(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        u = (x.unsqueeze(2) - self.means) * (-self.log_scales).exp()
+        return F.logsigmoid(u), F.logsigmoid(-u)
+
+
+def _exp(log: Tensor) -> Tensor:
+    """Its exponential, but finite."""
+    return log.clamp_max(math.log(torch.finfo(log.dtype).max) - 1).exp()

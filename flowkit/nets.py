@@ -12,7 +12,12 @@ from flowkit.tree import describe
 
 
 class MLP(nn.Module):
-    """A perceptron for vectors (B, in_features); its last layer starts at zero, so a coupling starts as identity.
+    """A perceptron for vectors (B, in_features); its last layer starts at zero.
+
+    So do those of all networks here. A coupling then starts as the identity with `Additive`, with `Affine` of "atan",
+    "tanh", "exp" and "soft" (centre 0), and nearly so with `MixtureLogistic` (to 1e-3, see its offsets). It does not
+    with `Affine` of "sigmoid" (s = 0.88) and "softplus" (0.69), nor with `RationalQuadratic`, whose inner slopes of
+    raw value 0 are 0.69.
 
     Args:
         in_features: channels of the passive part (or of the context, for an injector).

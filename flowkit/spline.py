@@ -118,7 +118,7 @@ class _Piece:
         return 2 * self.secant.log() + top.log() - 2 * self._denominator(theta).log()
 
     def solve(self, y: Tensor) -> Tensor:
-        """The theta at which the piece reaches y, by the root formula that does not cancel."""
+        """The theta at which the piece reaches y, by the root formula that does not cancel, for either sign of b."""
         rise = y - self.y
         bend = rise * (self.left + self.right - 2 * self.secant)
         a = self.height * (self.secant - self.left) + bend
@@ -126,4 +126,6 @@ class _Piece:
         c = -self.secant * rise
         tiny = torch.finfo(y.dtype).tiny  # rounding can make the discriminant negative, or its root's slope infinite
         root = (b**2 - 4 * a * c).clamp_min(tiny).sqrt()
-        return 2 * c / (-b - root)
+        negative = b < 0  # where the right end is steep beside the secant; a is positive there, since a + b is
+        q = -(b + torch.where(negative, -root, root))
+        return torch.where(negative, q, 2 * c) / torch.where(negative, 2 * a, q)

@@ -188,7 +188,7 @@ EXAMPLES = [
             4,
             IMAGE,
         )
-        for scale in ("atan", "sigmoid", "tanh", "exp", "soft")
+        for scale in ("atan", "sigmoid", "tanh", "exp", "soft", "softplus")
         for order in ("shift_first", "scale_first")
     ),
     Example("affine on vectors", lambda: Coupling(vector_net(4, 2), 2, Affine("exp")), 4, VECTOR),

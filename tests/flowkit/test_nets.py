@@ -24,7 +24,7 @@ def test_zero_conv_is_the_official_one(golden: Any) -> None:
     ("net", "kind", "shape"),
     [
         (MLP(2, 4), Affine("tanh"), (3, 4)),
-        (MLP(2, 18, depth=1), MixtureLogistic(3), (3, 4)),
+        (MLP(2, 18, depth=1), MixtureLogistic(3, offset=0), (3, 4)),
         (FCN(2, 4), Affine("atan"), (3, 4, 5, 6)),
         (FCN(2, 4, init_std=0.05), Affine("exp"), (3, 4, 5, 6)),
         (DenseBlock(2, 2), Additive(), (3, 4, 5, 6)),

@@ -145,6 +145,30 @@ def test_discriminants_that_round_below_zero() -> None:
     torch.testing.assert_close(back, y, atol=2e-3, rtol=0)
 
 
+@pytest.mark.parametrize("scale", [1.0, 3.0, 5.0, 10.0])
+def test_float32_has_the_log_slopes_of_float64(scale: float) -> None:
+    """Where the right end is steep beside the secant, b is negative, and the other root formula would cancel."""
+    torch.manual_seed(0)
+    kind = RationalQuadratic(8, tail_bound=3.0)
+    p = scale * torch.randn(50_000, 1, kind.parameters)
+    y = 6 * torch.rand(50_000, 1) - 3
+    for function in (kind.forward, kind.inverse):
+        x, logdet = function(y, p)
+        x64, logdet64 = function(y.double(), p.double())
+        torch.testing.assert_close(x.double(), x64, atol=5e-3, rtol=0)
+        torch.testing.assert_close(logdet.double(), logdet64, atol=0.1, rtol=0)
+
+
+def test_the_root_does_not_cancel_for_a_negative_b() -> None:
+    kind = RationalQuadratic(2, 1.0)
+    p = torch.tensor([0.0, 0.0, -8.0, 8.0, 10.0]).view(1, 1, 5)
+    x = torch.tensor([[-0.001]])
+    y, logdet = kind.forward(x, p)
+    back, inverse = kind.inverse(y, p)
+    torch.testing.assert_close(back, x, rtol=1e-3, atol=0)
+    torch.testing.assert_close(inverse, -logdet, rtol=1e-3, atol=0)
+
+
 def test_a_discriminant_that_is_negative_for_sure() -> None:
     """Slopes 0 and 1 ulp above the piece: b² − 4ac = 4r(1 − r) < 0."""
 
