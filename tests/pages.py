@@ -1,8 +1,8 @@
 """README and docs as programs: their Python blocks run in order, and their commands are parsed, not run.
 
-Blocks of one page share their names; they can import what lies in a folder called as the page. A `text` block right
-after a Python block is what that block prints, compared as doctest does (white space, `...`). `python no-run` is a
-block that is only compiled; the line before it says why, in a comment: <!-- no-run: reason -->.
+Blocks of one page share their names; they can import what lies in the folder of recipes/benchmark of that name. A
+`text` block right after a Python block is what that block prints, compared as doctest does (white space, `...`).
+`python no-run` is a block that is only compiled; the line before it says why, in a comment: <!-- no-run: reason -->.
 
 Run a page, and keep the files that it writes (its pictures): python tests/pages.py docs/build_a_flow.md --into docs
 """
@@ -69,7 +69,7 @@ def sections(page: Path) -> list[str]:
 
 def modules(page: Path) -> Path:
     """The folder of the modules that a page may import."""
-    return page.with_suffix("")
+    return ROOT / "recipes" / "benchmark" / page.stem
 
 
 def run(page: Path) -> int:
@@ -131,13 +131,15 @@ def _programs(line: str) -> Iterator[tuple[str, list[str]]]:
     for joined, words in itertools.groupby(lexer, key=lambda word: set(word) <= set("();<>|&")):
         command = [word for word in words if word != "…"]
         for i, word in enumerate(command):
-            if not joined and re.fullmatch(r"recipes/\w+\.py|(.*/)?flowkit", word):
+            if not joined and re.fullmatch(r"recipes/(\w+\.py|benchmark)|(.*/)?flowkit", word):
                 yield Path(word).stem, command[i + 1 :]
                 break
 
 
 def open_recipe(recipe: str) -> ModuleType:
     """A recipe as a module."""
+    if recipe == "benchmark":
+        return importlib.import_module("benchmark.__main__")
     spec = importlib.util.spec_from_file_location(recipe, ROOT / "recipes" / f"{recipe}.py")
     assert spec is not None
     assert spec.loader is not None

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.contenders import BASE, Contender, Sizes, contender
-from benchmarks.measures import flops, graph_breaks, largest_error, parameters
-from benchmarks.memory import saved_bytes, training_bytes
-from benchmarks.report import Results, duration, megabytes, quartiles
-from benchmarks.stopwatch import Task, Tick, interleave, quiet, ratios, spread
+from benchmark.contenders import BASE, Contender, Sizes, contender
+from benchmark.measures import flops, graph_breaks, largest_error, parameters
+from benchmark.memory import saved_bytes, training_bytes
+from benchmark.report import Results, duration, megabytes, quartiles
+from benchmark.stopwatch import Task, Tick, interleave, quiet, ratios, spread
 from flowkit_models.data.sample_photos import test_photos
 from flowkit_models.images.convert import to_float
 

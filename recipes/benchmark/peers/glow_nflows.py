@@ -1,5 +1,8 @@
 """Glow with two levels of four steps, in nflows."""
 
+from functools import partial
+from typing import Any
+
 from nflows.distributions import StandardNormal
 from nflows.flows import Flow
 from nflows.nn.nets import ConvResidualNet
@@ -14,24 +17,22 @@ from nflows.transforms import (
 )
 from nflows.utils import create_mid_split_binary_mask
 
+RESNET = partial(ConvResidualNet, hidden_channels=64, num_blocks=1)
 
-def step(channels: int) -> Transform:
+
+def step(channels: int, net: Any) -> Transform:
     """ActNorm, 1×1 convolution, coupling."""
-    mask = create_mid_split_binary_mask(channels)
-    coupling = AffineCouplingTransform(mask, lambda i, o: ConvResidualNet(i, o, 64, num_blocks=1))
+    coupling = AffineCouplingTransform(create_mid_split_binary_mask(channels), net)
     return CompositeTransform([ActNorm(channels), OneByOneConvolution(channels), coupling])
 
 
-def level(channels: int) -> Transform:
-    """Squeeze and four steps."""
-    return CompositeTransform([SqueezeTransform(), *(step(channels) for _ in range(4))])
-
-
-def build(size: int = 32) -> Flow:
-    """Two levels; half of the first one's channels are a latent. Latents are flattened."""
-    transform = MultiscaleCompositeTransform(2)
-    transform.add_transform(level(12), (12, size // 2, size // 2))
-    transform.add_transform(level(24), (24, size // 4, size // 4))
+def build(size: int = 32, levels: int = 2, steps: int = 4, net: Any = RESNET) -> Flow:
+    """Levels of a squeeze and steps; half of the channels of all but the last are a latent. Latents are flattened."""
+    transform = MultiscaleCompositeTransform(levels)
+    for i in range(levels):
+        channels, side = 12 * 2**i, size // 2 ** (i + 1)
+        level = CompositeTransform([SqueezeTransform(), *(step(channels, net) for _ in range(steps))])
+        transform.add_transform(level, (channels, side, side))
     return Flow(transform, StandardNormal([3 * size * size]))
 
 

@@ -18,13 +18,14 @@ from torch import Tensor
 
 import flowkit
 
-nflows = pytest.importorskip("nflows")
-FOLDER = Path(__file__).parents[1] / "docs" / "peers"
-PAGE = FOLDER.with_suffix(".md").read_text()
-SOURCES = sorted(p.stem for p in FOLDER.glob("*_*.py"))
+ROOT = Path(__file__).parents[3]
+FOLDER = ROOT / "recipes" / "benchmark" / "peers"
+PAGE = (ROOT / "docs" / "peers.md").read_text()
+SOURCES = sorted(p.stem for p in FOLDER.glob("[a-z]*_*.py"))
 
 # the other libraries call functions of torch that are on their way out, and have unescaped strings
 pytestmark = [
+    pytest.mark.bench,
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::SyntaxWarning"),
     pytest.mark.filterwarnings("ignore::UserWarning"),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from benchmarks.stopwatch import interleave
+from benchmark.stopwatch import interleave
 
 
 def parameters(module: nn.Module) -> int:

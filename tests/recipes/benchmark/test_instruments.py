@@ -1,8 +1,8 @@
 """The benchmarks' tools: paired ratios, memory, operations, graph breaks; and every contender is a Glow."""
 
-import itertools
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -10,21 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from benchmark import bars, report
+from benchmark.contenders import BASE, CONTENDERS, Contender, Sizes, contender
+from benchmark.glow import images
+from benchmark.measures import MatrixProduct, flops, graph_breaks, parameters
+from benchmark.memory import peak_bytes, saved_bytes, training_bytes
+from benchmark.stopwatch import Spread, interleave, ratios, spread
+from benchmark.subjects import share
 from torch import nn
 
-from benchmarks import bars, growth, report
-from benchmarks.contenders import BASE, CONTENDERS, Contender, Sizes, contender
-from benchmarks.glow import Conditions, Racer, images, race
-from benchmarks.measures import MatrixProduct, flops, graph_breaks, parameters
-from benchmarks.memory import peak_bytes, saved_bytes, training_bytes
-from benchmarks.models import measure, table, turns
-from benchmarks.stopwatch import Spread, interleave, ratios, spread
-from benchmarks.subjects import Conditions as ModelConditions
-from benchmarks.subjects import Subject, deeper, full_size, share, stand_in
-
 TINY = Sizes(levels=2, steps=2, hidden=6, side=4, batch=2)
-ours_and_theirs = pytest.mark.filterwarnings("ignore")  # what other libraries warn of
+pytestmark = [pytest.mark.bench, pytest.mark.filterwarnings("ignore")]  # what other libraries warn of
 
 
 class Clock:
@@ -57,12 +53,6 @@ def test_the_ratio_is_the_median_of_ratios_and_not_the_ratio_of_medians() -> Non
     assert ratios(rounds, "a", "b") == spread([1.0, 2.0, 0.1])
     assert ratios(rounds, "a", "b").median == 1.0
     assert share([2.0], 300, [1.0], 200).median == 0.75
-
-
-@pytest.mark.parametrize(("rounds", "calls"), [(0, 1), (1, 0)])
-def test_there_is_at_least_one_round_and_call(rounds, calls) -> None:
-    with pytest.raises(ValueError, match="at least 1"):
-        interleave({"a": lambda: None}, rounds, calls)
 
 
 def test_peak_memory_of_known_blocks() -> None:
@@ -113,7 +103,7 @@ RESIDENT = """
 import ctypes, re, sys, torch
 from pathlib import Path
 from torch import nn
-from flowkit_models.benchmarks.memory import peak_bytes
+from benchmark.memory import peak_bytes
 
 torch.set_num_threads(1)
 ctypes.CDLL("libc.so.6").mallopt(-3, 1 << 16)  # blocks from 64 kB on go back to the system when they are freed
@@ -137,10 +127,14 @@ print(counted, status("VmHWM") - before)
 """
 
 
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells the most memory a process had")
 def test_the_count_is_what_the_system_sees_kernels_take() -> None:
-    out = subprocess.run([sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True).stdout
-    counted, resident = map(int, out.split())
+    command = [sys.executable, "-c", RESIDENT]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT)
+    counted, resident = map(int, ran.stdout.split())
     assert counted > 4 * 4 * 64**3 * 4  # the activations alone
     assert counted == pytest.approx(resident, rel=0.05)
 
@@ -153,15 +147,6 @@ def test_operations_of_passes_forward_and_backward() -> None:
     assert flops(lambda: conv(torch.ones(2, 3, 6, 6))) == 2 * 2 * 6 * 6 * 3 * 4 * 9
     product = MatrixProduct(sizes=(4, 8))
     assert flops(product) == product.flops
-
-
-def test_a_reversible_step_counts_what_it_repeats() -> None:
-    sizes = Sizes(1, 2, 16, 16, 2)
-    plain, lean = (Racer(name, sizes, Conditions()) for name in ("flowkit", "flowkit reversible"))
-    # forward, forward again and two back: 4 passes for 3, beside small products of the 1×1 matrices
-    assert flops(lean.step) / flops(plain.step) == pytest.approx(4 / 3, rel=0.05)
-    plain_bytes, lean_bytes = (saved_bytes(r.forward, r.module, r.x) for r in (plain, lean))
-    assert lean_bytes < plain_bytes / 2
 
 
 def test_graph_breaks_are_counted() -> None:
@@ -191,7 +176,6 @@ def shaken(name: str, sizes: Sizes = TINY) -> Contender:
     return made
 
 
-@ours_and_theirs
 @pytest.mark.parametrize("name", CONTENDERS)
 def test_every_contender_inverts_itself_and_knows_its_log_det(name) -> None:
     made = shaken(name)
@@ -210,7 +194,6 @@ def test_every_contender_inverts_itself_and_knows_its_log_det(name) -> None:
     assert abs(expected) > 0.1
 
 
-@ours_and_theirs
 def test_the_networks_are_of_one_size_and_the_rest_differs_as_stated() -> None:
     count = {name: parameters(contender(name, TINY).module) for name in CONTENDERS}
     channels = TINY.level_channels()
@@ -242,54 +225,9 @@ def test_an_unknown_contender_and_a_missing_library_say_what_to_do(monkeypatch) 
     with pytest.raises(ValueError, match="no contender 'glow'; there are hand-written, "):
         contender("glow", TINY)
     monkeypatch.setitem(sys.modules, "normflows", None)
-    with pytest.raises(ImportError, match=r'pip install "flowkit-torch\[bench\]"'):
+    monkeypatch.delitem(sys.modules, "benchmark.peers.glow_normflows", raising=False)
+    with pytest.raises(ImportError, match="pip install --group bench"):
         contender("normflows", TINY)
-
-
-def test_contenders_start_alike_and_train_on_the_same_images() -> None:
-    racers = [Racer(name, TINY, Conditions()) for name in (BASE, "flowkit", "flowkit reversible")]
-    assert all(torch.equal(racer.x, racers[0].x) for racer in racers)
-    losses = [racer.forward().item() for racer in racers]  # after the step that the constructor takes
-    assert losses == pytest.approx([losses[0]] * 3, rel=1e-3)
-    for _ in range(5):
-        racers[1].step()
-    assert racers[1].forward().item() < losses[1]
-    rounds = race([BASE, "flowkit"], TINY, Conditions(rounds=2, calls=1), task="inverse")
-    assert {name: len(seconds) for name, seconds in rounds.items()} == {BASE: 2, "flowkit": 2}
-
-
-def test_every_published_model_can_be_measured() -> None:
-    how = ModelConditions(rounds=1, hr=32, lr=4, large=16, products=(16,), small=True)
-    ticks = []
-    parts = ("train", "draws", "temperatures", "large")
-    found = {name: measure(name, parts, how, tick=ticks.append) for name in ("srflow_x4", "irn_x4")}
-    assert len(ticks) == 2 * turns(parts, how)
-    for tasks in found.values():
-        assert tasks["5 draws"]["ratio"].median == pytest.approx(
-            tasks["5 draws"]["rounds"][0] / tasks["1 draw"]["rounds"][0] / 5
-        )
-        assert tasks["training step, lean"]["flops"] > tasks["training step"]["flops"]
-        assert tasks["5 draws"]["bytes"] > tasks["1 draw"]["bytes"]
-    said = table(found, how)
-    assert len(said.rows) == 12
-    json.dumps(said.numbers)
-    assert {stand_in(name) for name in full_size()} == {
-        "hcflow_sr_x4_small",
-        "hcflow_rescale_x4_small",
-        "srflow_x4_small",
-        "irn_x4_small",
-    }
-
-
-def test_models_are_livened_up_and_weighed_the_same_way_twice() -> None:
-    how = ModelConditions(hr=32, lr=8, small=True)
-    subject = Subject("hcflow_sr_x4", how, memory="lean", **deeper("hcflow_sr_x4", 3))
-    assert subject.model.config.steps == subject.model.config.conditional_steps == 3
-    assert not any(p.count_nonzero() == 0 for p in subject.model.parameters() if p.ndim == 4)
-    images = subject.draw(2)
-    assert torch.equal(images, subject.draw(2))
-    assert not torch.equal(images[0], images[1])
-    assert subject.training_memory() == pytest.approx(subject.training_memory(), rel=0.01)
 
 
 def test_bars_are_met_from_their_own_side() -> None:
@@ -308,18 +246,6 @@ def test_bars_are_met_from_their_own_side() -> None:
     assert said.rows[2][0] == ""
     json.dumps(said.numbers, allow_nan=False)
     json.dumps(bars.table({"breaks": [bars.Measured("x", math.inf, 0)]}).numbers, allow_nan=False)
-
-
-def test_growth_is_drawn(tmp_path) -> None:
-    names = ("training step", "draw")
-    points = [
-        growth.Point(axis, value, name, 0.1 * value, 10**6 * value)
-        for axis, value, name in itertools.product(("size", "depth"), (1, 2, 4), names)
-    ]
-    growth.plot(points, tmp_path / "growth.png")
-    with Image.open(tmp_path / "growth.png") as image:
-        assert image.width > 400
-    assert [file.name for file in tmp_path.iterdir()] == ["growth.png"]
 
 
 @dataclass(frozen=True)

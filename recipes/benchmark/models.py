@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from benchmarks.measures import MatrixProduct, flops, parameters
-from benchmarks.report import Results, duration, megabytes, quartiles
-from benchmarks.stopwatch import Rounds, Task, Tick, interleave, quiet, ratios, spread
-from benchmarks.subjects import Conditions, Subject, share
+from benchmark.measures import MatrixProduct, flops, parameters
+from benchmark.report import Results, duration, megabytes, quartiles
+from benchmark.stopwatch import Rounds, Task, Tick, interleave, quiet, ratios, spread
+from benchmark.subjects import Conditions, Subject, share
 
 Part = Literal["train", "draws", "temperatures", "large"]
 PARTS: tuple[Part, ...] = ("train", "draws", "temperatures", "large")

@@ -1,6 +1,7 @@
 """Glow with two levels of four steps, in FrEIA."""
 
 import math
+from typing import Any
 
 import torch
 from FrEIA.framework import GraphINN, InputNode, Node, OutputNode
@@ -16,22 +17,20 @@ def net(inputs: int, outputs: int) -> nn.Module:
     return nn.Sequential(nn.Conv2d(inputs, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 64, 1), nn.ReLU(), last)
 
 
-def level(nodes: list[Node]) -> None:
-    """Squeeze and four steps. The 1×1 convolution is a learned rotation: there is no general one."""
-    nodes.append(Node(nodes[-1], IRevNetDownsampling, {}))
-    for _ in range(4):
-        step = {"subnet_constructor": net, "learned_householder_permutation": 4}
-        nodes.append(Node(nodes[-1], AllInOneBlock, step))
+ROTATION = {"learned_householder_permutation": 4}  # for the 1×1 convolution: there is no general one
 
 
-def build(size: int = 32) -> GraphINN:
-    """Two levels; half of the first one's channels are a latent."""
-    nodes: list[Node] = [InputNode(3, size, size)]
-    level(nodes)
-    nodes.append(Node(nodes[-1], Split, {"section_sizes": [6, 6]}))
-    latent = OutputNode(nodes[-1].out1)
-    level(nodes)
-    return GraphINN([*nodes, OutputNode(nodes[-1]), latent])
+def build(size: int = 32, levels: int = 2, steps: int = 4, net: Any = net, rotation: Any = ROTATION) -> GraphINN:
+    """Levels of a squeeze and steps; half of the channels of all but the last are a latent."""
+    nodes, latents = [InputNode(3, size, size)], []
+    for i in range(levels):
+        nodes.append(Node(nodes[-1], IRevNetDownsampling, {}))
+        for _ in range(steps):
+            nodes.append(Node(nodes[-1], AllInOneBlock, {"subnet_constructor": net, **rotation}))
+        if i < levels - 1:
+            nodes.append(Node(nodes[-1], Split, {}))
+            latents.append(OutputNode(nodes[-1].out1))
+    return GraphINN([*nodes, OutputNode(nodes[-1]), *latents])
 
 
 def log_prob(inn: GraphINN, x: Tensor) -> Tensor:

@@ -5,27 +5,14 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks import handwritten
-from flowkit import (
-    ActNorm,
-    Affine,
-    Chain,
-    Coupling,
-    Hierarchy,
-    Independent,
-    Injector,
-    InvertibleConv1x1,
-    Latents,
-    Level,
-    Reversible,
-    SingleScale,
-    Squeeze,
-)
+from benchmark import handwritten
+from flowkit import Affine, Hierarchy, Injector, Latents, Level, Reversible, SingleScale
 from flowkit.nets import CNN, ZeroConv2d
 
 
@@ -82,7 +69,7 @@ def by_hand(sizes: Sizes) -> Contender:
 
 
 class Net(nn.Module):
-    """The coupling's network, called with a context as nflows and flowkit do."""
+    """The coupling's network, called with a context as nflows does."""
 
     def __init__(self, in_channels: int, out_channels: int, hidden: int) -> None:
         super().__init__()
@@ -102,20 +89,17 @@ def with_flowkit(sizes: Sizes, reversible: bool = False, conditional: bool = Fal
         reversible: the levels keep no activations.
         conditional: the latents are standardised given what goes on to the next level, as SRFlow's are.
     """
-    chain = Reversible if reversible else Chain
-    levels, nets = [], []
-    for i, channels in enumerate(sizes.level_channels()):
-        steps = (
-            ActNorm(channels)
-            >> InvertibleConv1x1(channels)
-            >> Coupling(CNN(channels // 2, channels, sizes.hidden), channels // 2, Affine("sigmoid", floor=0.0))
-            for _ in range(sizes.steps)
-        )
-        half = channels // 2 if i < sizes.levels - 1 else None
-        prior = Injector(ZeroConv2d(channels // 2, channels), Affine("exp", "scale_first", inverted=True))
-        levels.append(Level(chain(Squeeze() >> Chain(*steps)), half, prior if half and conditional else None))
-        nets.append(nn.Identity() if half and conditional else None)
-    flow = Hierarchy(levels, SingleScale(nets) if conditional else Independent())
+    net = partial(CNN, hidden=sizes.hidden)
+    flow = peer("glow_flowkit", "flowkit", sizes, net=net, floor=0.0, conv="dense").bijector
+    if reversible:
+        flow = Hierarchy([Level(Reversible(level.body), level.keep) for level in flow.levels])
+    if conditional:
+        levels = []
+        for level in flow.levels:
+            conv = ZeroConv2d(level.keep, 2 * level.keep) if level.keep else None
+            prior = conv and Injector(conv, Affine("exp", "scale_first", inverted=True))
+            levels.append(Level(level.body, level.keep, prior))
+        flow = Hierarchy(levels, SingleScale([nn.Identity() if level.keep else None for level in levels]))
 
     def encode(x: Tensor) -> tuple[Sequence[Tensor], Tensor]:
         (_, z), logdet = flow(x)
@@ -130,21 +114,7 @@ def with_flowkit(sizes: Sizes, reversible: bool = False, conditional: bool = Fal
 
 def with_nflows(sizes: Sizes) -> Contender:
     """The pieces of a Glow in nflows."""
-    nflows: Any = library("nflows.transforms", "nflows")
-    masks: Any = library("nflows.utils.torchutils", "nflows")
-    flow = nflows.MultiscaleCompositeTransform(sizes.levels)
-    for i, channels in enumerate(sizes.level_channels()):
-        parts = [nflows.SqueezeTransform()]
-        for _ in range(sizes.steps):
-            parts += [
-                nflows.ActNorm(channels),
-                nflows.OneByOneConvolution(channels),
-                nflows.AffineCouplingTransform(
-                    masks.create_mid_split_binary_mask(channels), lambda i, o: Net(i, o, sizes.hidden)
-                ),
-            ]
-        side = sizes.side // 2 ** (i + 1)
-        flow.add_transform(nflows.CompositeTransform(parts), (channels, side, side))
+    flow = peer("glow_nflows", "nflows", sizes, net=partial(Net, hidden=sizes.hidden))._transform
 
     def encode(x: Tensor) -> tuple[Sequence[Tensor], Tensor]:
         z, logdet = flow(x)
@@ -161,18 +131,8 @@ def with_nflows(sizes: Sizes) -> Contender:
 
 def with_normflows(sizes: Sizes) -> Contender:
     """The GlowBlock of normflows, with the dense 1×1 convolution that the hand-written one has."""
-    normflows: Any = library("normflows")
-    blocks, merges, priors = [], [], []
-    for i, channels in reversed(list(enumerate(sizes.level_channels()))):
-        glow = [normflows.flows.GlowBlock(channels, sizes.hidden, use_lu=False) for _ in range(sizes.steps)]
-        blocks.append([*glow, normflows.flows.Squeeze()])
-        side = sizes.side // 2 ** (i + 1)
-        last = i == sizes.levels - 1
-        merges += [] if last else [normflows.flows.Merge()]
-        priors.append(
-            normflows.distributions.DiagGaussian((channels if last else channels // 2, side, side), trainable=False)
-        )
-    flow = normflows.MultiscaleFlow(priors, blocks, merges, class_cond=False)
+    block = {"hidden_channels": sizes.hidden, "use_lu": False, "net_actnorm": False}
+    flow = peer("glow_normflows", "normflows", sizes, **block)
     return Contender(
         flow, flow.inverse_and_log_det, lambda z: flow.forward_and_log_det(list(z))[0], "leaky ReLU of slope 0"
     )
@@ -180,23 +140,9 @@ def with_normflows(sizes: Sizes) -> Contender:
 
 def with_freia(sizes: Sizes) -> Contender:
     """The fused block of FrEIA, in a graph."""
-    modules: Any = library("FrEIA.modules", "FrEIA")
-    graph: Any = library("FrEIA.framework", "FrEIA")
-    node = graph.InputNode(3, sizes.side, sizes.side)
-    nodes, outputs = [node], []
-    for i in range(sizes.levels):
-        node = graph.Node(node, modules.IRevNetDownsampling, {})
-        nodes.append(node)
-        for _ in range(sizes.steps):
-            block = {"subnet_constructor": lambda i, o: handwritten.network(i, o, sizes.hidden), "permute_soft": True}
-            node = graph.Node(node, modules.AllInOneBlock, block)
-            nodes.append(node)
-        if i < sizes.levels - 1:
-            split = graph.Node(node, modules.Split, {})
-            outputs.append(graph.OutputNode(split.out1))
-            nodes.append(split)
-            node = split.out0
-    flow = graph.GraphINN([*nodes, *outputs, graph.OutputNode(node)], force_tuple_output=True)
+    net = partial(handwritten.network, hidden=sizes.hidden)
+    flow = peer("glow_freia", "FrEIA", sizes, net=net, rotation={"permute_soft": True})
+    flow.force_tuple_output = True  # of one level, too
     return Contender(
         flow,
         flow,
@@ -233,16 +179,16 @@ def contender(name: str, sizes: Sizes, seed: int = 0) -> Contender:
     return CONTENDERS[name](sizes)
 
 
-def library(module: str, package: str | None = None) -> Any:
-    """Imports a library that is compared with.
+def peer(module: str, library: str, sizes: Sizes, **options: Any) -> Any:
+    """The Glow that a file of `peers/` builds, of these sizes.
 
     Raises:
-        ImportError: if it is not installed; the message says how to install it.
+        ImportError: if its library is not installed; the message says how to install it.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return importlib.import_module(module)
+            built = importlib.import_module(f"benchmark.peers.{module}").build
     except ImportError as error:
-        name = package or module
-        raise ImportError(f'{name} is not installed ({error}): pip install "flowkit-torch[bench]"') from error
+        raise ImportError(f"{library} is not installed ({error}): pip install --group bench") from error
+    return built(sizes.side, sizes.levels, sizes.steps, **options)

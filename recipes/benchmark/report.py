@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from rich.table import Table as RichTable
 
-from benchmarks.measures import has_bf16, processor
-from benchmarks.stopwatch import Spread
+from benchmark.measures import has_bf16, processor
+from benchmark.stopwatch import Spread
 from flowkit_models.evaluation.sweep import markdown
 from flowkit_models.files import write_whole
 

@@ -4,10 +4,10 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks.memory import peak_bytes
-from benchmarks.report import Results, duration, megabytes
-from benchmarks.stopwatch import Task, Tick, interleave, quiet, spread
-from benchmarks.subjects import Conditions, Subject, deeper
+from benchmark.memory import peak_bytes
+from benchmark.report import Results, duration, megabytes
+from benchmark.stopwatch import Task, Tick, interleave, quiet, spread
+from benchmark.subjects import Conditions, Subject, deeper
 from flowkit_models.evaluation.figures import save
 
 AXES: dict[str, str] = {"size": "HR side", "depth": "K", "draws": "draws n", "batch": "batch"}

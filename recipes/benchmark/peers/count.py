@@ -1,7 +1,7 @@
 """Lines and tokens of the sources beside this file, as the table of docs/peers.md.
 
-    python docs/peers/count.py            # prints the table
-    python docs/peers/count.py --write    # puts it, and the sources, into the page
+    python recipes/benchmark/peers/count.py            # prints the table
+    python recipes/benchmark/peers/count.py --write    # puts it, and the sources, into the page
 
 What counts: no blank line, no comment, no docstring, no import, nothing under `if __name__ == "__main__":`. Tokens are
 those of Python's tokenizer; they don't depend on where a line is broken.
@@ -15,7 +15,7 @@ import tokenize
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-PAGE = FOLDER.with_suffix(".md")
+PAGE = FOLDER.parents[2] / "docs" / "peers.md"
 FLOWS = {
     "realnvp": "RealNVP",
     "glow": "Glow",

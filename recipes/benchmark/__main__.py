@@ -17,15 +17,18 @@ from typing import Any, Literal
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler, which counts memory, else writes to the terminal
 
+if not __package__:  # started as `python recipes/benchmark`: this folder is the package `benchmark`
+    sys.path[0] = str(Path(__file__).parents[1])
+
 import torch
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from benchmarks import bars, glow, growth, models, report
-from benchmarks.contenders import CONTENDERS, Sizes
-from benchmarks.models import PARTS, Part
-from benchmarks.subjects import Conditions, check_models, full_size
+from benchmark import bars, glow, growth, models, report
+from benchmark.contenders import CONTENDERS, Sizes
+from benchmark.models import PARTS, Part
+from benchmark.subjects import Conditions, check_models, full_size
 from flowkit_models.images.image_file import check_writable
 from flowkit_models.training.recipe import run as run_recipe
 

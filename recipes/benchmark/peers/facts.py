@@ -1,6 +1,6 @@
 """What the four Glows beside this file do under autocast, torch.compile and at another size: measured, as a table.
 
-    python docs/peers/facts.py           # a minute on one core; without torch.compile: --quick
+    python recipes/benchmark/peers/facts.py           # a minute on one core; without torch.compile: --quick
 
 All four get networks of one kind with weights from one distribution, so that the numbers can be compared.
 """

@@ -12,8 +12,8 @@ from torch import Tensor
 
 import flowkit
 import flowkit_models
-from benchmarks.memory import peak_bytes, training_bytes
-from benchmarks.stopwatch import Spread, spread
+from benchmark.memory import peak_bytes, training_bytes
+from benchmark.stopwatch import Spread, spread
 from flowkit_models import ImageFlow
 from flowkit_models.data.loader import Batch, Draws
 from flowkit_models.data.sample_photos import test_photos

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from benchmarks import glow
-from benchmarks.contenders import BASE, Sizes
-from benchmarks.measures import MatrixProduct, flops, graph_breaks, has_bf16, largest_error
-from benchmarks.report import Results
-from benchmarks.stopwatch import Task, Tick, interleave, quiet, ratios
-from benchmarks.subjects import Conditions, Subject, deeper, full_size, share
+from benchmark import glow
+from benchmark.contenders import BASE, Sizes
+from benchmark.measures import MatrixProduct, flops, graph_breaks, has_bf16, largest_error
+from benchmark.report import Results
+from benchmark.stopwatch import Task, Tick, interleave, quiet, ratios
+from benchmark.subjects import Conditions, Subject, deeper, full_size, share
 
 
 class Measured(NamedTuple):

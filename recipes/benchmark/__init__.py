@@ -1,0 +1,1 @@
+"""Instruments of `python recipes/benchmark`: contenders, an interleaving stopwatch, memory, operations, bars."""

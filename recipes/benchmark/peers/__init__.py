@@ -1,0 +1,1 @@
+"""The same flows in flowkit, nflows, normflows and FrEIA: what docs/peers.md shows, and benchmarks measure."""
