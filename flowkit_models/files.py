@@ -1,26 +1,35 @@
-"""Files that are whole or not there."""
+"""Atomic writes: a path holds the old file or the whole new one, at any moment, also of a power cut."""
 
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+UNFINISHED = ".flowkit-"
+"""Start of the names of files that are not whole yet."""
 
-def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Writes a file so that at any moment, also of a power cut, the path holds the old content or the new.
+_number = itertools.count()
 
-    Args:
-        path: the file.
-        write: is given the open file.
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary file in the same folder, which takes the path's place when the block ends without an error.
+
+    Its name is short, whatever the path's, and has no extension: tell the writer the format. What the block wrote
+    gets ordinary permissions, and is on the disk before it gets its name.
 
     Raises:
-        OSError: if the file can't be written; the old one is still there.
+        OSError: if the file can't be written, with the path's name; the old one is still there.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    path = Path(path)
+    unfinished = _new_file(path)
     try:
-        with unfinished.open("wb") as file:
-            write(file)
-            file.flush()
+        mode = unfinished.stat().st_mode
+        yield unfinished
+        unfinished.chmod(mode)  # some writers make files that only their owner can read
+        with unfinished.open("r+b") as file:
             os.fsync(file.fileno())
         unfinished.replace(path)
     finally:
@@ -31,3 +40,40 @@ def write_whole(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def write_whole(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:
+    """Writes a file atomically.
+
+    Args:
+        path: the file.
+        write: is given the open file.
+
+    Raises:
+        OSError: if the file can't be written; the old one is still there.
+    """
+    with atomic_path(path) as unfinished, unfinished.open("wb") as file:
+        write(file)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a text file atomically, in UTF-8 (`write_whole`)."""
+    write_whole(path, lambda file: file.write(text.encode()))
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Removes what killed processes left half written in a folder that nobody else writes to."""
+    for file in folder.glob(f"{UNFINISHED}*"):
+        file.unlink()
+
+
+def _new_file(path: Path) -> Path:
+    while True:
+        file = path.with_name(f"{UNFINISHED}{os.getpid()}-{next(_number)}")
+        try:
+            file.touch(exist_ok=False)
+        except FileExistsError:  # of a process that had the same number, here or on another machine
+            continue
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        return file

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 import tyro
 
 from flowkit_models.demo.page import launch
+from flowkit_models.devices import find_device
 from flowkit_models.models.bundled import SHIPPED
 
 
@@ -42,7 +42,7 @@ def main(config: Config) -> None:
         raise ValueError(f"--side must be at least 32 pixels, got {config.side}")
     check_port(config.host, config.port)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the folder goes, however the page is ended
-    device = "cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu"
+    device = str(find_device(config.device))
     with tempfile.TemporaryDirectory(prefix="flowkit-demo-") as folder:
         launch(config.model, config.host, config.port, config.side, device, Path(folder))
 

@@ -15,23 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 import tyro
 from PIL import Image
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flowkit_models.data.image_pair import Pair
 from flowkit_models.data.pairs import PairFiles, find_pairs, read_pair
+from flowkit_models.devices import find_device
 from flowkit_models.evaluation.evaluator import MetricName, Rules, Scored, Scorer, set_checksum
 from flowkit_models.evaluation.figures import Shown, draw_sheet
 from flowkit_models.evaluation.systems import ResultsFolder, System, named, open_system
 from flowkit_models.evaluation.tables import PRESETS, markdown, row_label
-from flowkit_models.files import write_whole
+from flowkit_models.files import write_text
 from flowkit_models.images.convert import luma
 from flowkit_models.images.image_file import check_writable, read_image, write_image
 from flowkit_models.images.resize import Edges, Ties
 from flowkit_models.metrics.full_reference import psnr
+from flowkit_models.progress import progress_bar
 from flowkit_models.training.recipe import run as run_recipe
 from flowkit_models.training.run_folder import plain
 
@@ -118,7 +118,7 @@ def main(config: Config) -> None:
     rules = config.rules()
     preset = PRESETS[config.table]
     console = Console(soft_wrap=True)
-    device = "cuda" if config.device == "auto" and torch.cuda.is_available() else "cpu"
+    device = str(find_device(config.device))
     check_writable(config.out / "systems")
 
     # Data
@@ -136,14 +136,9 @@ def main(config: Config) -> None:
     scorer = Scorer(rules, config.weights, device)
     for metric, why in scorer.missing.items():
         console.print(f"{metric}: not computed: {why}", markup=False, highlight=False)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     results: dict[str, list[dict[str, Any]]] = {}
-    with Progress(*columns, console=console) as bar:
-        total = sum(len(s.temperatures) * len(data.pairs) for data in sets for s in systems[data.name])
-        task = bar.add_task("scoring", total=total)
-
-        def advance() -> None:
-            bar.advance(task)
+    total = sum(len(s.temperatures) * len(data.pairs) for data in sets for s in systems[data.name])
+    with progress_bar(console, total, "scoring") as tick:
 
         def say(line: str) -> None:
             console.print(line, markup=False, highlight=False)
@@ -151,14 +146,14 @@ def main(config: Config) -> None:
         for data in sets:
             results[data.name] = []
             for system in systems[data.name]:
-                bar.update(task, description=f"{system.name} on {data.name}")
-                results[data.name].append(score_once(config, scorer, system, data, advance, say))
+                tick(f"{system.name} on {data.name}", advance=0)
+                results[data.name].append(score_once(config, scorer, system, data, tick, say))
 
     # Table and pictures
     table = markdown(preset.title, results, rules.metrics)
     versions = {name: importlib.metadata.version(name) for name in ("flowkit-torch", "torch", "numpy", "pillow")}
     save_json(config.out / "results.json", {"versions": versions, "command": sys.argv, "sets": results})
-    write_whole(config.out / "table.md", lambda file: file.write(table.encode()))
+    write_text(config.out / "table.md", table)
     for data in sets:
         draw_pictures(config, data, systems[data.name], preset.rescaling, rules.border)
     console.print(table, markup=False, highlight=False)
@@ -291,7 +286,7 @@ def check_same(found: Mapping[str, Any], now: Mapping[str, Any], file: Path) -> 
 def save_json(path: Path, content: Any) -> None:
     """Writes strict JSON; infinities and NaN become strings."""
     text = json.dumps(_strict(content), indent=1, ensure_ascii=False, default=str, allow_nan=False)
-    write_whole(path, lambda file: file.write(text.encode() + b"\n"))
+    write_text(path, text + "\n")
 
 
 def _strict(value: Any) -> Any:

@@ -25,7 +25,7 @@ from flowkit_models.data.image_pair import Pair
 from flowkit_models.data.loader import Batch, Draws
 from flowkit_models.evaluation.scores import Distance, score
 from flowkit_models.evaluation.sweep import comparison_sheet, markdown, spread, sweep, table_cells, temperature_curves
-from flowkit_models.files import write_whole
+from flowkit_models.files import write_text
 from flowkit_models.training.objectives import SRWeights, SuperResolution
 from flowkit_models.training.options import Options
 from flowkit_models.training.prior_init import fit_priors
@@ -203,7 +203,7 @@ def one(
             fit_priors(model, hr.to(batch.hr.device), lr.to(batch.hr.device))
         if not console.quiet:
             start = HeldOut(pairs, config.temperature, {})(model, 0)
-            write(folder / "start.json", json.dumps({"psnr": start["psnr"]}))
+            write_text(folder / "start.json", json.dumps({"psnr": start["psnr"]}))
 
     # Loss (section 3.4), schedule and run
     objective = SuperResolution(model, options.loss)
@@ -226,7 +226,7 @@ def one(
         "scores": scores,
         "temperatures": sorted([*ends, *swept], key=lambda row: row["temperature"]),
     }
-    write(file, json.dumps(record, indent=2))
+    write_text(file, json.dumps(record, indent=2))
     return record
 
 
@@ -280,8 +280,8 @@ def report(
     console.print(caption, highlight=False)
 
     out = config.out / config.preset
-    write(out / "table.md", "\n\n".join([*(markdown(*table) for table in tables), caption]) + "\n")
-    write(out / "table.json", json.dumps({"summary": summaries, "runs": records}, indent=2))
+    write_text(out / "table.md", "\n\n".join([*(markdown(*table) for table in tables), caption]) + "\n")
+    write_text(out / "table.json", json.dumps({"summary": summaries, "runs": records}, indent=2))
     curves = {LABELS[name]: [record["temperatures"] for record in found] for name, found in records.items()}
     shown = {"psnr": "PSNR (dB)", "lpips": "LPIPS", "diversity": "diversity (grey levels)"}
     temperature_curves(curves, out / "tau.png", shown, [label for label in curves if label != "case 1"])
@@ -305,11 +305,6 @@ def as_table(headings: list[str], cells: list[list[str]]) -> Table:
 def run_folder(config: Config, design: Design, seed: int) -> Path:
     """Where one run is kept."""
     return config.out / config.preset / design / f"seed{seed}"
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a text file atomically."""
-    write_whole(path, lambda file: file.write(text.encode()))
 
 
 def parse(arguments: list[str]) -> Config:

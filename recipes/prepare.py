@@ -12,12 +12,12 @@ from typing import Any, Literal
 import torch
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from flowkit_models.data.pairs import images_in, lr_place
 from flowkit_models.data.prepare import CELEBA, Faces, LowResolution, Preparation, SubImages, prepare_all
 from flowkit_models.images.image_file import ImageError, check_writable, list_images
 from flowkit_models.images.resize import Edges, Ties
+from flowkit_models.progress import progress_bar
 
 Job = tuple[Preparation, Path]
 
@@ -156,14 +156,12 @@ def main(config: SubImagesConfig | CelebAConfig | LRConfig) -> None:
     jobs = config.jobs()
     for out in {make.out for make, _ in jobs}:
         check_writable(out)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task("images", total=len(jobs))
+    with progress_bar(console, len(jobs), "images") as tick:
 
         def step(failed: str | None) -> None:
             if failed is not None:
                 console.print(f"skipped {failed}", markup=False, highlight=False)
-            bar.advance(task)
+            tick()
 
         report = prepare_all(jobs, config.workers, step)
     console.print(f"{report.written} files written, {report.existing} were there, {len(report.failed)} images skipped")

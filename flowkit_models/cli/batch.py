@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from flowkit_models.cli.errors import one_line
 from flowkit_models.cli.options import FileOptions
 from flowkit_models.cli.paths import IMAGES, Job, Naming, check, find, place
+from flowkit_models.progress import make_progress
 
 
 class Reporter:
@@ -132,15 +133,9 @@ def _make_folder(job: Job) -> None:
 
 def _progress() -> Progress:
     console = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
+    progress = make_progress(console, transient=True)
+    progress.disable = not console.is_terminal
+    return progress
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from flowkit_models.cli.options import ModelOptions
+from flowkit_models.devices import find_device
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.bundled import SHIPPED
 from flowkit_models.models.checkpoint_file import read_about
@@ -52,7 +53,7 @@ def open_model(options: ModelOptions) -> Opened:
     path = options.model or SHIPPED
     if options.model is None and not path.is_file():
         raise FileNotFoundError("no weights came with this package: name a checkpoint with -m")
-    device = _device(options.device)
+    device = find_device(options.device)
     model = load(path, precision=options.precision)
     rescales = is_rescaling(model)
     temperature = _noted(path, "temperature")
@@ -84,14 +85,3 @@ def _noted(path: Path, name: str) -> float | None:
     except (KeyError, ValueError):
         return None
     return value if 0 <= value < math.inf else None
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise ValueError(f"--device {name}: not on this machine") from None
-    return device

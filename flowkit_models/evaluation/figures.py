@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from flowkit_models.data.image_pair import Pair
+from flowkit_models.files import atomic_path
 from flowkit_models.images.convert import luma, to_float, to_uint8
 from flowkit_models.metrics.full_reference import psnr
 from flowkit_models.models.base import ImageFlow
@@ -184,6 +184,5 @@ def _window(sizes: Iterable[int], centre: tuple[float, float], scale: int) -> li
 
 def save(figure: Any, path: str | os.PathLike[str]) -> None:
     """Writes a figure as PNG; the old file stays until the new is whole."""
-    temporary = Path(path).with_suffix(".tmp.png")
-    figure.savefig(temporary)
-    temporary.replace(path)
+    with atomic_path(path) as unfinished:
+        figure.savefig(unfinished, format="png")

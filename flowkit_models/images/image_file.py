@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from flowkit_models.files import atomic_path
 from flowkit_models.images.convert import to_uint8
 
 T = TypeVar("T")
@@ -109,15 +110,11 @@ def write_image(path: str | os.PathLike[str], x: Tensor) -> None:
     if not (x.dtype == torch.uint8 or (x.is_floating_point() and bool(x.isfinite().all()))):
         raise ImageError(f"{path}: an image is uint8 or finite floating point, got {x.dtype} or NaN in it")
     pixels = to_uint8(x.detach()).permute(1, 2, 0).contiguous().cpu().numpy()
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        Image.fromarray(pixels).save(unfinished, format="PNG")
-        unfinished.replace(path)
+        with atomic_path(path) as unfinished:
+            Image.fromarray(pixels).save(unfinished, format="PNG")
     except OSError as error:
         raise ImageError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        if unfinished.is_file():
-            unfinished.unlink()
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:

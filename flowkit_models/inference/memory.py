@@ -1,4 +1,4 @@
-"""How much memory a computation takes on the CPU, and how much there is: the kernel kills who asks for more."""
+"""CPU memory: estimated peak of a computation, and bytes available; the kernel kills who takes more."""
 
 import weakref
 from collections.abc import Callable
@@ -15,11 +15,12 @@ _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def peak_bytes(run: Callable[[], Any]) -> int:
-    """The most bytes that the tensors made by a call held together.
+def peak_tensor_bytes(run: Callable[[], Any]) -> int:
+    """Peak of the bytes that the tensors made by a call hold together.
 
-    The process takes more: convolutions reorder their data, and freed memory is not given back at once. For one tile
-    of the image models that was 1.2 to 2.1 times as much (CPU, float32).
+    Counted without torch's profiler, which would cancel one that is already running. The process takes more:
+    convolutions reorder their data, and freed memory is not given back at once. For one tile of the image models that
+    was 1.2 to 2.1 times as much (CPU, float32).
     """
     counter = _Counter()
     with torch.no_grad(), counter:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flowkit_models.inference.latent_field import Field, StoredField
-from flowkit_models.inference.memory import available_bytes, peak_bytes
+from flowkit_models.inference.memory import available_bytes, peak_tensor_bytes
 from flowkit_models.models.base import ImageFlow, _padded
 
 Bits = Literal[8, 16, 32]
@@ -26,7 +26,7 @@ image differed by at most 53 grey levels with an overlap of 4, 8 with 8, 1.1 wit
 PROBE = 32
 """LR pixels of the side of the tile that is run to estimate memory on the CPU."""
 SPARE = 5
-"""Available memory over what a tile's tensors may hold on the CPU; it takes up to 2.1 times those (`peak_bytes`)."""
+"""Available memory over what a tile's tensors may hold on the CPU; it takes up to 2.1 times those."""
 
 _Run = Callable[[int, int, int, int], Tensor]
 _DTYPES = {8: torch.uint8, 16: torch.uint16, 32: torch.float32}
@@ -217,7 +217,7 @@ class Tiled:
         if free is None or max(height, width) <= PROBE:
             return self._up(TILE)
         height, width = (min(side, self._up(PROBE)) for side in (height, width))
-        per_pixel = peak_bytes(lambda: run(0, 0, height, width)) / (height * width)
+        per_pixel = peak_tensor_bytes(lambda: run(0, 0, height, width)) / (height * width)
         side = math.isqrt(int(free / SPARE / per_pixel)) // self.model.lr_multiple * self.model.lr_multiple
         return max(self._floor, min(side, self._up(TILE)))
 

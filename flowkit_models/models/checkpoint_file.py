@@ -15,6 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from flowkit_models.files import atomic_path
+
 FORMAT = "1"
 
 
@@ -42,15 +44,8 @@ def save(model: Any, path: str | os.PathLike[str], about: Mapping[str, str] | No
     tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        unfinished.touch()
-        mode = unfinished.stat().st_mode
-        save_file(tensors, unfinished, metadata)  # which makes files that only their owner can read
-        unfinished.chmod(mode)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with atomic_path(path) as unfinished:
+        save_file(tensors, unfinished, metadata)
 
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:

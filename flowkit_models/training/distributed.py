@@ -18,6 +18,7 @@ from accelerate.utils import (
 )
 from torch import nn
 
+from flowkit_models.devices import find_device
 from flowkit_models.training.settings import Settings
 
 SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")
@@ -37,9 +38,8 @@ def start_processes(settings: Settings) -> Accelerator:
             raise ValueError(f"ACCELERATE_USE_{name} is set: sharded training is not supported; start with torchrun")
     # accelerate keeps one state per process; but a process may train twice, and differently
     AcceleratorState._reset_state(reset_partial_state=True)
-    gpu = torch.accelerator.is_available() and not settings.cpu
     accelerator = Accelerator(
-        cpu=not gpu,  # without it, accelerate takes processes on CPUs for lone ones
+        cpu=settings.cpu or find_device().type == "cpu",  # without it, accelerate takes processes on CPUs for lone ones
         mixed_precision=settings.precision,
         kwargs_handlers=[
             # each turn uses a part of the parameters

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flowkit_models.files import write_whole
+from flowkit_models.files import write_text
 from flowkit_models.training.run_folder import RunFolder
 
 Row = Mapping[str, Any]
@@ -32,7 +32,7 @@ class Logs:
             row for row in read_log(folder.log) if row["step"] <= (validated if row["kind"] == "validation" else step)
         ]
         text = "".join(json.dumps(row) + "\n" for row in kept)
-        write_whole(folder.log, lambda file: file.write(text.encode()))
+        write_text(folder.log, text)
         self._file = folder.log.open("a", buffering=1, encoding="utf-8")
         self._events: Any = None
         if tensorboard:

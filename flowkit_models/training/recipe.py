@@ -22,6 +22,7 @@ from flowkit_models.data.image_pair import Pair
 from flowkit_models.diagnostics.lr_provenance import calibrate
 from flowkit_models.evaluation.figures import curves, rescaling_sheet, sample_sheet
 from flowkit_models.evaluation.scores import Distance, score, score_rescaling
+from flowkit_models.files import write_text
 from flowkit_models.metrics.perceptual import LPIPS
 from flowkit_models.metrics.pretrained import WeightsError, is_cached
 from flowkit_models.models.base import ImageFlow
@@ -203,8 +204,7 @@ def _farewell(trained: Result, out: Path, console: Console) -> None:
 def _save_metrics(metrics: dict[str, Any], options: Options, trained: Result) -> None:
     """Writes the results as JSON, with how they came about; numbers that are not finite become null."""
     metrics["protocol"] |= {"options": dataclasses.asdict(options), "train_minutes": round(trained.seconds / 60, 2)}
-    text = json.dumps(_finite(metrics), indent=2, default=str)
-    (options.out / "metrics.json").write_text(text + "\n")
+    write_text(options.out / "metrics.json", json.dumps(_finite(metrics), indent=2, default=str) + "\n")
 
 
 def _finite(value: Any) -> Any:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flowkit_models.files import write_whole
+from flowkit_models.files import remove_unfinished, write_text
 from flowkit_models.training.state import load_state
 
 
@@ -54,19 +54,15 @@ class RunFolder:
         state = load_state(self.state) if self.state.exists() else None
         if state is not None:
             check_same_config(json.loads(state["config"]), config, harmless, self.path)
-        write_whole(self.config, lambda file: file.write(json.dumps(config, indent=2).encode() + b"\n"))
+        write_text(self.config, json.dumps(config, indent=2) + "\n")
         return state
 
     def _clean(self, all_of_it: bool) -> None:
         """Removes what a killed process left half written, or everything that a run writes."""
-        for file in self._files:
-            for unfinished in self.path.glob(f".{file.name}.*"):
-                unfinished.unlink()
-            if all_of_it:
+        remove_unfinished(self.path)
+        if all_of_it:
+            for file in (*self._files, *self.tensorboard.glob("events.out.tfevents.*")):
                 file.unlink(missing_ok=True)
-        if all_of_it and self.tensorboard.is_dir():
-            for events in self.tensorboard.glob("events.out.tfevents.*"):
-                events.unlink()
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:

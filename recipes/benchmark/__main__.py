@@ -8,8 +8,6 @@ docs/benchmarks.md explains them and shows the results.
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,13 +21,14 @@ if not __package__:  # started as `python recipes/benchmark`: this folder is the
 import torch
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from benchmark import bars, glow, growth, models, report
 from benchmark.contenders import CONTENDERS, Sizes
 from benchmark.models import PARTS, Part
 from benchmark.subjects import Conditions, check_models, full_size
+from flowkit_models.devices import find_device
 from flowkit_models.images.image_file import check_writable
+from flowkit_models.progress import progress_bar
 from flowkit_models.training.recipe import run as run_recipe
 
 
@@ -60,12 +59,11 @@ class Options:
         """
         if self.threads < 1 or self.rounds < 1:
             raise ValueError("threads and rounds must be at least 1")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("--device cuda: torch sees no GPU")
+        device = str(find_device(self.device))
         check_writable(self.out)
         torch.set_num_threads(self.threads)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = self.tf32
-        return "cpu" if self.device == "cpu" or not torch.cuda.is_available() else "cuda"
+        return device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +96,7 @@ class Glow(Options):
         if self.quick:
             sizes, rounds, calls, trained = Sizes(2, 1, 8, 8, 2), 1, 1, 2
         how = glow.Conditions(device, rounds, calls, self.seed, trained, self.compiled, self.channels_last)
-        with progress(console, glow.turns(self.contenders, how)) as tick:
+        with progress_bar(console, glow.turns(self.contenders, how), transient=True) as tick:
             return glow.compare(self.contenders, sizes, how, tick)
 
 
@@ -143,7 +141,7 @@ class Models(ModelOptions):
         how = self.conditions(device)
         if how.weights is not None and len(self.models) > 1:
             raise ValueError("--weights goes with a single model in --models")
-        with progress(console, len(self.models) * models.turns(self.parts, how)) as tick:
+        with progress_bar(console, len(self.models) * models.turns(self.parts, how), transient=True) as tick:
             found = {name: models.measure(name, self.parts, how, self.batch, tick) for name in self.models}
         return [models.table(found, how)]
 
@@ -173,7 +171,7 @@ class Growth(ModelOptions):
         if any(value < 1 for chosen in values.values() for value in chosen):
             raise ValueError("size, depth, draws and batch must be at least 1")
         values = {axis: chosen for axis, chosen in values.items() if chosen}
-        with progress(console, growth.turns(how, values)) as tick:
+        with progress_bar(console, growth.turns(how, values), transient=True) as tick:
             points = growth.measure(self.model, how, values, tick)
         growth.plot(points, self.out / "growth.png")
         return [growth.table(self.model, points, how)]
@@ -200,22 +198,13 @@ class Bars(ModelOptions):
         if self.quick:
             sizes, how = Sizes(2, 1, 8, 8, 2), glow.Conditions(device, 1, 1, self.seed, 2)
         found = {}
-        with progress(console, len(self.only)) as tick:
+        with progress_bar(console, len(self.only), transient=True) as tick:
             for name in self.only:
                 tick(name)
                 say = partial(tick, advance=0)
                 setting = bars.Setting(sizes, how, self.conditions(device), self.models, say)
                 found[name] = bars.BARS[name].measure(setting)
         return [bars.table(found)]
-
-
-@contextmanager
-def progress(console: Console, total: int) -> Iterator[Callable[..., None]]:
-    """A bar; gives the function that says what comes next and moves it on."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("", total=total)
-        yield lambda name, advance=1: bar.update(task, advance=advance, description=name)
 
 
 def main(options: Glow | Models | Growth | Bars) -> None:

@@ -15,7 +15,7 @@ from rich.table import Table as RichTable
 from benchmark.measures import has_bf16, processor
 from benchmark.stopwatch import Spread
 from flowkit_models.evaluation.sweep import markdown
-from flowkit_models.files import write_whole
+from flowkit_models.files import write_text
 
 LIBRARIES = ("flowkit-torch", "torch", "nflows", "normflows", "FrEIA")
 
@@ -84,9 +84,9 @@ def write(folder: Path, results: Sequence[Results], about: dict[str, Any]) -> No
     said = "\n".join(f"- {key}: {value}" for key, value in about.items())
     text = "\n".join(result.as_markdown() for result in results) + f"\nProtocol:\n\n{said}\n"
     numbers = {"protocol": about, **{result.title: result.numbers for result in results}}
-    write_whole(folder / "table.md", lambda file: file.write(text.encode()))
+    write_text(folder / "table.md", text)
     content = json.dumps(numbers, indent=1, ensure_ascii=False, default=str)
-    write_whole(folder / "results.json", lambda file: file.write(content.encode() + b"\n"))
+    write_text(folder / "results.json", content + "\n")
 
 
 def duration(seconds: float) -> str:

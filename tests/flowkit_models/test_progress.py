@@ -1,35 +1,39 @@
-"""What a run shows."""
+"""The progress bar: what it shows, and that no rich is imported until it draws."""
 
 import io
+import subprocess
+import sys
 
-import torch
 from rich.console import Console
 
-from flowkit_models.training.progress import Show
+from flowkit_models.progress import make_progress, progress_bar
 
 
-def shown(terminal):
+def test_a_bar_says_what_it_is_at_and_how_far() -> None:
     file = io.StringIO()
-    console = Console(file=file, force_terminal=terminal, width=200, color_system=None)
-    with Show(console, 100, 40, torch.device("cpu")) as show:
-        show.step(41, {"bits_per_dim": 5.0})
-        show.step(42, {"bits_per_dim": 4.0})
-        show.validation(42, {"score": 27.5, "psnr": 27.5, "lpips": 0.25}, best=True)
-        show.step(43, {})
-    return file.getvalue()
+    with progress_bar(Console(file=file, width=80), 3, "first") as tick:
+        tick()
+        tick("[second]", advance=0)
+        tick()
+    (line,) = file.getvalue().splitlines()
+    assert line.startswith("[second] ")  # as it is: no markup
+    assert "2/3" in line
 
 
-def test_a_log_file_gets_a_line_at_each_validation() -> None:
-    first, *rest = shown(terminal=False).splitlines()
-    assert first.startswith("step 42: 4.50 bits/dim, 27.50 dB held out, ")
-    assert first.endswith("; score 27.5000, psnr 27.5000, lpips 0.2500, the best so far")
-    assert "GiB" in first
-    assert len(rest) == 1  # the bar, once, at the end
-    assert "43/100" in rest[0]
+def test_tasks_have_a_status_where_it_is_asked_for() -> None:
+    file = io.StringIO()
+    with make_progress(Console(file=file, width=80), status=True) as progress:
+        progress.add_task("a", total=2, completed=2, status="5 it/s")
+    assert "2/2 5 it/s" in file.getvalue()
 
 
-def test_a_terminal_gets_a_table() -> None:
-    text = shown(terminal=True)
-    assert "step 42, the best so far" in text
-    assert "27.5000" in text
-    assert "lpips" in text
+def test_a_transient_bar_leaves_nothing() -> None:
+    file = io.StringIO()
+    with progress_bar(Console(file=file, width=80), 3, transient=True) as tick:
+        tick()
+    assert not file.getvalue().strip()
+
+
+def test_the_module_needs_no_rich() -> None:
+    code = "import sys, flowkit_models.progress; assert 'rich' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -39,8 +39,8 @@ def test_a_run_is_not_overwritten_unasked(folder) -> None:
 
 def test_a_resumed_run_keeps_its_files_and_loses_half_written_ones(folder) -> None:
     with_a_run(folder)
-    (folder.path / ".state.pt.123").write_bytes(b"half")
-    (folder.path / ".best.safetensors.9").write_bytes(b"half")
+    (folder.path / ".flowkit-123-0").write_bytes(b"half")
+    (folder.path / ".flowkit-9-12").write_bytes(b"half")
     folder.open(plain({**CONFIG, "training": {"steps": 9}}), ("training.steps",), resume=True, overwrite=False)
     assert not list(folder.path.glob(".*"))
     assert folder.state.exists()

@@ -1,4 +1,4 @@
-"""Files and states: whole or not there, and nothing in them is executed."""
+"""Training states: read without executing anything, refused if damaged; the average."""
 
 import os
 
@@ -6,35 +6,8 @@ import pytest
 import torch
 from toys import InTurns, tiny_flow
 
-from flowkit_models.files import write_whole
 from flowkit_models.training.optim import Adam, make_learners
 from flowkit_models.training.state import TrainingState, load_state, save_state
-
-
-def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path) -> None:
-    path = tmp_path / "file"
-    write_whole(path, lambda file: file.write(b"older"))
-    reader = path.open("rb")
-    write_whole(path, lambda file: file.write(b"old"))
-    assert reader.read() == b"older"  # another file took its name
-    reader.close()
-
-    def fail(file):
-        file.write(b"half")
-        assert path.read_bytes() == b"old"
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_whole(path, fail)
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_the_file_reaches_the_disk_before_its_name(tmp_path, monkeypatch) -> None:
-    seen = []
-    monkeypatch.setattr(os, "fsync", lambda number: seen.append((tmp_path / "file").exists()))
-    write_whole(tmp_path / "file", lambda file: file.write(b"new"))
-    assert seen == [False, True]  # the content, and then the folder
 
 
 @pytest.mark.parametrize("length", [0, 1, 100, 1000, -1])

@@ -217,8 +217,8 @@ def test_memory_counted_is_that_of_the_tensors_alive() -> None:
         view.add_(1)
         return torch.cat([view, view])  # 4000 and 7920
 
-    assert memory.peak_bytes(run) == 4000 + 7920
-    assert memory.peak_bytes(lambda: None) == 0
+    assert memory.peak_tensor_bytes(run) == 4000 + 7920
+    assert memory.peak_tensor_bytes(lambda: None) == 0
 
 
 def test_available_memory_is_a_number_of_bytes() -> None:

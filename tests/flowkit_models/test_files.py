@@ -1,0 +1,70 @@
+"""Atomic writes: the old file or the whole new one, whatever the writer does, under any name that a folder takes."""
+
+import os
+import stat
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from flowkit_models.files import UNFINISHED, atomic_path, remove_unfinished, write_text, write_whole
+
+
+def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path) -> None:
+    path = tmp_path / "file"
+    write_text(path, "older")
+    reader = path.open("rb")
+    write_text(path, "ö")
+    assert reader.read() == b"older"  # another file took its name
+    reader.close()
+
+    def fail(file):
+        file.write(b"half")
+        assert path.read_bytes() == "ö".encode()
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, fail)
+    assert path.read_bytes() == "ö".encode()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_file_reaches_the_disk_before_its_name(tmp_path, monkeypatch) -> None:
+    seen = []
+    monkeypatch.setattr(os, "fsync", lambda number: seen.append((tmp_path / "file").exists()))
+    write_text(tmp_path / "file", "new")
+    assert seen == [False, True]  # the content, and then the folder
+
+
+def test_the_longest_name_that_a_folder_takes(tmp_path) -> None:
+    path = tmp_path / ("n" * os.pathconf(tmp_path, "PC_NAME_MAX"))
+    write_text(path, "new")
+    assert path.read_text() == "new"
+
+
+def test_permissions_are_ordinary_though_the_writer_makes_private_files(tmp_path) -> None:
+    with atomic_path(tmp_path / "weights") as unfinished:
+        save_file({"weight": torch.zeros(1)}, unfinished)
+    (tmp_path / "ordinary").touch()
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("weights", "ordinary")]
+    assert modes[0] == modes[1]
+
+
+def test_two_writers_at_once_and_leftovers(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("flowkit_models.files._number", iter((0, 0, 0, 1)))  # as if they were two processes
+    with atomic_path(tmp_path / "a") as first, atomic_path(tmp_path / "a") as second:
+        assert first != second
+        (tmp_path / f"{UNFINISHED}1-0").touch()
+        remove_unfinished(tmp_path)
+        assert not list(tmp_path.iterdir())
+        for file in (first, second):
+            file.write_text(file.name)
+    assert (tmp_path / "a").read_text() == first.name  # the last one to end
+
+
+@pytest.mark.parametrize("name", ["no/folder/file", "folder"])
+def test_an_error_names_the_file(tmp_path, name) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError, match=name):
+        write_text(tmp_path / name, "new")
+    assert [file.name for file in tmp_path.iterdir()] == ["folder"]
