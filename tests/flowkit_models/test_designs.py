@@ -151,7 +151,7 @@ def test_every_actnorm_can_be_set_from_data(design) -> None:
 @pytest.mark.parametrize("design", DESIGNS)
 def test_the_least_squares_start_gives_each_design_what_it_may_see(design) -> None:
     torch.manual_seed(0)
-    model = flowkit_models.create("hcflow_sr_x4_small", features=16, **NO_BLOCKS, **DESIGNS[design])
+    model = flowkit_models.create("hcflow_sr_x4_small", features=16, prior="exp", **NO_BLOCKS, **DESIGNS[design])
     low = torch.rand(8, 3, 8, 8)
     hr = torch.nn.functional.interpolate(low, scale_factor=4, mode="bilinear")
     hr = hr + 0.01 * torch.randn_like(hr)

@@ -37,7 +37,7 @@ def moved(model):
 def healthy(hr):
     """An HCFlow with statistics and priors fitted on the photographs."""
     torch.manual_seed(0)
-    model = moved(flowkit_models.create("hcflow_sr_x4_small", **SIZES, conditional_hidden=4))
+    model = moved(flowkit_models.create("hcflow_sr_x4_small", prior="exp", **SIZES, conditional_hidden=4))
     initialize_latents(model, hr)
     fit_priors(model, hr, bicubic_resize(hr, Fraction(1, 4)))
     return model

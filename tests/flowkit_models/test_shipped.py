@@ -48,7 +48,7 @@ def test_the_file_says_what_it_is(model) -> None:
 
 
 def test_its_sizes_are_those_of_the_preset(model) -> None:
-    assert model.config == flowkit_models.create("hcflow_shipped_x4").config
+    assert model.config == flowkit_models.create("hcflow_shipped_x4", prior="exp").config
 
 
 def test_it_beats_bicubic_on_photographs_it_never_saw(model) -> None:
