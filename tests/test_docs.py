@@ -15,6 +15,7 @@ from pages import PAGES, ROOT
 
 import flowkit
 import flowkit_models
+from flowkit_models.cli import dispatch
 
 DOCS = ROOT / "docs"
 BENCH = ("normflows", "FrEIA")  # an extra that `all` may leave out
@@ -80,9 +81,8 @@ def test_the_options_of_a_command_are_those_of_its_program(program: str, options
 def parse(program: str, options: list[str], monkeypatch):
     """What a command line comes to, if nothing is done but to read it."""
     if program == "flowkit":
-        line = importlib.import_module("flowkit_models.cli.dispatch")
-        monkeypatch.setattr(line, "work_of", lambda task: lambda _: 0)
-        return line.run(options)
+        monkeypatch.setattr(dispatch, "function_of", lambda task: lambda task: 0)
+        return dispatch.main(options)
     module = pages.open_recipe(program)
     monkeypatch.setattr(module, "main", lambda *config: None)
     try:

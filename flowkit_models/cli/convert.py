@@ -1,15 +1,15 @@
-"""`flowkit convert`: a checkpoint under flowkit's names or the published ones, and the proof that it is the same."""
+"""`flowkit convert`: checkpoints under flowkit's names or the published ones, compared bit for bit."""
 
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 from torch import Tensor
 
 import flowkit_models
+from flowkit_models.cli.model import overrides
 from flowkit_models.cli.options import Convert
 from flowkit_models.files import write_whole
 from flowkit_models.models.base import ImageFlow
@@ -17,51 +17,44 @@ from flowkit_models.models.checkpoint_file import read_about
 from flowkit_models.models.detect import known_sizes
 
 OWN_NOTES = ("flowkit", "model", "config")
-"""What `save` writes of itself."""
+"""Notes that `save` writes itself."""
 
 STARTS = ("init", "gain")
 """Fields of a config that only say how fresh weights are drawn."""
 
 
-def convert(task: Convert) -> int:
-    """Converts, and returns 0.
+def convert_file(options: Convert) -> int:
+    """Runs `flowkit convert`; returns the exit code, 0.
 
     Raises:
         FileNotFoundError: if there is no source, or no folder for the target.
         FileExistsError: if the target is there and is not to be replaced.
         ValueError: if the source is no checkpoint, has no published form, or the copy differs from it.
     """
-    if task.target.suffix not in (".safetensors", ".pth"):
-        raise ValueError(f"{task.target}: the target's name says the format: .safetensors (flowkit's) or .pth")
-    if task.target.exists() and not task.overwrite:
-        raise FileExistsError(f"{task.target}: is there already; --overwrite replaces it")
-    if not task.target.parent.is_dir():
-        raise FileNotFoundError(f"{task.target}: there is no folder {task.target.parent}")
-    model = flowkit_models.load(task.source, **untold(task.quant, task.taps))
-    proof = task.target.with_name(f".{os.getpid()}.{task.target.name}")
+    if options.target.suffix not in (".safetensors", ".pth"):
+        raise ValueError(f"{options.target}: the target's name says the format: .safetensors (flowkit's) or .pth")
+    if options.target.exists() and not options.overwrite:
+        raise FileExistsError(f"{options.target}: is there already; --overwrite replaces it")
+    if not options.target.parent.is_dir():
+        raise FileNotFoundError(f"{options.target}: there is no folder {options.target.parent}")
+    model = flowkit_models.load(options.source, **overrides(options))
+    proof = options.target.with_name(f".{os.getpid()}.{options.target.name}")
     try:
-        write(model, proof, read_about(task.source))
-        copy = flowkit_models.load(
-            proof, **untold(getattr(model.config, "quant", None), getattr(model.config, "taps", None))
-        )
-        count = check_equal(model, copy, task.target)
-        proof.replace(task.target)
+        write(model, proof, read_about(options.source))
+        copy = flowkit_models.load(proof, **overrides(model.config))
+        count = check_equal(model, copy, options.target)
+        proof.replace(options.target)
     finally:
         proof.unlink(missing_ok=True)
-    form = "flowkit's" if task.target.suffix == ".safetensors" else "the published"
+    form = "flowkit's" if options.target.suffix == ".safetensors" else "the published"
     console = Console(highlight=False, soft_wrap=True)
     console.print(
-        f"{task.target}: {type(model).__name__} ×{model.scale} under {form} names; "
+        f"{options.target}: {type(model).__name__} ×{model.scale} under {form} names; "
         f"{count} tensors, equal to the source's bit for bit"
     )
-    if task.target.suffix == ".pth" and (lost := not_stored(model)):
+    if options.target.suffix == ".pth" and (lost := not_stored(model)):
         console.print(f"published files don't hold {lost}: give it to load() as well")
     return 0
-
-
-def untold(quant: int | None, taps: tuple[int, ...] | None) -> dict[str, Any]:
-    """The overrides of `load` for what weights can't tell, without those that are None."""
-    return {name: value for name, value in (("quant", quant), ("taps", taps)) if value is not None}
 
 
 def write(model: ImageFlow, path: Path, notes: dict[str, str]) -> None:
@@ -74,7 +67,7 @@ def write(model: ImageFlow, path: Path, notes: dict[str, str]) -> None:
 
 
 def check_equal(model: ImageFlow, copy: ImageFlow, path: Path) -> int:
-    """How many tensors of two models were compared, all of them equal to the last bit.
+    """Compares the tensors of two models bit for bit; returns how many there are.
 
     Published files don't store the flags of initialisation: these follow from the values and are left out.
 
@@ -90,7 +83,7 @@ def check_equal(model: ImageFlow, copy: ImageFlow, path: Path) -> int:
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Equal in dtype, shape and every bit: a minus zero is no zero."""
+    """Equality of dtype, shape and every bit: a minus zero is no zero."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
     return torch.equal(*(x.contiguous().flatten().view(torch.uint8) for x in (a, b)))

@@ -1,4 +1,4 @@
-"""The command line: which subcommands there are, and how what they raise becomes a line and an exit code."""
+"""The command line `flowkit`: a table of subcommands; arguments in, exit code out."""
 
 import importlib
 import sys
@@ -6,52 +6,77 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, Union
 
-import tyro
-
 from flowkit_models.cli.errors import UsageError, one_line
-from flowkit_models.cli.options import Convert, Decode, Doctor, Downscale, Encode, Info, Restore, Upscale
 
-WORK: dict[type[Any], tuple[str, str]] = {
-    Upscale: ("upscale", "upscale_files"),
-    Downscale: ("downscale", "downscale_files"),
-    Restore: ("upscale", "restore_files"),
-    Encode: ("encode", "encode_files"),
-    Decode: ("encode", "decode_files"),
-    Info: ("info", "info"),
-    Convert: ("convert", "convert"),
-    Doctor: ("doctor", "doctor"),
+SUBCOMMANDS: dict[str, tuple[str, str]] = {
+    "Upscale": ("upscale", "upscale_files"),
+    "Downscale": ("downscale", "downscale_files"),
+    "Restore": ("restore", "restore_files"),
+    "Encode": ("encode", "encode_files"),
+    "Decode": ("encode", "decode_files"),
+    "Info": ("info", "show_info"),
+    "Convert": ("convert", "convert_file"),
+    "Doctor": ("doctor", "examine_file"),
+    "Prepare": ("prepare", "prepare_dataset"),
+    "Demo": ("demo", "serve_demo"),
 }
-"""The options of each subcommand, and the module and function that do its work: loaded when it runs."""
+"""A class in `options` and what does its work: a module beside this one, and the function in it.
+
+All three are names, found when a command line is run, so that `--help` needs no torch. A subcommand more is a class in
+`options`, a row here, and a file with a function that takes the options and returns the exit code.
+"""
 
 
-def work_of(task: Any) -> Callable[[Any], int]:
-    """The function that does what the options ask for."""
-    module, function = WORK[type(task)]
-    work: Callable[[Any], int] = getattr(importlib.import_module(f"{__package__}.{module}"), function)
-    return work
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command.
 
+    Args:
+        arguments: what follows `flowkit`; by default those of the process.
 
-def run(arguments: Sequence[str] | None) -> int:
-    """Parses a command line and runs it; see `flowkit_models.cli.main`."""
+    Returns:
+        The exit code: 0 all is well, 1 something failed, 2 the command line makes no sense, 130 stopped by Ctrl-C.
+    """
+    options = None
     try:
-        kinds: Any = Union[tuple(WORK)]  # noqa: UP007 - made of a tuple
-        task = tyro.cli(
-            kinds,
-            args=arguments,
-            prog="flowkit",
-            description="Image super-resolution and rescaling with normalizing flows.",
-            config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
-        )
+        options = parse(arguments)
+        return function_of(options)(options)
     except SystemExit as stop:  # help was asked for, or the line was wrong and tyro has said so
         return stop.code if isinstance(stop.code, int) else 2
-    try:
-        code = work_of(task)(task)
     except KeyboardInterrupt:
         print("flowkit: stopped; nothing is half-written", file=sys.stderr)
         return 130
     except Exception as error:
-        if getattr(task, "debug", False):
+        if getattr(options, "debug", False):
             traceback.print_exc()
         print(f"flowkit: {one_line(error)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
-    return code
+
+
+def parse(arguments: Sequence[str] | None) -> Any:
+    """The options that a command line stands for, of a class in `options`.
+
+    Raises:
+        UsageError: if an option is out of range, or the packages that parse are not there.
+        SystemExit: for `--help`, and for a line that can't be parsed.
+    """
+    try:
+        import tyro  # noqa: PLC0415 - an extra
+
+        from flowkit_models.cli import options  # noqa: PLC0415 - made of tyro's marks
+    except ModuleNotFoundError as error:
+        raise UsageError(f'the command needs {error.name}: pip install "flowkit-torch[cli]"') from None
+    kinds: Any = Union[tuple(getattr(options, name) for name in SUBCOMMANDS)]  # noqa: UP007 - made of a table
+    return tyro.cli(
+        kinds,
+        args=arguments,
+        prog="flowkit",
+        description="Image super-resolution and rescaling with normalizing flows.",
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+    )
+
+
+def function_of(options: Any) -> Callable[[Any], int]:
+    """The function that does what the options ask for."""
+    module, name = SUBCOMMANDS[type(options).__name__]
+    function: Callable[[Any], int] = getattr(importlib.import_module(f"flowkit_models.cli.{module}"), name)
+    return function

@@ -1,4 +1,4 @@
-"""`flowkit doctor`: examines a checkpoint's flow layer by layer, and says what is wrong and what to do."""
+"""`flowkit doctor`: examines a checkpoint's flow layer by layer, with a remedy for what is wrong."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from rich.table import Table
 from torch import Tensor
 
 import flowkit_models
-from flowkit_models.cli.convert import untold
+from flowkit_models.cli.model import overrides
 from flowkit_models.cli.options import Doctor
 from flowkit_models.data.sample_photos import test_photos
 from flowkit_models.diagnostics import findings as diagnosis
@@ -24,24 +24,24 @@ from flowkit_models.models.checkpoint_file import read_weights
 COLOURS = {"ok": "green", "warn": "yellow", "bad": "bold red"}
 
 
-def doctor(task: Doctor) -> int:
-    """Prints, and returns 1 if something is bad, else 0.
+def examine_file(options: Doctor) -> int:
+    """Runs `flowkit doctor`; returns the exit code: 1 if something is bad, else 0.
 
     Raises:
         FileNotFoundError: if there is no checkpoint.
         ValueError: if it is none of a known model, or the image can't be read or is too small.
     """
-    finding = diagnosis.weights(read_weights(task.checkpoint)[0])
+    finding = diagnosis.weights(read_weights(options.checkpoint)[0])
     if finding.severity == "ok":
-        model = flowkit_models.load(task.checkpoint, **untold(task.quant, task.taps))
-        report = examine(model, _images(task, model))
+        model = flowkit_models.load(options.checkpoint, **overrides(options))
+        report = examine(model, _images(options, model))
     else:  # which `load` refuses
         report = Report((finding,))
-    if task.json:
+    if options.json:
         print(json.dumps(_plain({"verdict": report.verdict, **dataclasses.asdict(report)}), indent=2))
     else:
         console = Console(highlight=False)
-        if task.layers and report.layers:
+        if options.layers and report.layers:
             console.print(layer_table(report))
         for finding in report.findings:
             colour = COLOURS[finding.severity]
@@ -51,15 +51,15 @@ def doctor(task: Doctor) -> int:
     return int(report.verdict == "bad")
 
 
-def _images(task: Doctor, model: ImageFlow) -> Tensor:
+def _images(options: Doctor, model: ImageFlow) -> Tensor:
     """The middle of each image, (B, 3, H, W) in [0, 1]."""
     multiple = model.flow.stride
-    side = task.crop // multiple * multiple
+    side = options.crop // multiple * multiple
     if side < 1:
-        raise ValueError(f"--crop {task.crop}: this model takes multiples of {multiple}")
-    if task.image is not None:
-        images = [read_image(task.image)]
-    elif task.noise or not (images := _photographs()):
+        raise ValueError(f"--crop {options.crop}: this model takes multiples of {multiple}")
+    if options.image is not None:
+        images = [read_image(options.image)]
+    elif options.noise or not (images := _photographs()):
         return torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     return torch.stack([_middle(image, side, multiple) for image in images]).float() / 255
 
@@ -102,7 +102,7 @@ def layer_table(report: Report) -> Table:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold: named tuples as objects, numbers that are not finite as null."""
+    """A value as JSON holds it: named tuples as objects, numbers that are not finite as null."""
     if hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, dict):

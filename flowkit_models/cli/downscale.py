@@ -1,36 +1,52 @@
-"""What `downscale` does with each file."""
+"""`flowkit downscale`: makes the small pictures from which a rescaling model restores the large ones."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 
-from flowkit_models.cli.batch import Reporter, Work, go
-from flowkit_models.cli.model import open_model
+from torch import Tensor
+
+from flowkit_models.cli.batch import Batch
+from flowkit_models.cli.model import Opened, open_model
 from flowkit_models.cli.options import Downscale
-from flowkit_models.cli.paths import Job, Naming
+from flowkit_models.cli.paths import Naming, find_inputs
 from flowkit_models.cli.provenance import signed
-from flowkit_models.cli.render import downscaled, require_lr
-from flowkit_models.cli.upscale import check_tile, extension, fitted, read
-from flowkit_models.images import photo_file as pictures
+from flowkit_models.images.formats import endings, named_format
+from flowkit_models.images.photo_file import stored
+from flowkit_models.images.resize import bicubic_resize
 
 
 def downscale_files(options: Downscale) -> int:
     """Runs `flowkit downscale`; returns the exit code."""
-    check_tile(options.tile)
+    inputs = find_inputs([*options.files, *options.input], options.output, endings())
+    opened = open_model(options)
+    opened.require_lr()
 
-    naming = Naming(lambda stem, end: [stem + end], options.suffix, extension(options) or ".png")
-
-    def prepare() -> tuple[Naming, Work]:
-        opened = open_model(options)
-        require_lr(opened.model)
-
-        def work(job: Job, report: Reporter) -> None:
-            picture = read(job, report, 1)
-            lr, alpha = downscaled(opened, picture.pixels, picture.alpha, options.tile, report.share(0, 1))
+    batch = Batch(options, inputs, Naming(options.suffix, options.extension or ".png"))
+    for job in batch:
+        with job.reported():
+            picture = job.read_picture()
+            lr = downscaled(opened, picture.pixels, options.tile, job.progress())
+            alpha = reduced_alpha(picture.alpha, opened.model.scale)
             header = replace(signed(picture.header, opened.checksum), bits=8)  # to which the model rounds
-            header = fitted(header, job, report)
-            if header.format == "jpeg":
-                report.warn_once("JPEG changes the small picture, and what is restored from it: PNG doesn't")
-            pictures.write(job.targets[0], pictures.stored(lr, alpha, header), header, options.quality)
+            header = job.fit(header)
+            form = named_format(header.format)
+            if not form.keeps_pixels(quality=100):
+                job.warn_once(f"{form.label} changes the small picture, and what is restored from it: PNG doesn't")
+            job.write_picture(stored(lr, alpha, header), header, options.quality)
+    return batch.summary()
 
-        return naming, work
 
-    return go(options, prepare)
+def downscaled(opened: Opened, pixels: Tensor, tile: int | None, progress: Callable[[int, int], None]) -> Tensor:
+    """A picture (3, H, W) at low resolution: (3, ⌈H/scale⌉, ⌈W/scale⌉) in [0, 1], rounded to 8 bits.
+
+    Raises:
+        ValueError: if the model makes no LR images.
+        MemoryError: if not even small tiles fit.
+    """
+    return opened.tiled(pixels, tile).downscale(pixels, progress) / 255
+
+
+def reduced_alpha(alpha: Tensor | None, scale: int) -> Tensor | None:
+    """An alpha channel (1, H, W) at low resolution, bicubic, clamped."""
+    return None if alpha is None else bicubic_resize(alpha, Fraction(1, scale)).clamp(0, 1)

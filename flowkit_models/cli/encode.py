@@ -1,4 +1,4 @@
-"""What `encode` and `decode` do with each file: the LR image as the model makes it, unrounded, and all latents."""
+"""`flowkit encode` and `decode`: the LR image as the model makes it, unrounded, and all latents, in one file."""
 
 import base64
 import dataclasses
@@ -7,23 +7,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from safetensors.torch import save
 from torch import Tensor
 
-from flowkit_models.cli.batch import Reporter, Work, go
+from flowkit_models.cli.batch import Batch
+from flowkit_models.cli.downscale import reduced_alpha
 from flowkit_models.cli.model import Opened, open_model
 from flowkit_models.cli.options import Decode, Encode
-from flowkit_models.cli.paths import Job, Naming
+from flowkit_models.cli.paths import Naming, find_inputs
 from flowkit_models.cli.provenance import signed
-from flowkit_models.cli.render import reduced
-from flowkit_models.cli.upscale import extension, fitted, read
 from flowkit_models.files import write_whole
-from flowkit_models.images import photo_file as pictures
+from flowkit_models.images import photo_file
+from flowkit_models.images.formats import endings, named_format
+from flowkit_models.images.photo_file import Header, Picture, stored
 from flowkit_models.images.resize import bicubic_resize
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import read_weights
@@ -34,58 +37,73 @@ _KEY = "flowkit_encoded"
 
 def encode_files(options: Encode) -> int:
     """Runs `flowkit encode`; returns the exit code."""
+    inputs = find_inputs([*options.files, *options.input], options.output, endings())
+    opened = open_model(options)
     # -o photo.safetensors means both files, too
-    naming = Naming(lambda stem, _: [f"{stem}.png", f"{stem}.safetensors"], options.suffix)
+    naming = Naming(options.suffix, names=("{stem}.png", "{stem}.safetensors"))
 
-    def prepare() -> tuple[Naming, Work]:
-        opened = open_model(options)
-        return naming, lambda job, report: _encode(opened, job, report)
-
-    return go(options, prepare)
+    batch = Batch(options, inputs, naming)
+    for job in batch:
+        with job.reported():
+            picture = job.read_picture()
+            header = signed(picture.header, None)
+            wanted = stored(picture.pixels, picture.alpha, header)
+            parts = _exact_parts(opened, picture, header, wanted)
+            if header.alpha:
+                parts["alpha"] = torch.from_numpy(np.ascontiguousarray(wanted[..., -1]).astype(np.int32))
+            about = {
+                _KEY: FORMAT,
+                "model": opened.checksum,
+                "size": json.dumps(wanted.shape[:2]),
+                "header": _header_text(header),
+            }
+            scale = opened.model.scale
+            lr = parts["lr"][0, :, : -(-wanted.shape[0] // scale), : -(-wanted.shape[1] // scale)].float()
+            small = replace(signed(header, opened.checksum if opened.model.makes_lr else None), bits=8, format="png")
+            job.write_picture(stored(lr, reduced_alpha(picture.alpha, scale), small), small)
+            try:
+                _write_latents(job.targets[1], parts, about)
+            except BaseException:  # both files, or none
+                job.targets[0].unlink(missing_ok=True)
+                raise
+    return batch.summary()
 
 
 def decode_files(options: Decode) -> int:
     """Runs `flowkit decode`; returns the exit code."""
-    naming = Naming(lambda stem, end: [stem + end], options.suffix, extension(options) or ".png")
+    inputs = find_inputs([*options.files, *options.input], options.output, (".safetensors",))
+    opened = open_model(options)
+    lr = None if options.lr is None else photo_file.read(options.lr).pixels
 
-    def prepare() -> tuple[Naming, Work]:
-        opened = open_model(options)
-        lr = None if options.lr is None else pictures.read(options.lr).pixels
-        return naming, lambda job, report: _decode(opened, lr, options.quality, job, report)
+    batch = Batch(options, inputs, Naming(options.suffix, options.extension or ".png"))
+    for job in batch:
+        with job.reported():
+            photo_file.format_of(job.targets[0])
+            pixels, alpha, header = _decoded(opened, job.source, job.targets[0], lr)
+            header = job.fit(header)
+            if not named_format(header.format).keeps_pixels(options.quality):
+                job.warn_once("this format changes pixels: PNG and TIFF don't")
+            job.write_picture(stored(pixels, alpha, header), header, options.quality)
+    return batch.summary()
 
-    return go(options, prepare, frozenset((".safetensors",)))
+
+def _write_latents(path: Path, parts: dict[str, Tensor], about: dict[str, str]) -> None:
+    write_whole(path, lambda file: file.write(save(parts, about)))
 
 
-def _encode(opened: Opened, job: Job, report: Reporter) -> None:
-    picture = read(job, report, 1)
-    header = signed(picture.header, None)
-    wanted = pictures.stored(picture.pixels, picture.alpha, header)
+def _exact_parts(opened: Opened, picture: Picture, header: Header, wanted: NDArray[Any]) -> dict[str, Tensor]:
+    """LR image and latents by name, in the model's precision or in float64: one that gives back every pixel.
+
+    Raises:
+        ValueError: if neither does.
+    """
     own = next(opened.model.parameters()).dtype
     for dtype in dict.fromkeys((own, torch.float64)):
         parts = _take_apart(opened, picture.pixels.to(dtype))
         again = _put_together(opened, parts, *wanted.shape[:2])
-        if np.array_equal(pictures.stored(again, picture.alpha, header), wanted):
-            break
-    else:
-        raise ValueError("this model does not give every pixel back, not even with 64-bit numbers")
-    lr = parts["lr"][0].float()
-    if header.alpha:
-        parts["alpha"] = torch.from_numpy(np.ascontiguousarray(wanted[..., -1]).astype(np.int32))
-    lr = lr[:, : -(-wanted.shape[0] // opened.model.scale), : -(-wanted.shape[1] // opened.model.scale)]
-    small = replace(signed(header, opened.checksum if opened.model.makes_lr else None), bits=8, format="png")
-    about = {
-        _KEY: FORMAT,
-        "model": opened.checksum,
-        "size": json.dumps(wanted.shape[:2]),
-        "header": _header_text(header),
-    }
-    image, latents = job.targets
-    pictures.write(image, pictures.stored(lr, reduced(picture.alpha, opened.model.scale), small), small)
-    try:
-        write_whole(latents, lambda file: file.write(save(parts, about)))
-    except BaseException:  # both files, or none
-        image.unlink(missing_ok=True)
-        raise
+        if np.array_equal(stored(again, picture.alpha, header), wanted):
+            return parts
+    raise ValueError("the round trip is not exact, even in float64: take another checkpoint")
 
 
 def _take_apart(opened: Opened, pixels: Tensor) -> dict[str, Tensor]:
@@ -130,28 +148,31 @@ def _needs_lr(model: ImageFlow) -> bool:
     return not model.makes_lr or getattr(model.config, "given", None) == "lr"
 
 
-def _decode(opened: Opened, lr: Tensor | None, quality: int, job: Job, report: Reporter) -> None:
-    parts, about = read_weights(job.source)
+def _decoded(opened: Opened, source: Path, target: Path, lr: Tensor | None) -> tuple[Tensor, Tensor | None, Header]:
+    """The picture in a file of `encode`: pixels (3, H, W), alpha and header.
+
+    Raises:
+        ValueError: if the file is none of `encode`, damaged, or another model's.
+        PictureError: if the target's format can't hold it.
+    """
+    parts, about = read_weights(source)
     if about.get(_KEY) != FORMAT:
-        raise ValueError(f"{job.source}: not made by flowkit encode")
+        raise ValueError(f"{source}: not made by flowkit encode")
     if about.get("model") != opened.checksum:
-        raise ValueError(f"{job.source}: another model encoded it than {opened.path}: give that one with -m")
+        raise ValueError(f"{source}: another model encoded it than {opened.path}: give that one with -m")
     try:
         height, width = json.loads(about["size"])
         header = _header(about["header"])
         alpha = parts.pop("alpha", None)
-        pictures.check_size(job.targets[0], height, width)
+        photo_file.check_size(target, height, width)
         if lr is not None:
             parts["lr"] = _edited(lr, parts["lr"])
         pixels = _put_together(opened, parts, height, width)
         if alpha is not None:
             alpha = alpha[None] / (65535 if header.bits == 16 else 255)
     except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(f"{job.source}: damaged ({type(error).__name__}: {error})") from None
-    header = fitted(header, job, report)
-    if header.format == "jpeg" or (header.format == "webp" and quality < 100):
-        report.warn_once("this format changes pixels: PNG and TIFF don't")
-    pictures.write(job.targets[0], pictures.stored(pixels, alpha, header), header, quality)
+        raise ValueError(f"{source}: damaged ({type(error).__name__}: {error})") from None
+    return pixels, alpha, header
 
 
 def _edited(lr: Tensor, like: Tensor) -> Tensor:
@@ -164,7 +185,7 @@ def _edited(lr: Tensor, like: Tensor) -> Tensor:
     return out
 
 
-def _header_text(header: pictures.Header) -> str:
+def _header_text(header: Header) -> str:
     fields = dataclasses.asdict(header)
     fields["metadata"] = {
         name: value if isinstance(value, str) else {"base64": base64.b64encode(value).decode()}
@@ -173,11 +194,11 @@ def _header_text(header: pictures.Header) -> str:
     return json.dumps(fields)
 
 
-def _header(text: str) -> pictures.Header:
+def _header(text: str) -> Header:
     fields: dict[str, Any] = json.loads(text)
     metadata = {
         name: value if isinstance(value, str) else base64.b64decode(value["base64"])
         for name, value in fields.pop("metadata").items()
     }
     width, height = fields.pop("resolution")
-    return pictures.Header(**fields, metadata=metadata, resolution=(width, height))
+    return Header(**fields, metadata=metadata, resolution=(width, height))

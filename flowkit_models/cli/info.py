@@ -1,4 +1,4 @@
-"""`flowkit info`: what a checkpoint holds, and what it costs."""
+"""`flowkit info`: architecture, sizes, cost and training notes of a checkpoint."""
 
 import dataclasses
 import json
@@ -13,24 +13,26 @@ from rich.table import Table
 
 import flowkit
 import flowkit_models
-from flowkit_models.cli.convert import OWN_NOTES, untold
+from flowkit_models.cli.convert import OWN_NOTES
+from flowkit_models.cli.model import overrides
 from flowkit_models.cli.options import Info
 from flowkit_models.diagnostics.profile import Anatomy, Cost, anatomy
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import read_about, read_weights
 
 
-def info(task: Info) -> int:
-    """Prints, and returns 0.
+def show_info(options: Info) -> int:
+    """Runs `flowkit info`; returns the exit code, 0.
 
     Raises:
         FileNotFoundError: if there is no checkpoint.
         ValueError: if it is none of a known model, or the size does not suit it.
     """
-    model = flowkit_models.load(task.checkpoint, **untold(task.quant, task.taps))
-    found, file, training = anatomy(model, task.size), about_file(task.checkpoint), about_training(task.checkpoint)
-    layers = layer_table(model) if task.layers else None
-    if task.json:
+    model = flowkit_models.load(options.checkpoint, **overrides(options))
+    found = anatomy(model, options.size)
+    file, training = about_file(options.checkpoint), about_training(options.checkpoint)
+    layers = layer_table(model) if options.layers else None
+    if options.json:
         told = {"file": file, **dataclasses.asdict(found), "parameters_total": found.total}
         told |= {"receptive_field": found.receptive_field, "training": training}
         print(json.dumps(told | ({"layers": layers.splitlines()} if layers else {}), indent=2))
@@ -44,7 +46,7 @@ def info(task: Info) -> int:
 
 
 def about_file(path: Path) -> dict[str, Any]:
-    """What kind of file a checkpoint is: format, bytes, tensors and their dtypes."""
+    """Format, bytes, number of tensors and dtypes of a checkpoint."""
     state, metadata = read_weights(path)
     dtypes = sorted(
         {str(tensor.dtype).removeprefix("torch.") for tensor in state.values() if tensor.is_floating_point()}
@@ -84,7 +86,7 @@ def layer_table(model: ImageFlow) -> str:
 
 
 def tables(found: Anatomy, file: Mapping[str, Any], training: Mapping[str, Any]) -> list[Table]:
-    """All of it for the terminal."""
+    """Tables for the terminal."""
     h, w = found.lr_size
     model = _pairs(f"{found.family} ×{found.scale}, {found.purpose}")
     model.add_row("file", f"{escape(file['path'])} ({file['bytes'] / 1e6:.1f} MB, {file['format']} format)")

@@ -1,14 +1,17 @@
-"""A checkpoint as the subcommands use it: the model, what it is for, and how to tell it from another."""
+"""The model of a command line: opened, on its device, with what it is for and how to tell it from another."""
 
 import hashlib
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from flowkit_models.cli.options import ModelOptions
 from flowkit_models.devices import find_device
+from flowkit_models.inference.tiling import OVERLAP, Tiled
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.bundled import SHIPPED
 from flowkit_models.models.checkpoint_file import read_about
@@ -39,8 +42,24 @@ class Opened:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return next(self.model.parameters()).device
+
+    def tiled(self, pixels: Tensor, tile: int | None) -> Tiled:
+        """The model in tiles.
+
+        Args:
+            pixels: of the picture, (3, h, w).
+            tile: side of the tiles in LR pixels; 0: the whole picture; None: as large as suits.
+        """
+        if tile == 0:
+            tile = max(2 * OVERLAP + 1, *pixels.shape[1:])
+        return Tiled(self.model, tile, OVERLAP if tile is None else min(OVERLAP, tile // 4))
+
+    def require_lr(self) -> None:
+        """Raises ValueError, the library's own, if the model makes no LR image."""
+        if not self.model.makes_lr:
+            self.model.downscale(torch.zeros(1, 3, self.model.flow.stride, self.model.flow.stride))
 
 
 def open_model(options: ModelOptions) -> Opened:
@@ -60,6 +79,12 @@ def open_model(options: ModelOptions) -> Opened:
     if temperature is None:
         temperature = 1.0 if rescales else 0.8  # what the papers use
     return Opened(model.to(device), path, rescales, temperature, checksum(model), _noted(path, "own_lr"))
+
+
+def overrides(source: Any) -> dict[str, Any]:
+    """The fields of a config that published weights don't tell, as options or another config have them, for `load`."""
+    known = {name: getattr(source, name, None) for name in ("quant", "taps")}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def is_rescaling(model: ImageFlow) -> bool:

@@ -1,4 +1,4 @@
-"""Options that the subcommands share."""
+"""Options of the subcommands: a dataclass each. They import no torch, so that `--help` is quick."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,15 +6,21 @@ from typing import Annotated, Literal
 
 import tyro
 
-Suffix = Literal["jpg", "png", "webp", "tif"]
+from flowkit_models.cli.errors import UsageError
+from flowkit_models.images.formats import FORMATS, listed, written_endings
+
+READ = listed([row.label for row in FORMATS if row.vips_loader])
+WRITTEN = "|".join(row.endings[0][1:] for row in FORMATS if row.vips_saver)
+
+
+FILES = f"Files, folders (searched with those below them) or quoted globs. Pictures are {READ}."
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileOptions:
-    """Which files, and where results go."""
+    """Input files, and places of the results."""
 
-    files: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILES")] = ()
-    """Files, folders (searched with those below them) or quoted globs."""
+    files: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILES", help=FILES)] = ()
     input: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-i"], metavar="FILES")] = ()
     """The same, as an option."""
     output: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="PATH")] = ""
@@ -24,51 +30,72 @@ class FileOptions:
     debug: bool = False
     """Show where in the code an error came from."""
 
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """What was named, either way."""
-        return (*self.files, *self.input)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(FileOptions):
-    """Which model, and how it runs."""
+    """The model, its device and precision."""
 
     model: Annotated[Path | None, tyro.conf.arg(aliases=["-m"], metavar="FILE")] = None
     """Checkpoint: flowkit's .safetensors or a published .pth. Without it: the one that comes with the package."""
     device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto"
-    """cpu, cuda, cuda:1, mps; auto: the GPU, if there is one."""
+    """cpu, cuda, cuda:1, mps, xpu; auto: the accelerator, if there is one."""
     precision: Literal["float32", "bf16"] = "float32"
     """Of the networks; the invertible maps stay in float32."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PictureOptions(ModelOptions):
-    """What the results are called, and how they are written."""
+    """Format of the results."""
 
-    format: Annotated[Suffix | None, tyro.conf.arg(metavar="jpg|png|webp|tif")] = None
+    format: Annotated[str | None, tyro.conf.arg(metavar=WRITTEN)] = None
     """Of the results. Without it: that of -o or of the input."""
     quality: int = 95
     """Of JPEG and WebP, 1 to 100; 100 is lossless WebP."""
 
+    @property
+    def extension(self) -> str | None:
+        """The end of the results' names that --format asks for."""
+        return f".{self.format}" if self.format else None
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for options out of range, before anything is read."""
+        if self.extension not in (None, *written_endings()):
+            raise UsageError(f"--format {self.format}: one of {WRITTEN}")
+        if not 1 <= self.quality <= 100:
+            raise UsageError(f"--quality {self.quality}: from 1 to 100")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TileOptions(PictureOptions):
-    """How large pictures fit in memory."""
+    """Tiles, in which large pictures fit in memory."""
 
     tile: Annotated[int | None, tyro.conf.arg(aliases=["-t"], metavar="PIXELS")] = None
     """Side of the tiles in low-resolution pixels; 0: the whole picture at once. Without it: as large as suits."""
 
+    def __post_init__(self) -> None:
+        """See `PictureOptions`."""
+        super().__post_init__()
+        if self.tile is not None and self.tile != 0 and self.tile < 16:
+            raise UsageError(f"--tile {self.tile}: at least 16 pixels, or 0 for the whole picture at once")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DrawOptions(TileOptions):
-    """How high-resolution pictures are drawn."""
+    """Temperature and seed of the draws."""
 
     temperature: Annotated[float | None, tyro.conf.arg(metavar="TAU")] = None
     """Standard deviation of the latents, 0 to 1: more is livelier. Without it: what the checkpoint says, or else 0.8
     for super-resolution and 1 for rescaling."""
     seed: int = 0
     """Of the draws: the same seed gives the same picture, whatever the tiles."""
+
+    def __post_init__(self) -> None:
+        """See `PictureOptions`."""
+        super().__post_init__()
+        if self.temperature is not None and not 0 <= self.temperature < 100:
+            raise UsageError(f"--temperature {self.temperature}: at least 0, and about 1 at most")
+        if not 0 <= self.seed < 2**64:
+            raise UsageError(f"--seed {self.seed}: a whole number from 0 to 2⁶⁴ − 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +135,7 @@ class Encode(ModelOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Info:
-    """Tells what a checkpoint is: architecture, sizes, cost, reach, and how it was trained."""
+    """Shows a checkpoint: architecture, sizes, cost, receptive field, and how it was trained."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional]
     """A checkpoint, flowkit's or a published one."""
@@ -190,3 +217,112 @@ class Upscale(DrawOptions):
     """Pictures to draw of each: photo_x4_1.jpg, photo_x4_2.jpg, …"""
     suffix: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
     """End of the results' names, before the extension. Without it: _x4, or what the model's scale is."""
+
+    def __post_init__(self) -> None:
+        """See `PictureOptions`."""
+        super().__post_init__()
+        if self.draws < 1:
+            raise UsageError(f"--draws {self.draws}: at least 1")
+        if self.draws > 1 and self.temperature == 0:
+            raise UsageError("--temperature 0 has one result: leave --draws out, or raise the temperature")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubImages:
+    """Cuts HR photographs (DIV2K, Flickr2K) into small squares, which training decodes quickly."""
+
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of HR photographs, searched recursively, such as DIV2K_train_HR Flickr2K_HR."""
+    out: Path
+    """Folder for the squares, NAME_001.png and so on."""
+    mode: Literal["random", "grid"] = "random"
+    """random: `count` squares anywhere, as for HCFlow and SRFlow. grid: side by side, `step` pixels apart."""
+    size: int = 160
+    """Side of a square, in pixels. Photographs smaller than that are skipped."""
+    count: int = 47
+    """Squares per photograph (random)."""
+    step: int = 80
+    """Pixels between neighbours (grid); a last row and column end at the photograph's edge."""
+    seed: int = 0
+    """Seed of the positions (random); they also depend on the photograph's name, and on nothing else."""
+    workers: int | None = None
+    """Threads. None: some more than there are cores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CelebA:
+    """Makes 160 × 160 HR faces and their LR images of CelebA, in train, val and test folders.
+
+    Takes aligned CelebA images (178 × 218; a square in the middle), or square crops of the originals (whole), such as
+    640 × 640 with face factor 0.6 for the published faces. See `flowkit_models.data.prepare.Faces`.
+    """
+
+    folder: tyro.conf.Positional[Path]
+    """Folder of images named by CelebA's numbers, 000001.jpg to 202599.jpg (any extension), searched recursively."""
+    out: Path
+    """Folder for train, val and test, each with HR and LR_bicubic/X8."""
+    parts: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
+    """Which parts of CelebA's standard partition: train to 162770, val to 182637, test from 182638 on."""
+    test_images: int = 5000
+    """How many test images: the first of those there."""
+    size: int = 160
+    """Side of HR, in pixels."""
+    scale: int = 8
+    """HR size over LR size."""
+    face_factor: float = 0.6
+    """How much of the side a face takes in aligned images; 0.6 is the whole width, more is closer."""
+    workers: int | None = None
+    """Threads. None: some more than there are cores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowResolution:
+    """Makes the LR files of a set by MATLAB-equivalent bicubic, where `find_pairs` looks for them."""
+
+    folder: tyro.conf.Positional[Path]
+    """A set with a folder HR, GTmod… or NAME_HR in it; or that folder; or, with --out, any folder of HR images."""
+    scale: int = 4
+    """HR size over LR size. LR is made of HR cropped at the bottom and right to multiples of it."""
+    out: Path | None = None
+    """Folder for the LR files. None: LR_bicubic/X4, LRbicx4 or NAME_LR_bicubic/X4, beside the HR folder."""
+    edges: Literal["mirror", "clamp"] = "mirror"
+    """What lies outside an image. mirror: as in HCFlow's data. clamp: as in the usual benchmark files."""
+    ties: Literal["even", "up"] = "even"
+    """Where halves are rounded. even: as in HCFlow's data. up: as in MATLAB and the usual benchmark files."""
+    workers: int | None = None
+    """Threads. None: some more than there are cores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare:
+    """Prepares data as section 4.1 of the paper has it: sub-images to train on, CelebA faces, LR files of a set.
+
+    Files that are there already are left alone, so the same command goes on after a stop. Files that cannot be read
+    are named and skipped.
+    """
+
+    what: (
+        Annotated[SubImages, tyro.conf.subcommand("sub-images", prefix_name=False)]
+        | Annotated[CelebA, tyro.conf.subcommand("celeba", prefix_name=False)]
+        | Annotated[LowResolution, tyro.conf.subcommand("lr", prefix_name=False)]
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """Opens a page to play with an image flow: draws at any temperature, where they differ, edits of the latents.
+
+    Needs the extra `demo`. Nothing leaves the machine, and nothing is fetched from the network.
+    """
+
+    model: Annotated[Path | None, tyro.conf.arg(aliases=["-m"], metavar="FILE")] = None
+    """Checkpoint that is open at first: ours, or a published one of HCFlow, SRFlow or IRN. Without it: the one that
+    comes with the package."""
+    host: str = "127.0.0.1"
+    """Address to listen on. Whoever reaches the page can open checkpoints that you can read: 0.0.0.0 lets all."""
+    port: int = 7860
+    """Port to listen on."""
+    side: int = 512
+    """Longest side of HR images, in pixels; larger photographs are cut or shrunk."""
+    device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto"
+    """cpu, cuda, cuda:1, mps, xpu; auto: the accelerator, if there is one."""

@@ -1,4 +1,4 @@
-"""The note in a low-resolution picture's metadata that says which model made it."""
+"""Provenance of LR pictures: the note in the metadata that names the model whose downscaling made them."""
 
 import re
 from dataclasses import replace

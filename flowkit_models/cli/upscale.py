@@ -1,130 +1,106 @@
-"""What `upscale` and `restore` do with each file."""
+"""`flowkit upscale`: enlarges photographs."""
 
 from collections.abc import Callable
+from typing import Any
 
-from flowkit_models.cli.batch import Reporter, Work, go
-from flowkit_models.cli.errors import UsageError
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from flowkit_models.cli.batch import Batch
 from flowkit_models.cli.model import Opened, open_model
-from flowkit_models.cli.options import DrawOptions, PictureOptions, Restore, Upscale
-from flowkit_models.cli.paths import Job, Naming
+from flowkit_models.cli.options import DrawOptions, Upscale
+from flowkit_models.cli.paths import Naming, find_inputs
 from flowkit_models.cli.provenance import foreign_warning, signed
-from flowkit_models.cli.render import downscaled, enlarged, require_lr, upscaled
-from flowkit_models.images import photo_file as pictures
+from flowkit_models.images.formats import endings
+from flowkit_models.images.photo_file import Header, stored
+from flowkit_models.images.resize import bicubic_resize
 from flowkit_models.inference.latent_field import LatentField
+
+Rows = Callable[[int, int], Tensor]
+"""(top, bottom) to these rows (1, bottom - top, W) of an alpha channel at high resolution."""
 
 
 def upscale_files(options: Upscale) -> int:
     """Runs `flowkit upscale`; returns the exit code."""
-    if options.draws < 1:
-        raise UsageError(f"--draws {options.draws}: at least 1")
-    if options.draws > 1 and options.temperature == 0:
-        raise UsageError("--temperature 0 has one result: leave --draws out, or raise the temperature")
+    inputs = find_inputs([*options.files, *options.input], options.output, endings())
+    opened = open_model(options)
+    scale = opened.model.scale
+    suffix = f"_x{scale}" if options.suffix is None else options.suffix
+    numbers = [""] if options.draws == 1 else [f"_{draw}" for draw in range(1, options.draws + 1)]
+    naming = Naming(suffix, options.extension, tuple(f"{{stem}}{number}{{extension}}" for number in numbers))
 
-    def names(stem: str, extension: str) -> list[str]:
-        if options.draws == 1:
-            return [stem + extension]
-        return [f"{stem}_{draw}{extension}" for draw in range(1, options.draws + 1)]
-
-    def work(opened: Opened, job: Job, report: Reporter) -> None:
-        picture = read(job, report, opened.model.scale)
-        odd = foreign_warning(opened, picture)
-        if odd:
-            report.warn(odd)
-        header = fitted(signed(picture.header, None), job, report)
-        tau = opened.temperature if options.temperature is None else options.temperature
-        for draw, target in enumerate(job.targets):
-            array = upscaled(
-                opened,
-                picture.pixels,
-                enlarged(picture.alpha, opened.model.scale),
-                header,
-                tau,
-                LatentField(options.seed, draw),
-                options.tile,
-                report.share(draw, len(job.targets)),
-            )
-            pictures.write(target, array, header, options.quality)
-
-    def naming(opened: Opened) -> Naming:
-        suffix = f"_x{opened.model.scale}" if options.suffix is None else options.suffix
-        return Naming(names, suffix, extension(options))
-
-    return _go(options, naming, work)
+    batch = Batch(options, inputs, naming)
+    for job in batch:
+        with job.reported():
+            picture = job.read_picture(scale)
+            warning = foreign_warning(opened, picture)
+            if warning:
+                job.warn(warning)
+            header = job.fit(signed(picture.header, None))
+            alpha = enlarged_alpha(picture.alpha, scale)
+            for draw in range(options.draws):
+                field = LatentField(options.seed, draw)
+                progress = job.progress(draw, options.draws)
+                array = upscaled(opened, options, picture.pixels, alpha, header, field, progress)
+                job.write_picture(array, header, options.quality, draw)
+    return batch.summary()
 
 
-def restore_files(options: Restore) -> int:
-    """Runs `flowkit restore`; returns the exit code."""
+def upscaled(
+    opened: Opened,
+    options: DrawOptions,
+    pixels: Tensor,
+    alpha: Rows | None,
+    header: Header,
+    field: LatentField,
+    progress: Callable[[int, int], None],
+    size: tuple[int, int] | None = None,
+) -> NDArray[Any]:
+    """A picture at high resolution, as its file will hold it: the only thing of its size that is in memory.
 
-    def work(opened: Opened, job: Job, report: Reporter) -> None:
-        picture = read(job, report, 1)
-        header = fitted(signed(picture.header, None), job, report)
-        tau = opened.temperature if options.temperature is None else options.temperature
-        size = (picture.pixels.shape[1], picture.pixels.shape[2])
-        lr, _ = downscaled(opened, picture.pixels, None, options.tile, report.share(0, 2))
-        alpha = picture.alpha
-        rows = None if alpha is None else lambda top, bottom: alpha[:, top:bottom]
-        array = upscaled(
-            opened, lr, rows, header, tau, LatentField(options.seed), options.tile, report.share(1, 2), size
-        )
-        pictures.write(job.targets[0], array, header, options.quality)
+    Args:
+        opened: the model.
+        options: temperature and side of the tiles.
+        pixels: (3, h, w) in [0, 1].
+        alpha: of the result, row by row; or None.
+        header: of the result, fitted to its format.
+        field: the latents.
+        progress: is called with (tiles done, tiles in all).
+        size: rows and columns to keep, from the top left; by default all.
 
-    naming = Naming(lambda stem, end: [stem + end], options.suffix, extension(options))
-    return _go(options, lambda _: naming, work, makes_lr=True)
-
-
-def extension(options: PictureOptions) -> str | None:
-    """The extension that --format asks for.
+    Returns:
+        (height, width, header.channels), uint8 or uint16.
 
     Raises:
-        UsageError: for a --quality out of range, while at it.
+        ValueError: if what the model makes is not finite.
+        MemoryError: if not even small tiles fit.
     """
-    if not 1 <= options.quality <= 100:
-        raise UsageError(f"--quality {options.quality}: from 1 to 100")
-    return f".{options.format}" if options.format else None
+    scale = opened.model.scale
+    temperature = opened.temperature if options.temperature is None else options.temperature
+    height, width = size or (pixels.shape[1] * scale, pixels.shape[2] * scale)
+    out = np.empty((height, width, header.channels), header.dtype)
+    tiled = opened.tiled(pixels, options.tile)
+    for top, strip in tiled.strips(pixels, field, temperature, bits=32, progress=progress):
+        bottom = min(top + strip.shape[1], height)
+        if not bool(strip.isfinite().all()):
+            raise ValueError("what the model makes of it is not finite: lower --temperature or take another checkpoint")
+        if top < bottom:
+            rows = None if alpha is None else alpha(top, bottom)
+            out[top:bottom] = stored(strip[:, : bottom - top, :width], rows, header)
+    return out
 
 
-def check_tile(tile: int | None) -> None:
-    """Raises UsageError for a --tile that makes no sense."""
-    if tile is not None and tile != 0 and tile < 16:
-        raise UsageError(f"--tile {tile}: at least 16 pixels, or 0 for the whole picture at once")
+def enlarged_alpha(alpha: Tensor | None, scale: int) -> Rows | None:
+    """An alpha channel (1, h, w) at high resolution, bicubic, clamped; it is enlarged strip by strip."""
+    if alpha is None:
+        return None
+    margin = 4  # more than the kernel's reach, so that the edges of a strip inside the picture don't count
 
+    def rows(top: int, bottom: int) -> Tensor:
+        first = max(0, top // scale - margin)
+        last = min(alpha.shape[1], -(-bottom // scale) + margin)
+        strip = bicubic_resize(alpha[:, first:last], scale)
+        return strip[:, top - first * scale : bottom - first * scale].clamp(0, 1)
 
-def read(job: Job, report: Reporter, scale: int) -> pictures.Picture:
-    """Reads a job's picture, says what is odd about it, and makes sure that the results' format can hold it."""
-    pictures.format_of(job.targets[0])
-    picture = pictures.read(job.source)
-    for line in picture.warnings:
-        report.warn(line)
-    height, width = (side * scale for side in picture.pixels.shape[1:])
-    pictures.check_size(job.targets[0], height, width)
-    return picture
-
-
-def fitted(header: pictures.Header, job: Job, report: Reporter) -> pictures.Header:
-    """The header of a job's results; says what their format can't hold."""
-    header, lost = header.fitted(pictures.format_of(job.targets[0]))
-    for line in lost:
-        report.warn(line)
-    return header
-
-
-def _go(
-    options: DrawOptions,
-    naming: Callable[[Opened], Naming],
-    work: Callable[[Opened, Job, Reporter], None],
-    makes_lr: bool = False,
-) -> int:
-    extension(options)
-    if options.temperature is not None and not 0 <= options.temperature < 100:
-        raise UsageError(f"--temperature {options.temperature}: at least 0, and about 1 at most")
-    if not 0 <= options.seed < 2**64:
-        raise UsageError(f"--seed {options.seed}: a whole number from 0 to 2⁶⁴ − 1")
-    check_tile(options.tile)
-
-    def prepare() -> tuple[Naming, Work]:
-        opened = open_model(options)
-        if makes_lr:
-            require_lr(opened.model)
-        return naming(opened), lambda job, report: work(opened, job, report)
-
-    return go(options, prepare)
+    return rows

@@ -132,7 +132,7 @@ class RandomCrops(_Crops):
 
     Args:
         photos: images by name, or a folder. In a folder, files that cannot be read or are smaller than a crop are
-            left out with a UserWarning. Folders of sub-images (`recipes/prepare.py sub-images`) decode fastest.
+            left out with a UserWarning. Folders of sub-images (`flowkit prepare sub-images`) decode fastest.
         size: side of an HR crop in pixels, a multiple of the degradation's scale.
         degradation: makes LR from the uint8 HR crop; default `Bicubic(4)`.
         augment: "flip" (as published), "flips" or "none"; done before the degradation.

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from flowkit_models.images.image_file import EXTENSIONS, ImageError, read_image
+from flowkit_models.images import formats
+from flowkit_models.images.image_file import ImageError, read_image
 from flowkit_models.images.resize import Edges, Ties, bicubic_resize
 
 
@@ -92,7 +93,8 @@ def images_in(folder: Path, *, empty: bool = False) -> dict[str, Path]:
     if not folder.is_dir():
         raise ImageError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
     found: dict[str, Path] = {}
-    for path in sorted((p for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS), key=lambda p: natural(p.name)):
+    endings = formats.endings()
+    for path in sorted((p for p in folder.iterdir() if p.suffix.lower() in endings), key=lambda p: natural(p.name)):
         if not path.is_file():
             continue
         if path.stem in found:

@@ -1,4 +1,4 @@
-"""Preparing data sets as the papers do: sub-images, CelebA faces, LR files. `recipes/prepare.py` is its command line.
+"""Data sets as the papers prepare them: sub-images, CelebA faces, LR files. `flowkit prepare` is the command line.
 
 A preparation says which files it makes of a source file, and makes their images; `prepare_all` runs it over many
 sources in threads, writes what is missing, wholly or not at all, and collects what could not be read.

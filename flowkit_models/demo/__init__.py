@@ -1,1 +1,1 @@
-"""The page of recipes/demo.py: what it computes (`studio`, `edits`), and how it looks (`page`; needs gradio)."""
+"""The page of `flowkit demo`: what it computes (`scene`, `edits`), and how it looks (`page`; needs gradio)."""

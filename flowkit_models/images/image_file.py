@@ -1,4 +1,4 @@
-"""Image files: reading any of them as 8-bit RGB, writing PNG, and saying in one line what is wrong."""
+"""Image files as 8-bit RGB tensors, through Pillow: reading every format, writing PNG, listing folders."""
 
 import os
 import tempfile
@@ -14,11 +14,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from flowkit_models.files import atomic_path
+from flowkit_models.images import formats
 from flowkit_models.images.convert import to_uint8
 
 T = TypeVar("T")
-EXTENSIONS = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
-
 
 # Python's warning filters belong to the whole process: files are opened by one thread at a time, and read by many
 _FILTERS = threading.Lock()
@@ -59,7 +58,7 @@ def _use(path: str | os.PathLike[str], use: Callable[[Image.Image], T]) -> T:
     try:
         with _FILTERS, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path)
+            image = Image.open(path, formats=_readable())
         with image:
             return use(image)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
@@ -73,6 +72,12 @@ def _use(path: str | os.PathLike[str], use: Callable[[Image.Image], T]) -> T:
     except Exception as error:  # decoders raise anything on a damaged file
         reason = f"damaged or truncated ({type(error).__name__}: {error})"
     raise ImageError(f"{path}: {reason}")
+
+
+def _readable() -> list[str]:
+    """Pillow's names of the formats that it was built with: no other decoder meets what a stranger sends."""
+    Image.init()
+    return [row.pillow for row in formats.FORMATS if row.pillow in Image.OPEN]
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
@@ -126,9 +131,9 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ImageError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in EXTENSIONS and p.is_file())
+    found = [path for path in formats.find_files(folder, formats.endings()) if path.is_file()]
     if not found:
-        raise ImageError(f"{folder}: no images in it (looked for {', '.join(sorted(EXTENSIONS))})")
+        raise ImageError(f"{folder}: no images in it (looked for {', '.join(formats.endings())})")
     return found
 
 

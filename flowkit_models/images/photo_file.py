@@ -17,29 +17,19 @@ from torch import Tensor
 
 from flowkit_models.files import write_whole
 from flowkit_models.images.convert import to_uint8
+from flowkit_models.images.formats import (
+    FORMATS,
+    ImageFormat,
+    listed,
+    named_format,
+    recognised_format,
+    written_endings,
+    written_format,
+)
 
 MAX_PIXELS = 2**28
 """Of a file that is read: a few damaged bytes can ask for terabytes. Its pixels take 12 bytes each as floats."""
 
-SUFFIXES = {
-    ".jpg": "jpeg",
-    ".jpeg": "jpeg",
-    ".png": "png",
-    ".webp": "webp",
-    ".tif": "tiff",
-    ".tiff": "tiff",
-}
-"""The formats that are written, by the end of the file's name."""
-
-LONGEST = {"jpeg": 65500, "webp": 16383, "png": 2**31 - 1, "tiff": 10**7}
-"""The longest side that a format can hold, in pixels."""
-
-_LOADERS = {  # by the first bytes; others of libvips are not offered what comes from strangers
-    "jpeg": (b"\xff\xd8\xff",),
-    "png": (b"\x89PNG\r\n\x1a\n",),
-    "tiff": (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
-    "gif": (b"GIF87a", b"GIF89a"),
-}
 _KEPT = ("exif-", "xmp-data", "iptc-data", "icc-profile-data", "png-comment-")
 _COLOURS = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb16": 3, "rgb": 3}
 _LUMA = (0.299, 0.587, 0.114)
@@ -54,7 +44,7 @@ class Header:
     """What it takes to write a picture like another.
 
     Attributes:
-        format: "jpeg", "png", "webp", "tiff", "gif" or "avif": what the file was.
+        format: name of its row in `formats.FORMATS`.
         bits: 8 or 16, per channel.
         gray: one channel of light, which is read as three equal ones.
         alpha: with transparency, not multiplied into the colours.
@@ -81,13 +71,13 @@ class Header:
 
     def fitted(self, form: str) -> tuple["Header", list[str]]:
         """As much of it as a format holds, and what that leaves out, in words: nothing, as a rule."""
+        row = named_format(form)
         lost = []
-        if form == "jpeg" and self.alpha:
-            lost.append("JPEG has no transparency: laid over white")
-        if form in ("jpeg", "webp") and self.bits == 16:
-            lost.append(f"{form.upper() if form == 'jpeg' else 'WebP'} has 8 bits per channel: 16 were given")
-        bits = 8 if form in ("jpeg", "webp") else self.bits
-        return replace(self, format=form, bits=bits, alpha=self.alpha and form != "jpeg"), lost
+        if self.alpha and not row.alpha:
+            lost.append(f"{row.label} has no transparency: laid over white")
+        if self.bits == 16 and not row.wide:
+            lost.append(f"{row.label} has 8 bits per channel: 16 were given")
+        return replace(self, format=form, bits=self.bits if row.wide else 8, alpha=self.alpha and row.alpha), lost
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +98,7 @@ class Picture:
 
 
 def read(path: str | Path) -> Picture:
-    """Reads a JPEG, PNG, WebP, TIFF, GIF or AVIF file of any kind, told by its content and not by its name.
+    """Reads a photograph in any format with a `vips_loader` in `formats.FORMATS`, told by its content, not its name.
 
     Gray, palette, 1 to 16 bits, alpha; CMYK becomes sRGB through its profile. Nothing is returned of a damaged file.
 
@@ -119,15 +109,15 @@ def read(path: str | Path) -> Picture:
     """
     vips = _vips()
     path = Path(path)
-    form = _format(path)
+    row = _format(path)
     with _one_line(path, "damaged or truncated"):
         try:
-            image, warnings, pixels = _decode(path, form, "warning")
+            image, warnings, pixels = _decode(path, row, "warning")
         except vips.Error as error:
             if "extraneous bytes before marker" not in str(error):
                 raise
             # cameras leave such bytes behind the pixels, and so does damage
-            image, warnings, pixels = _decode(path, form, "error")
+            image, warnings, pixels = _decode(path, row, "error")
             warnings.append("has bytes between its parts that mean nothing: look whether it is damaged")
         metadata = _metadata(image)
     colours = _COLOURS[image.interpretation]
@@ -137,7 +127,7 @@ def read(path: str | Path) -> Picture:
         warnings.append("its colour profile is broken or for other channels, and was left out")
     alpha = pixels[colours:] if len(pixels) > colours else None
     header = Header(
-        form,
+        row.name,
         16 if image.format == "ushort" else 8,
         colours == 1,
         alpha is not None,
@@ -177,7 +167,7 @@ def write(path: str | Path, array: NDArray[Any], header: Header, quality: int = 
     """Writes a picture wholly or not at all; the end of the name says the format.
 
     Args:
-        path: ends in one of `SUFFIXES`.
+        path: ends in one of `formats.written_endings()`.
         array: what `stored` returns, put together: (H, W, header.channels). It is not copied.
         header: fitted to the format.
         quality: 1 to 100, of JPEG and WebP; 100 makes WebP lossless.
@@ -187,39 +177,37 @@ def write(path: str | Path, array: NDArray[Any], header: Header, quality: int = 
         ModuleNotFoundError: without pyvips.
     """
     path = Path(path)
-    form = format_of(path)
+    row = format_of(path)
     check_size(path, *array.shape[:2])
-    if array.shape[2] != header.channels or array.dtype != header.dtype or header.fitted(form)[0].bits != header.bits:
+    fitted, _ = header.fitted(row.name)
+    if array.shape[2] != header.channels or array.dtype != header.dtype or fitted.bits != header.bits:
         raise ValueError(f"{path}: {array.dtype} with {array.shape[2]} channels is not what its header says: {header}")
     if path.is_dir():
         raise PictureError(f"{path}: is a folder; name a file")
     with _one_line(path, "cannot be written"):
         image = _wrapped(np.ascontiguousarray(array), header)
-        options: dict[str, Any] = {
-            "jpeg": {"Q": quality},
-            "png": {"compression": 4},  # twice as fast as libpng's own 6, and hardly larger
-            "webp": {"lossless": True, "exact": True} if quality == 100 else {"Q": quality, "exact": True},
-            "tiff": {"compression": "deflate", "predictor": "horizontal", "bigtiff": array.nbytes > 2**31},
-        }[form]
+        options = row.options(quality)
+        if row.vips_saver == "tiff":
+            options = {**options, "bigtiff": array.nbytes > 2**31}
 
         def save(file: IO[bytes]) -> None:
             target = _vips().Target.new_to_descriptor(file.fileno())
-            getattr(image, f"{form}save_target")(target, **options)
+            getattr(image, f"{row.vips_saver}save_target")(target, **options)
 
         write_whole(path, save)
 
 
-def format_of(path: str | Path) -> str:
-    """The format that the end of a file's name says; raises PictureError if it is none that is written."""
-    form = SUFFIXES.get(Path(path).suffix.lower())
-    if form is None:
-        raise PictureError(f"{path}: pictures are written as {', '.join(SUFFIXES)}: end the name with one of these")
-    return form
+def format_of(path: str | Path) -> ImageFormat:
+    """The format that the end of a file's name asks for; raises PictureError if it is none that is written."""
+    row = written_format(path)
+    if row is None:
+        raise PictureError(f"{path}: pictures are written as {', '.join(written_endings())}: end the name with one")
+    return row
 
 
 def check_size(path: str | Path, height: int, width: int) -> None:
     """Raises PictureError if the format of a name can't hold a picture of this size."""
-    longest = LONGEST[format_of(path)]
+    longest = format_of(path).max_side
     if max(height, width) > longest:
         raise PictureError(
             f"{path}: {height} × {width} pixels, and this format ends at {longest}: choose another (png, tif)"
@@ -253,7 +241,7 @@ def _one_line(path: Path, what: str) -> Iterator[None]:
         raise PictureError(f"{path}: {what} ({reason})" if reason else f"{path}: {what}") from None
 
 
-def _format(path: Path) -> str:
+def _format(path: Path) -> ImageFormat:
     """The format of a file by its first bytes."""
     try:
         status = path.stat()
@@ -267,22 +255,19 @@ def _format(path: Path) -> str:
         raise PictureError(f"{path}: cannot be read ({error.strerror or error})") from None
     if not start:
         raise PictureError(f"{path}: empty file (zero bytes)")
-    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
-        return "webp"
-    if start[4:8] == b"ftyp":
-        return "avif"
-    for form, starts in _LOADERS.items():
-        if start.startswith(starts):
-            return form
-    raise PictureError(f"{path}: not a JPEG, PNG, WebP, TIFF, GIF or AVIF file: convert it to one of them")
+    row = recognised_format(start)
+    if row is None:
+        known = listed([row.label for row in FORMATS if row.vips_loader])
+        raise PictureError(f"{path}: not a {known} file: convert it to one of them")
+    return row
 
 
-def _decode(path: Path, form: str, fail_on: str) -> tuple[Any, list[str], Tensor]:
+def _decode(path: Path, row: ImageFormat, fail_on: str) -> tuple[Any, list[str], Tensor]:
     """The upright image, warnings, and its pixels."""
     vips = _vips()
-    load = getattr(vips.Image, {"avif": "heifload_source"}.get(form, f"{form}load_source"))
+    load = getattr(vips.Image, f"{row.vips_loader}load_source")
     image = load(vips.Source.new_from_file(str(path)), fail_on=fail_on, memory=True)
-    _check(path, image, form)
+    _check(path, image, row.name)
     image, warnings = _in_rgb(image.autorot())
     return image, warnings, _pixels(image)
 

@@ -190,7 +190,7 @@ def test_too_many_pixels(tmp_path, monkeypatch, limit):
 
 
 def test_permission(tmp_path, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Image, "open", refuse)  # root may read everything

@@ -1,5 +1,7 @@
 """The command line itself: help, usage errors, checkpoints that can't be opened, packages that are missing."""
 
+import dataclasses
+import importlib
 import os
 import pickle
 import subprocess
@@ -12,6 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from flowkit_models import cli as command
+from flowkit_models.cli import options
+from flowkit_models.cli.dispatch import SUBCOMMANDS
 from flowkit_models.images import photo_file as pictures
 
 
@@ -126,7 +130,8 @@ def test_without_its_packages(capsys, monkeypatch, tmp_path, checkpoint):
     assert command.main(["upscale", "-m", str(checkpoint()), str(save(tmp_path / "x.png"))]) == 1
     err = capsys.readouterr().err
     assert err == f'{tmp_path}/x.png: pictures need pyvips: pip install "flowkit-torch[cli]"\n'
-    monkeypatch.delitem(sys.modules, "flowkit_models.cli.dispatch")
+    monkeypatch.delitem(sys.modules, "flowkit_models.cli.options")
+    monkeypatch.delattr("flowkit_models.cli.options")
     monkeypatch.setitem(sys.modules, "tyro", None)
     assert command.main(["--help"]) == 2
     assert capsys.readouterr().err == 'flowkit: the command needs tyro: pip install "flowkit-torch[cli]"\n'
@@ -143,9 +148,17 @@ def test_as_a_process_of_its_own(tmp_path, checkpoint):
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_parsing_needs_no_torch():
+def test_help_needs_no_torch():
     code = (
-        "import sys; from flowkit_models.cli import line;"
-        "assert not {'torch', 'pyvips', 'flowkit_models.models.checkpoint_file'} & set(sys.modules)"
+        "import sys; from flowkit_models.cli import main;"
+        "assert main(['upscale', '--help']) == main(['prepare', '--help']) == 0;"
+        "assert not {'torch', 'numpy', 'pyvips', 'PIL'} & set(sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_each_subcommand_has_options_and_a_function():
+    for kind, (module, function) in SUBCOMMANDS.items():
+        assert dataclasses.is_dataclass(getattr(options, kind))
+        assert callable(getattr(importlib.import_module(f"flowkit_models.cli.{module}"), function))
+        assert module != function, "which of the two an import gives would depend on the order"

@@ -1,6 +1,5 @@
-"""The preparation recipe on made-up trees: its three commands, what they skip, what they refuse, and its help."""
+"""`flowkit prepare` on made-up trees: its three commands, what they skip, what they refuse, and its help."""
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -11,21 +10,20 @@ import pytest
 import torch
 from PIL import Image
 
+from flowkit_models.cli import main
+from flowkit_models.cli.options import CelebA
+from flowkit_models.cli.prepare import celeba_plan
 from flowkit_models.data.crops import RandomCrops
 from flowkit_models.data.pairs import find_pairs, read_pair
 from flowkit_models.images.image_file import read_image
 from flowkit_models.images.resize import bicubic_resize
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "prepare.py"
+RECIPE = Path(__file__).parents[3] / "recipes" / "prepare.py"
 
 
-@pytest.fixture
-def recipe(monkeypatch):
-    spec = importlib.util.spec_from_file_location("prepare_recipe", RECIPE)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "prepare_recipe", module)  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+def prepare(*arguments):
+    """Runs the command; returns the exit code."""
+    return main(["prepare", *map(str, arguments)])
 
 
 def save(path, height=24, width=20, seed=0):
@@ -38,7 +36,7 @@ def tree(folder):
     return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
-def test_sub_images_of_two_sets(recipe, tmp_path, capsys):
+def test_sub_images_of_two_sets(tmp_path, capsys):
     for n in (1, 2):
         save(tmp_path / f"DIV2K_train_HR/000{n}.png", seed=n)
         save(tmp_path / f"Flickr2K_HR/part/00000{n}.png", seed=10 + n)
@@ -46,7 +44,7 @@ def test_sub_images_of_two_sets(recipe, tmp_path, capsys):
     (tmp_path / "Flickr2K_HR/text.png").write_text("no image")
     folders = [str(tmp_path / name) for name in ("DIV2K_train_HR", "Flickr2K_HR")]
     command = ["sub-images", *folders, "--out", str(tmp_path / "sub"), "--size", "16"]
-    assert recipe.run(command) == 0
+    assert prepare(*command) == 0
     said = capsys.readouterr().out
     assert "188 files written, 0 were there, 2 images skipped" in said
     assert "small.png: 15 × 40 is below 16 pixels" in said
@@ -57,20 +55,20 @@ def test_sub_images_of_two_sets(recipe, tmp_path, capsys):
     places = read_image(tmp_path / "DIV2K_train_HR/0001.png").unfold(1, 16, 1).unfold(2, 16, 1).movedim(0, 2)
     assert (places == sub).flatten(2).all(2).sum() == 1
     assert len(RandomCrops(tmp_path / "sub", 16).names) == 188
-    assert recipe.run(command) == 0
+    assert prepare(*command) == 0
     assert "0 files written, 188 were there, 2 images skipped" in capsys.readouterr().out
 
 
-def test_sub_images_on_a_grid(recipe, tmp_path):
+def test_sub_images_on_a_grid(tmp_path):
     save(tmp_path / "hr/a.png")
     command = ["sub-images", str(tmp_path / "hr"), "--out", str(tmp_path / "sub"), "--mode", "grid"]
-    assert recipe.run([*command, "--size", "16", "--step", "3"]) == 0
+    assert prepare(*command, "--size", "16", "--step", "3") == 0
     assert len(tree(tmp_path / "sub")) == 4 * 3
     corner = read_image(tmp_path / "hr/a.png")[:, -16:, -16:]
     assert torch.equal(read_image(tmp_path / "sub/a_012.png"), corner)
 
 
-def test_celeba(recipe, tmp_path, capsys):
+def test_celeba(tmp_path, capsys):
     numbers = (1, 162770, 162771, 182637, 182638, 182640, 182639, 202599)
     for number in numbers:
         save(tmp_path / f"img_align_celeba/{number:06d}.jpg", 218, 178, number)
@@ -78,7 +76,7 @@ def test_celeba(recipe, tmp_path, capsys):
     save(tmp_path / "img_align_celeba/list.png", 218, 178)
     (tmp_path / "img_align_celeba/000001.jpg").write_bytes(b"damaged")
     command = ["celeba", str(tmp_path / "img_align_celeba"), "--out", str(tmp_path / "faces"), "--test-images", "3"]
-    assert recipe.run(command) == 0
+    assert prepare(*command) == 0
     said = capsys.readouterr().out
     assert "12 files written, 0 were there, 1 images skipped" in said
     assert "000001.jpg: not an image" in said
@@ -92,15 +90,15 @@ def test_celeba(recipe, tmp_path, capsys):
             assert torch.equal(lr, bicubic_resize(hr, 1 / 8))
     face = read_image(tmp_path / "img_align_celeba/182638.jpg")[:, 20:198]
     assert torch.equal(read_image(tmp_path / "faces/test/HR/182638.png"), bicubic_resize(face, 160 / 178))
-    assert recipe.run([*command, "--parts", "test"]) == 0
+    assert prepare(*command, "--parts", "test") == 0
     assert "0 files written, 6 were there, 0 images skipped" in capsys.readouterr().out
 
 
-def test_the_test_part_has_5000_images(recipe, tmp_path, monkeypatch):
+def test_the_test_part_has_5000_images(tmp_path, monkeypatch):
     everything = [tmp_path / f"{n:06d}.jpg" for n in range(1, 202_600)]
-    monkeypatch.setattr(recipe, "list_images", lambda _: everything)
-    jobs = recipe.CelebAConfig(tmp_path, tmp_path.parent / "out").jobs()
-    sources = {part: [f.stem for make, f in jobs if make.out.name == part] for part in ("train", "val", "test")}
+    monkeypatch.setattr("flowkit_models.cli.prepare.list_images", lambda _: everything)
+    plan = celeba_plan(CelebA(folder=tmp_path, out=tmp_path.parent / "out"))
+    sources = {part: [f.stem for make, f in plan if make.out.name == part] for part in ("train", "val", "test")}
     assert {part: len(names) for part, names in sources.items()} == {"train": 162770, "val": 19867, "test": 5000}
     assert (sources["test"][0], sources["test"][-1]) == ("182638", "187637")
 
@@ -114,40 +112,40 @@ def test_the_test_part_has_5000_images(recipe, tmp_path, monkeypatch):
     ],
 )
 @pytest.mark.parametrize("given", ["set", "hr"])
-def test_lr_lands_where_pairs_are_looked_for(recipe, tmp_path, hr, lr, given):
+def test_lr_lands_where_pairs_are_looked_for(tmp_path, hr, lr, given):
     for seed, name in enumerate("ab"):
         save(tmp_path / hr.format(n=name), 24, 20, seed)
     folder = tmp_path if given == "set" else (tmp_path / hr).parent
-    assert recipe.run(["lr", str(folder)]) == 0
+    assert prepare("lr", str(folder)) == 0
     assert tree(tmp_path) == sorted(p.format(n=n) for p in (hr, lr) for n in "ab")
     for pair in find_pairs(tmp_path, 4):
         x, y = read_pair(pair, 4)
         assert torch.equal(y, bicubic_resize(x, 1 / 4))
 
 
-def test_lr_options(recipe, tmp_path):
+def test_lr_options(tmp_path):
     save(tmp_path / "photos/a.png", 26, 21)
     out = str(tmp_path / "low")
     options = ["--scale", "3", "--edges", "clamp", "--ties", "up"]
-    assert recipe.run(["lr", str(tmp_path / "photos"), "--out", out, *options]) == 0
+    assert prepare("lr", str(tmp_path / "photos"), "--out", out, *options) == 0
     with pytest.warns(UserWarning, match="cropped from 26 × 21 to 24 × 21"):
         hr, lr = read_pair(find_pairs(tmp_path / "photos", 3, out)[0], 3)
     assert torch.equal(lr, bicubic_resize(hr, 1 / 3, "clamp", "up"))
 
 
-def test_lr_of_a_set_with_several_hr_folders(recipe, tmp_path):
+def test_lr_of_a_set_with_several_hr_folders(tmp_path):
     for part in ("train", "valid"):
         save(tmp_path / f"DIV2K_{part}_HR/1.png")
-    assert recipe.run(["lr", str(tmp_path), "--scale", "2"]) == 0
+    assert prepare("lr", str(tmp_path), "--scale", "2") == 0
     assert [name for name in tree(tmp_path) if "LR" in name] == [
         "DIV2K_train_LR_bicubic/X2/1x2.png",
         "DIV2K_valid_LR_bicubic/X2/1x2.png",
     ]
 
 
-def test_lr_files_of_set5_are_made_again(recipe, shared, tmp_path):
+def test_lr_files_of_set5_are_made_again(shared, tmp_path):
     set5 = shared / "data/benchmarks/Set5"
-    assert recipe.run(["lr", str(set5 / "HR"), "--out", str(tmp_path), "--edges", "clamp", "--ties", "up"]) == 0
+    assert prepare("lr", str(set5 / "HR"), "--out", str(tmp_path), "--edges", "clamp", "--ties", "up") == 0
     for pair in find_pairs(set5, 4):
         assert torch.equal(read_image(tmp_path / pair.lr.name), read_image(pair.lr))
 
@@ -174,24 +172,25 @@ def test_lr_files_of_set5_are_made_again(recipe, shared, tmp_path):
         (["lr", "{tmp}/faces", "--out", "{tmp}/o"], "no images directly in it"),
     ],
 )
-def test_what_is_refused_is_said_in_one_line(recipe, tmp_path, command, message):
+def test_what_is_refused_is_said_in_one_line(tmp_path, capsys, command, message):
     for name in ("hr/a.png", "hr2/a.jpg", "faces/1/000001.png", "faces/2/000001.jpg"):
         save(tmp_path / name)
-    said = recipe.run([part.format(tmp=tmp_path) for part in command])
-    assert isinstance(said, str)
-    assert said.startswith("error: ")
+    assert prepare(*(part.format(tmp=tmp_path) for part in command)) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("flowkit: ")
     assert message in said
-    assert "\n" not in said
+    assert said.count("\n") == 1
 
 
-def test_interruption(recipe, tmp_path, monkeypatch):
+def test_interruption(tmp_path, capsys, monkeypatch):
     save(tmp_path / "hr/a.png")
 
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(recipe, "prepare_all", stop)
-    assert recipe.run(["lr", str(tmp_path / "hr"), "--out", str(tmp_path / "o")]).startswith("stopped")
+    monkeypatch.setattr("flowkit_models.cli.prepare.prepare_all", stop)
+    assert prepare("lr", str(tmp_path / "hr"), "--out", str(tmp_path / "o")) == 130
+    assert capsys.readouterr().err == "flowkit: stopped; nothing is half-written\n"
 
 
 @pytest.mark.parametrize(

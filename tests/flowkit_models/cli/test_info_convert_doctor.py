@@ -8,6 +8,7 @@ import torch
 import tyro
 
 import flowkit_models
+from flowkit_models.cli.dispatch import function_of
 from flowkit_models.cli.options import Convert, Doctor, Info
 from flowkit_models.images.image_file import write_image
 from flowkit_models.models.checkpoint_file import read_about, read_weights
@@ -21,7 +22,8 @@ def tiny_flow():
 
 
 def call(command, *arguments):
-    return tyro.cli(command, args=[str(argument) for argument in arguments]).run()
+    options = tyro.cli(command, args=[str(argument) for argument in arguments])
+    return function_of(options)(options)
 
 
 def convert(*arguments):

@@ -1,6 +1,5 @@
 """The demo: its functions without a browser, for every kind of model; and its page in headless Chromium."""
 
-import importlib.util
 import math
 import re
 import signal
@@ -15,6 +14,7 @@ import torch
 from PIL import Image
 
 import flowkit_models
+from flowkit_models.cli import main
 from flowkit_models.demo import edits
 from flowkit_models.demo import scene as studio
 from flowkit_models.demo.callbacks import Callbacks, painted_mask
@@ -312,15 +312,7 @@ def test_errors_are_one_line(calls, hcflow, photo, tmp_path, ask, message):
 
 
 class TestCommandLine:
-    @pytest.fixture
-    def recipe(self, monkeypatch):
-        spec = importlib.util.spec_from_file_location("demo_recipe", browser.RECIPE)
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, "demo_recipe", module)
-        spec.loader.exec_module(module)
-        return module
-
-    def test_bad_options(self, recipe, hcflow, tmp_path):
+    def test_bad_options(self, hcflow, tmp_path, capsys):
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()
@@ -330,24 +322,27 @@ class TestCommandLine:
                 ("--model", hcflow, "--side", "8"): "--side must be at least 32 pixels",
                 ("--model", hcflow, "--port", port): f"127.0.0.1:{port} can't be listened on",
                 ("--model", hcflow, "--port", "99999"): "choose another --port",
+                ("--model", hcflow, "--device", "quantum"): "--device quantum: not on this machine",
             }
             for options, message in bad.items():
-                said = recipe.run(list(options))
-                assert said.startswith("error: ")
+                assert main(["demo", *options]) == 1
+                said = capsys.readouterr().err
+                assert said.startswith("flowkit: ")
                 assert message in said
-                assert "\n" not in said
+                assert said.count("\n") == 1
 
-    def test_without_gradio(self, recipe, hcflow, monkeypatch):
+    def test_without_gradio(self, hcflow, monkeypatch, capsys):
         monkeypatch.setitem(sys.modules, "gradio", None)
         monkeypatch.setattr(signal, "signal", lambda *a: None)
         monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # both are put back after the test
         monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "")
-        said = recipe.run(["--model", hcflow, "--port", "0"])
-        assert 'pip install "flowkit-torch[demo]"' in said
+        assert main(["demo", "--model", hcflow, "--port", "0"]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("flowkit: the demo needs gradio")
+        assert said.endswith('pip install "flowkit-torch[demo]"\n')
 
-    def test_help(self, recipe, capsys):
-        with pytest.raises(SystemExit):
-            recipe.run(["--help"])
+    def test_help(self, capsys):
+        assert main(["demo", "--help"]) == 0
         said = capsys.readouterr().out
         for option in ("--model", "--host", "--port", "--side", "--device"):
             assert option in said

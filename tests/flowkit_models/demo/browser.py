@@ -1,6 +1,6 @@
 """The demo's page in headless Chromium: for its test, and for the pictures in docs/.
 
-PYTHONPATH=. python tests/recipes/browser.py MODEL docs     draws docs/demo_draws.png and docs/demo_edit.png
+PYTHONPATH=. python tests/flowkit_models/demo/browser.py MODEL docs     draws docs/demo_draws.png and docs/demo_edit.png
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from playwright.sync_api import sync_playwright
 from flowkit_models.data.sample_photos import test_photos as photographs
 from flowkit_models.images.image_file import write_image
 
-RECIPE = Path(__file__).parents[2] / "recipes" / "demo.py"
+RECIPE = Path(__file__).parents[3] / "recipes" / "demo.py"
 PATIENCE = 180  # seconds, on a machine that has other things to do
 
 

@@ -11,7 +11,8 @@ import pytest
 from command_files import noise, opened, save, tree
 
 import flowkit_models
-from flowkit_models.cli.paths import find
+from flowkit_models.cli.errors import UsageError
+from flowkit_models.cli.paths import find_inputs
 
 
 def test_a_folder_is_mirrored(tmp_path, upscale):
@@ -215,8 +216,8 @@ def test_stems_with_dots_and_formats(tmp_path, upscale):
 
 
 def test_inputs_are_needed():
-    with pytest.raises(ValueError, match="name pictures"):
-        find((), "")
+    with pytest.raises(UsageError, match="name pictures"):
+        find_inputs((), "", ())
 
 
 def test_names_say_the_scale(tmp_path, flowkit):

@@ -1,0 +1,114 @@
+"""`flowkit prepare`: sub-images to train on, CelebA faces, LR files of a set."""
+
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from flowkit_models.cli.options import CelebA, LowResolution, Prepare, SubImages
+from flowkit_models.data import prepare
+from flowkit_models.data.pairs import images_in, lr_place
+from flowkit_models.data.prepare import CELEBA, Faces, Preparation, prepare_all
+from flowkit_models.images.image_file import ImageError, check_writable, list_images
+from flowkit_models.progress import progress_bar
+
+Plan = list[tuple[Preparation, Path]]
+"""A preparation for each source file."""
+
+
+def prepare_dataset(options: Prepare) -> int:
+    """Runs `flowkit prepare`; returns the exit code, 0.
+
+    Raises:
+        ImageError: if none of the images could be used, or a result can't be written.
+        ValueError: if an option makes no sense.
+    """
+    torch.set_num_threads(1)  # images are small: the threads go to the files
+    console = Console(soft_wrap=True)
+    plan = plan_of(options.what)
+    for out in {make.out for make, _ in plan}:
+        check_writable(out)
+    with progress_bar(console, len(plan), "images") as tick:
+
+        def step(failed: str | None) -> None:
+            if failed is not None:
+                console.print(f"skipped {failed}", markup=False, highlight=False)
+            tick()
+
+        report = prepare_all(plan, options.what.workers, step)
+    console.print(f"{report.written} files written, {report.existing} were there, {len(report.failed)} images skipped")
+    if len(report.failed) == len(plan):
+        raise ImageError("none of the images could be used")
+    return 0
+
+
+def plan_of(options: SubImages | CelebA | LowResolution) -> Plan:
+    """What is to be made of which file."""
+    if isinstance(options, SubImages):
+        return sub_images_plan(options)
+    return celeba_plan(options) if isinstance(options, CelebA) else lr_plan(options)
+
+
+def sub_images_plan(options: SubImages) -> Plan:
+    """A preparation for each photograph."""
+    if not options.folders:
+        raise ValueError("no folders of photographs given: name at least one")
+    plan: Plan = []
+    count = options.count if options.mode == "random" else None
+    taken: dict[Path, Path] = {}
+    for folder in options.folders:
+        check_apart(options.out, folder)
+        make = prepare.SubImages(options.out, folder, options.size, count, options.step, options.seed)
+        for file in list_images(folder):
+            name = file.relative_to(folder).with_suffix("")
+            if name in taken:
+                raise ValueError(f"{taken[name]} and {file} have one name: prepare them with different --out")
+            taken[name] = file
+            plan.append((make, file))
+    return plan
+
+
+def celeba_plan(options: CelebA) -> Plan:
+    """A preparation for each face, in the order of the numbers."""
+    if options.test_images < 1:
+        raise ValueError(f"--test-images must be at least 1, got {options.test_images}")
+    check_apart(options.out, options.folder)
+    numbered: dict[int, Path] = {}
+    for file in list_images(options.folder):
+        if file.stem.isascii() and file.stem.isdecimal():
+            other = numbered.setdefault(int(file.stem), file)
+            if other != file:
+                raise ValueError(f"{other} and {file} have one number: keep one of them")
+    plan: Plan = []
+    for part in dict.fromkeys(options.parts):
+        make = Faces(options.out / part, options.size, options.scale, options.face_factor)
+        found = [(make, numbered[number]) for number in sorted(numbered) if number in CELEBA[part]]
+        plan += found[: options.test_images] if part == "test" else found
+    if not plan:
+        raise ImageError(f"{options.folder}: no images named by CelebA's numbers (000001.jpg …) of {options.parts}")
+    return plan
+
+
+def lr_plan(options: LowResolution) -> Plan:
+    """A preparation for each HR image."""
+    if not options.folder.is_dir():
+        raise ImageError(f"{options.folder}: no such folder")
+    folders = [options.folder]
+    if options.out is None and lr_place(options.folder.absolute(), options.scale) is None:
+        folders = [f for f in sorted(options.folder.iterdir()) if f.is_dir() and lr_place(f, options.scale)]
+    if not folders:
+        raise ValueError(f"{options.folder}: no folder HR, GTmod… or NAME_HR in it: say --out for any other folder")
+    plan: Plan = []
+    for folder in folders:
+        out = options.out or lr_place(folder.absolute(), options.scale)
+        assert out is not None
+        suffix = not out.name.startswith("LRbicx")
+        make = prepare.LowResolution(out, options.scale, options.edges, options.ties, suffix)
+        plan += [(make, file) for file in images_in(folder).values()]
+    return plan
+
+
+def check_apart(out: Path, folder: Path) -> None:
+    """Raises ValueError if results would become sources of the next run."""
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"--out {out} lies in {folder}, which is searched for images: name a folder outside it")

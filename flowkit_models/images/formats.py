@@ -1,0 +1,170 @@
+"""Image formats: one row each, which readers, writers, folder searches, help texts and docs/command.md use.
+
+A format more is a row more. The readers tell formats by content (`magic`), never by name; the writers by the ending.
+"""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFormat:
+    """A row.
+
+    Attributes:
+        name: key of the format, kept in the files of `flowkit encode`.
+        label: for people.
+        endings: of file names, lower case; the first is what `--format` calls it.
+        magic: what the first 16 bytes of a file match.
+        pillow: Pillow's name; None: `image_file` doesn't read it.
+        vips_loader: libvips' name, as in `jpegload`; None: `photo_file` doesn't read it.
+        vips_saver: libvips' name, as in `jpegsave`; None: it is not written.
+        save_options: of libvips' saver.
+        lossy: pixels change on writing, in a `quality` from 1 to 100.
+        lossless_at_100: but not at quality 100.
+        max_side: longest side, in pixels.
+        alpha: it holds transparency.
+        wide: it holds 16 bits per channel.
+        profile: an ICC profile is kept on writing.
+        exif: EXIF is kept on writing.
+    """
+
+    name: str
+    label: str
+    endings: tuple[str, ...]
+    magic: bytes
+    pillow: str | None = None
+    vips_loader: str | None = None
+    vips_saver: str | None = None
+    save_options: dict[str, Any] = field(default_factory=dict)
+    lossy: bool = False
+    lossless_at_100: bool = False
+    max_side: int = 10**7
+    alpha: bool = True
+    wide: bool = False
+    profile: bool = True
+    exif: bool = True
+
+    def keeps_pixels(self, quality: int) -> bool:
+        """Whether every pixel that is written at this quality is read again."""
+        return not self.lossy or (self.lossless_at_100 and quality == 100)
+
+    def options(self, quality: int) -> dict[str, Any]:
+        """Of libvips' saver."""
+        if not self.lossy:
+            return self.save_options
+        return {**self.save_options, **({"lossless": True} if self.keeps_pixels(quality) else {"Q": quality})}
+
+
+FORMATS = (
+    ImageFormat(
+        name="jpeg",
+        label="JPEG",
+        endings=(".jpg", ".jpeg"),
+        magic=rb"\xff\xd8\xff",
+        pillow="JPEG",
+        vips_loader="jpeg",
+        vips_saver="jpeg",
+        lossy=True,
+        max_side=65500,
+        alpha=False,
+    ),
+    ImageFormat(
+        name="png",
+        label="PNG",
+        endings=(".png",),
+        magic=rb"\x89PNG\r\n\x1a\n",
+        pillow="PNG",
+        vips_loader="png",
+        vips_saver="png",
+        save_options={"compression": 4},  # twice as fast as libpng's own 6, and hardly larger
+        max_side=2**31 - 1,
+        wide=True,
+    ),
+    ImageFormat(
+        name="webp",
+        label="WebP",
+        endings=(".webp",),
+        magic=rb"RIFF....WEBP",
+        pillow="WEBP",
+        vips_loader="webp",
+        vips_saver="webp",
+        save_options={"exact": True},
+        lossy=True,
+        lossless_at_100=True,
+        max_side=16383,
+    ),
+    ImageFormat(
+        name="tiff",
+        label="TIFF",
+        endings=(".tif", ".tiff"),
+        magic=rb"II[*+]\0|MM\0[*+]",
+        pillow="TIFF",
+        vips_loader="tiff",
+        vips_saver="tiff",
+        save_options={"compression": "deflate", "predictor": "horizontal"},
+        wide=True,
+        exif=False,
+    ),
+    ImageFormat(
+        name="gif", label="GIF", endings=(".gif",), magic=rb"GIF8[79]a", pillow="GIF", vips_loader="gif", exif=False
+    ),
+    ImageFormat(
+        name="avif", label="AVIF", endings=(".avif",), magic=rb"....ftyp", pillow="AVIF", vips_loader="heif", wide=True
+    ),
+    ImageFormat(name="bmp", label="BMP", endings=(".bmp",), magic=rb"BM", pillow="BMP"),
+    ImageFormat(name="pnm", label="PNM", endings=(".pgm", ".ppm"), magic=rb"P[1-7]\s", pillow="PPM"),
+)
+"""What comes from strangers is offered to no decoder but those of these rows."""
+
+
+def endings() -> list[str]:
+    """Endings of all formats, sorted: what folders are searched for. What can't be read of it fails by name."""
+    return sorted(ending for row in FORMATS for ending in row.endings)
+
+
+def written_endings() -> list[str]:
+    """Endings of the formats that photographs are written in, the table's order."""
+    return [ending for row in FORMATS if row.vips_saver for ending in row.endings]
+
+
+def written_format(path: str | Path) -> ImageFormat | None:
+    """The format that the end of a file's name asks for; None if it is none that is written."""
+    ending = Path(path).suffix.lower()
+    return next((row for row in FORMATS if row.vips_saver and ending in row.endings), None)
+
+
+def named_format(name: str) -> ImageFormat:
+    """The row with this key."""
+    return next(row for row in FORMATS if row.name == name)
+
+
+def recognised_format(start: bytes) -> ImageFormat | None:
+    """The format of a file that `photo_file` reads, by its first 16 bytes; None: another."""
+    return next((row for row in FORMATS if row.vips_loader and re.match(row.magic, start, re.DOTALL)), None)
+
+
+def listed(words: Collection[str]) -> str:
+    """Words as a sentence has them.
+
+    >>> listed(["JPEG", "PNG", "TIFF"])
+    'JPEG, PNG or TIFF'
+    """
+    *first, last = words
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def find_files(folder: Path, wanted: Collection[str]) -> list[Path]:
+    """Finds files in a folder and below it by their endings, in any case; sorted, without hidden files.
+
+    Links that lead nowhere are among them: who opens one hears of it.
+
+    Args:
+        folder: is searched.
+        wanted: endings, lower case.
+    """
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in wanted and not path.name.startswith("."))
+    return sorted(path for path in found if not path.is_dir())
