@@ -10,8 +10,7 @@ from flowkit import nets
 from flowkit.bases import Near, StandardNormal
 from flowkit.bijector import Bijector, Inverse
 from flowkit.chain import Chain
-from flowkit.conditioning import CoarseToFine, External, Independent, SingleScale
-from flowkit.conditioning import Given as Given
+from flowkit.conditioning import CoarseToFine, External, Given, Independent, SingleScale
 from flowkit.coupling import Coupling, Injector
 from flowkit.dequantize import Dequantize
 from flowkit.flow import Flow
@@ -37,6 +36,7 @@ __all__ = [
     "Dequantize",
     "External",
     "Flow",
+    "Given",
     "Haar",
     "Hierarchy",
     "Independent",
