@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from toys import SIZES
+from support import SIZES
 
 import flowkit_models
 from flowkit_models.diagnostics.profile import anatomy, cost, parameters_by_part, reach

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from published import close, key_list
+from support import close, key_list
 from torch import Tensor
 
 from flowkit_models.training.discriminator import Discriminator

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from toys import SIZES
+from support import SIZES
 
 import flowkit
 import flowkit_models

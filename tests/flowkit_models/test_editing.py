@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from toys import SIZES
+from support import SIZES
 
 import flowkit_models
 from flowkit_models.images.resize import bicubic_resize

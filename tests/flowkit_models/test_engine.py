@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 from safetensors import safe_open
-from toys import Adversarial, InTurns, Noise, Summed, initialize, run, settings, tiny_flow, validate
+from support import Adversarial, InTurns, Noise, Summed, initialize, run, settings, tiny_flow, validate
 
 import flowkit_models
 from flowkit_models.training.distributed import start_processes

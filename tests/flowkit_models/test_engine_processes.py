@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+import support
 import torch
-import toys
 
 from flowkit_models.training.logs import read_log
 
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 def torchrun(*arguments):
     """Two processes on this machine, on CPUs."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", toys.__file__]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", support.__file__]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [*command, *map(str, arguments)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -30,7 +30,7 @@ def test_two_processes_train_like_one(tmp_path) -> None:
     one.mkdir()
     two.mkdir()
     process = torchrun("train", two)
-    toys.on_several_processes(one)
+    support.on_several_processes(one)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
     for kind in ("summed", "turns", "without statistics"):

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from toys import run
+from support import run
 
 from flowkit_models.training.logs import read_log
 from flowkit_models.training.state import load_state

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from published import close, opened
+from support import close, opened
 from torch import Tensor
 
 import flowkit_models

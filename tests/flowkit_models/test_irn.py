@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from published import close, irn_weights, key_list, opened
+from support import close, irn_weights, key_list, opened
 from torch import Tensor
 
 import flowkit_models

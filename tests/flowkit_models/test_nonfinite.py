@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
+from support import Noise, Summed, noisy, tiny_flow
 from torch import nn
-from toys import Noise, Summed, noisy, tiny_flow
 
 import flowkit
 from flowkit_models.data.loader import Draws, loader

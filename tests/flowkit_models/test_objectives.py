@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from published import close, opened
+from support import close, opened
 from torch import Tensor, nn
 
 import flowkit_models

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from published import key_list, opened
+from support import key_list, opened
 
 import flowkit_models
 from flowkit import initialize

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
+from support import Adversarial, Summed, tiny_flow
 from torch import nn
-from toys import Adversarial, Summed, tiny_flow
 
 from flowkit_models.training.optim import Adam, Cosine, Learner, Milestones, make_learners
 

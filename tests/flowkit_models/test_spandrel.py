@@ -7,7 +7,7 @@ import pytest
 import torch
 from spandrel import MAIN_REGISTRY, ModelLoader, ModelTiling, UnsupportedDtypeError
 from spandrel.architectures.ESRGAN import ESRGAN
-from toys import SIZES
+from support import SIZES
 
 import flowkit
 import flowkit_models

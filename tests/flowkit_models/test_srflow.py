@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from published import close, key_list, opened, srflow_weights
+from support import close, key_list, opened, srflow_weights
 from torch import Tensor
 
 import flowkit_models

@@ -4,7 +4,7 @@ import os
 
 import pytest
 import torch
-from toys import InTurns, tiny_flow
+from support import InTurns, tiny_flow
 
 from flowkit_models.training.optim import Adam, make_learners
 from flowkit_models.training.state import TrainingState, load_state, save_state
