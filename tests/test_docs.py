@@ -1,4 +1,4 @@
-"""README and the site: code runs, commands parse, links and pictures exist, every public name is in the reference."""
+"""README and the pages: code runs, commands parse, links and pictures exist."""
 
 import re
 import tomllib
@@ -10,9 +10,7 @@ from pages import PAGES, ROOT
 
 from flowkit_models.cli import dispatch
 
-DOCS = ROOT / "docs"
 BENCH = ("normflows", "FrEIA")  # an extra that `all` may leave out
-PICTURES = (".png", ".svg", ".jpg", ".gif", ".webp")
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=pages.name)
 
