@@ -7,13 +7,10 @@ from typing import Annotated, Literal
 import tyro
 
 from flowkit_models.cli.errors import UsageError
-from flowkit_models.images.formats import FORMATS, listed, written_endings
+from flowkit_models.images.formats import photo_labels, written_endings, written_names
 
-READ = listed([row.label for row in FORMATS if row.vips_loader])
-WRITTEN = "|".join(row.endings[0][1:] for row in FORMATS if row.vips_saver)
-
-
-FILES = f"Files, folders (searched with those below them) or quoted globs. Pictures are {READ}."
+WRITTEN = "|".join(written_names())
+FILES = f"Files, folders (searched with those below them) or quoted globs. Pictures are {photo_labels()}."
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -126,9 +126,20 @@ def endings() -> list[str]:
     return sorted(ending for row in FORMATS for ending in row.endings)
 
 
+def photo_labels() -> str:
+    """The formats that `photo_file` reads, for a sentence."""
+    *first, last = (row.label for row in FORMATS if row.vips_loader)
+    return f"{', '.join(first)} or {last}"
+
+
 def written_endings() -> list[str]:
-    """Endings of the formats that photographs are written in, the table's order."""
+    """Endings of the formats that `photo_file` writes."""
     return [ending for row in FORMATS if row.vips_saver for ending in row.endings]
+
+
+def written_names() -> list[str]:
+    """Names of these formats as `--format` takes them: their first endings, without the dot."""
+    return [row.endings[0][1:] for row in FORMATS if row.vips_saver]
 
 
 def written_format(path: str | Path) -> ImageFormat | None:
@@ -145,16 +156,6 @@ def named_format(name: str) -> ImageFormat:
 def recognised_format(start: bytes) -> ImageFormat | None:
     """The format of a file that `photo_file` reads, by its first 16 bytes; None: another."""
     return next((row for row in FORMATS if row.vips_loader and re.match(row.magic, start, re.DOTALL)), None)
-
-
-def listed(words: Collection[str]) -> str:
-    """Words as a sentence has them.
-
-    >>> listed(["JPEG", "PNG", "TIFF"])
-    'JPEG, PNG or TIFF'
-    """
-    *first, last = words
-    return f"{', '.join(first)} or {last}" if first else last
 
 
 def find_files(folder: Path, wanted: Collection[str]) -> list[Path]:

@@ -18,10 +18,9 @@ from torch import Tensor
 from flowkit_models.files import write_whole
 from flowkit_models.images.convert import to_uint8
 from flowkit_models.images.formats import (
-    FORMATS,
     ImageFormat,
-    listed,
     named_format,
+    photo_labels,
     recognised_format,
     written_endings,
     written_format,
@@ -257,8 +256,7 @@ def _format(path: Path) -> ImageFormat:
         raise PictureError(f"{path}: empty file (zero bytes)")
     row = recognised_format(start)
     if row is None:
-        known = listed([row.label for row in FORMATS if row.vips_loader])
-        raise PictureError(f"{path}: not a {known} file: convert it to one of them")
+        raise PictureError(f"{path}: not a {photo_labels()} file: convert it to one of them")
     return row
 
 
