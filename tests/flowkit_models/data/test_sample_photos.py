@@ -43,5 +43,5 @@ def test_photos_missing_in_a_wheel_are_left_out(tmp_path, monkeypatch):
 @pytest.mark.parametrize("load", [bundled_photos, test_photos])
 def test_missing_wheel(monkeypatch, load):
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    with pytest.raises(ImportError, match=r'pip install "flowkit-torch\[recipes\]"'):
+    with pytest.raises(ImportError, match=r'pip install "flowkit-torch\[train\]"'):
         load()
