@@ -68,6 +68,26 @@ def _conv(key: str, shape: list[int], gain: float) -> np.ndarray:
     return gain * np.sqrt(3 / np.prod(shape[1:])) * u
 
 
+def formula_weights(shapes: dict[str, list[int]], constants: dict[str, list[float]]) -> dict[str, Tensor]:
+    """Formula weights of a plain convolutional network; `constants` are given, as are the 1×1 layers of its means."""
+    weights = {}
+    for key, shape in shapes.items():
+        if key in constants:
+            weights[key] = torch.tensor(constants[key])
+        elif key.endswith("_mean.weight"):
+            weights[key] = torch.eye(3).view(3, 3, 1, 1)
+        else:
+            gain = np.sqrt(3 / np.prod(shape[1:])) if len(shape) > 1 else 0.05
+            weights[key] = torch.from_numpy(gain * hashed(key, int(np.prod(shape))).reshape(shape)).float()
+    return weights
+
+
+def edsr(scale: int) -> dict[str, Tensor]:
+    """A small checkpoint laid out as EDSR's own."""
+    recorded = json.loads((Path(__file__).parent / "flowkit_models/evaluation/baselines.json").read_text())
+    return formula_weights(recorded[f"EDSR x{scale}"]["shapes"], recorded[f"EDSR x{scale}"]["constants"])
+
+
 def srflow_weight(key: str, shape: list[int], transition: bool, blocks: int) -> np.ndarray:
     if key.endswith(".invconv.weight"):
         size = shape[0]
