@@ -1,26 +1,22 @@
 """flowkit's models in spandrel's registry, so that programs built on it open our checkpoints and the published ones.
 
 spandrel hands a state dict to its architectures and drops everything else in a file. A published checkpoint tells all
-by its names and shapes. One of ours tells most (see `own_names`); `Loader` reads the config that the file holds.
+by its names and shapes, one of ours by its tensor `flowkit.config`. Files of ours from before that tensor need
+`Loader`, which reads the notes in a file as well.
 """
 
-import math
 from collections.abc import Mapping
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flowkit_models.diagnostics.profile import purpose
-from flowkit_models.images.resize import bicubic_resize
 from flowkit_models.models.base import ImageFlow
-from flowkit_models.models.checkpoint_file import read_about
+from flowkit_models.models.checkpoint_file import noted_number, read_about, split_config
 from flowkit_models.models.detect import known_sizes
-from flowkit_models.models.factory import CONFIGS, build, load
-from flowkit_models.models.official_weights import check_keys, load_official
-from flowkit_models.own_names import own_family, own_sizes
+from flowkit_models.models.factory import from_weights, load
+from flowkit_models.models.registry import FAMILIES, PURPOSES
 
 try:
     from spandrel import (  # type: ignore[import-untyped]
@@ -35,10 +31,6 @@ try:
     )
 except ImportError as error:
     raise ImportError('flowkit_models.spandrel needs spandrel: pip install "flowkit-torch[spandrel]"') from error
-
-SANE, AHEAD = 15.0, 6.0
-"""PSNR in dB of the enlargement of a smooth picture, and its lead over the other way to assemble a model, from which on
-it is taken to be assembled as it was trained. (Small models at hand: 16 to 44 dB, and 6 dB the wrong way.)"""
 
 
 class FlowArchitecture(Architecture[ImageFlow]):
@@ -59,12 +51,18 @@ class FlowArchitecture(Architecture[ImageFlow]):
         """Makes the model of a state dict.
 
         Raises:
-            ValueError: if the weights don't fit, or can't tell what the model is.
+            ValueError: if the weights don't fit, or can't tell what the model is (files of ours without their config).
         """
-        return self.describe(_model(state_dict))
+        weights, notes = split_config(state_dict, "checkpoint")
+        if _is_own(weights) and not notes:
+            raise ValueError(
+                "a checkpoint of flowkit without the tensor flowkit.config: re-save the file with flowkit convert, or "
+                "open it with flowkit_models.spandrel.Loader().load_from_file(path)"
+            )
+        return self.describe(from_weights(weights, notes, "checkpoint"))
 
     def describe(self, model: ImageFlow) -> ImageModelDescriptor[ImageFlow]:
-        """What spandrel wants to know of a model. It makes one draw, of a fixed seed, at a fixed temperature."""
+        """Descriptor of a model for spandrel. It makes one draw, of a fixed seed, at a fixed temperature."""
 
         def call(model: ImageFlow, lr: Tensor) -> Tensor:
             generator = torch.Generator().manual_seed(self.seed)
@@ -75,7 +73,7 @@ class FlowArchitecture(Architecture[ImageFlow]):
             model.state_dict(),
             architecture=self,
             purpose="SR",
-            tags=[purpose(model), f"τ={self.temperature:g}"],
+            tags=[PURPOSES[model.config.purpose], f"τ={self.temperature:g}"],
             supports_half=False,  # the invertible maps need float32
             supports_bfloat16=False,
             scale=model.scale,
@@ -89,7 +87,7 @@ class FlowArchitecture(Architecture[ImageFlow]):
 
 
 class Loader(ModelLoader):
-    """spandrel's loader, which of flowkit's own files reads the config and the recommended temperature as well.
+    """Loader of spandrel that reads the notes in flowkit's own files, the recommended temperature among them.
 
     It knows all that spandrel knows and the flows, and leaves spandrel's registry as it is.
 
@@ -114,7 +112,7 @@ class Loader(ModelLoader):
         if "flowkit" not in about:
             return super().load_from_file(path)
         model = load(path)
-        temperature = float(about.get("temperature", 0)) if self.temperature is None else self.temperature
+        temperature = (noted_number(about, "temperature") or 0.0) if self.temperature is None else self.temperature
         return FlowArchitecture(type(model).__name__, temperature, self.seed).describe(model).to(self.device)
 
 
@@ -137,61 +135,21 @@ def register(registry: ArchRegistry = MAIN_REGISTRY, temperature: float = 0.0, s
         >>> [support.architecture.name for support in register(ArchRegistry())]
         ['HCFlow', 'SRFlow', 'IRN']
     """
-    families = [FlowArchitecture(family, temperature, seed) for family in CONFIGS]
+    families = [FlowArchitecture(family, temperature, seed) for family in FAMILIES]
     return registry.add(*map(ArchSupport.from_architecture, families), ignore_duplicates=True)
 
 
-def _shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in state.items() if isinstance(tensor, Tensor)}
-
-
 def _family(state: Mapping[str, Any]) -> str | None:
-    shapes = _shapes(state)
-    own = own_family(shapes)
-    known = known_sizes(shapes) if own is None else None
-    return own if known is None else known[0]
+    """Name of the family of a state dict; None if it is of none."""
+    weights, notes = split_config({n: t for n, t in state.items() if isinstance(t, Tensor)}, "checkpoint")
+    known = known_sizes({name: tuple(tensor.shape) for name, tensor in weights.items()})
+    if known is not None:
+        return known[0]
+    if notes or not _is_own(weights):
+        return notes.get("model")
+    return next(iter(FAMILIES))  # one must take it, to say what is missing
 
 
-def _model(state: Mapping[str, Tensor]) -> ImageFlow:
-    """The model of a state dict, with its weights."""
-    shapes = _shapes(state)
-    own = own_sizes(shapes)
-    if own is None:
-        known = known_sizes(shapes)
-        assert known is not None, "it was detected"
-        family, sizes = known
-        model = _as_stored(build(family, sizes, "plain", "float32", {}), state)
-        load_official(model, state, "checkpoint")
-        return model.eval()
-    family, choices = own
-    candidates = []
-    for sizes in choices:
-        model = _as_stored(build(family, sizes, "plain", "float32", {}), state)
-        check_keys({name: tuple(t.shape) for name, t in model.state_dict().items()}, state, "checkpoint")
-        model.load_state_dict(state)
-        candidates.append(model.eval())
-    if len(candidates) == 1:
-        return candidates[0]
-    scores = [enlarges(model) for model in candidates]
-    best, second = sorted(scores, reverse=True)[:2]
-    if best < SANE or best - second < AHEAD:
-        raise ValueError(
-            f"{family}: the weights can't tell how it is assembled, and no way enlarges a smooth picture; "
-            "flowkit_models.spandrel.Loader().load_from_file(path) reads the config that the file holds"
-        )
-    return candidates[scores.index(best)]
-
-
-def _as_stored(model: ImageFlow, state: Mapping[str, Tensor]) -> ImageFlow:
-    return model.double() if any(tensor.dtype == torch.float64 for tensor in state.values()) else model
-
-
-@torch.no_grad()
-def enlarges(model: ImageFlow) -> float:
-    """PSNR in dB of a smooth picture that a model has enlarged at temperature 0 from its bicubic LR image."""
-    side = 16 * model.scale
-    y, x = torch.meshgrid(*(torch.linspace(0, 6, side, dtype=next(model.parameters()).dtype),) * 2, indexing="ij")
-    hr = torch.stack([0.5 + 0.3 * (x + phase).sin() * (y - phase).cos() for phase in (0.0, 0.7, 1.9)])[None]
-    sr = model.upscale(bicubic_resize(hr, Fraction(1, model.scale)), temperature=0.0)[0]
-    error = float((sr - hr).square().mean())
-    return -math.inf if math.isnan(error) else -10 * math.log10(max(error, 1e-12))
+def _is_own(state: Mapping[str, Any]) -> bool:
+    """The weights are under flowkit's own names."""
+    return any(name.startswith("flow.levels.") for name in state)

@@ -16,7 +16,7 @@ import torch
 import flowkit
 import flowkit_models
 from flowkit_models.data.loader import Batch, Draws
-from flowkit_models.models.factory import load_encoder
+from flowkit_models.models.srflow.encoder import load_encoder
 from flowkit_models.training.objectives import EncoderPretraining, SRFlowLikelihood
 from flowkit_models.training.options import Options
 from flowkit_models.training.recipe import LOOK_AT, command_line, finish_sr, fit, learned_distances, main_console, run

@@ -13,11 +13,8 @@ from flowkit_models.cli.model import overrides
 from flowkit_models.cli.options import Convert
 from flowkit_models.files import write_whole
 from flowkit_models.models.base import ImageFlow
-from flowkit_models.models.checkpoint_file import read_about
+from flowkit_models.models.checkpoint_file import OWN_NOTES, read_about
 from flowkit_models.models.detect import known_sizes
-
-OWN_NOTES = ("flowkit", "model", "config")
-"""Notes that `save` writes itself."""
 
 STARTS = ("init", "gain")
 """Fields of a config that only say how fresh weights are drawn."""

@@ -13,12 +13,11 @@ from rich.table import Table
 
 import flowkit
 import flowkit_models
-from flowkit_models.cli.convert import OWN_NOTES
 from flowkit_models.cli.model import overrides
 from flowkit_models.cli.options import Info
 from flowkit_models.diagnostics.profile import Anatomy, Cost, anatomy
 from flowkit_models.models.base import ImageFlow
-from flowkit_models.models.checkpoint_file import read_about, read_weights
+from flowkit_models.models.checkpoint_file import OWN_NOTES, read_about, read_weights
 
 
 def show_info(options: Info) -> int:

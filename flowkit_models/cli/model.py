@@ -1,7 +1,6 @@
 """The model of a command line: opened, on its device, with what it is for and how to tell it from another."""
 
 import hashlib
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,9 @@ from flowkit_models.devices import find_device
 from flowkit_models.inference.tiling import OVERLAP, Tiled
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.bundled import SHIPPED
-from flowkit_models.models.checkpoint_file import read_about
+from flowkit_models.models.checkpoint_file import noted_number, read_about
 from flowkit_models.models.factory import load
-from flowkit_models.models.hcflow.model import HCFlow
-from flowkit_models.models.irn.model import IRN
+from flowkit_models.models.registry import default_temperature
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,24 +72,21 @@ def open_model(options: ModelOptions) -> Opened:
         raise FileNotFoundError("no weights came with this package: name a checkpoint with -m")
     device = find_device(options.device)
     model = load(path, precision=options.precision)
-    rescales = is_rescaling(model)
-    temperature = _noted(path, "temperature")
-    if temperature is None:
-        temperature = 1.0 if rescales else 0.8  # what the papers use
-    return Opened(model.to(device), path, rescales, temperature, checksum(model), _noted(path, "own_lr"))
+    notes = read_about(path)
+    return Opened(
+        model.to(device),
+        path,
+        model.config.purpose == "rescaling",
+        default_temperature(model, notes),
+        checksum(model),
+        noted_number(notes, "own_lr"),
+    )
 
 
 def overrides(source: Any) -> dict[str, Any]:
     """The fields of a config that published weights don't tell, as options or another config have them, for `load`."""
     known = {name: getattr(source, name, None) for name in ("quant", "taps")}
     return {name: value for name, value in known.items() if value is not None}
-
-
-def is_rescaling(model: ImageFlow) -> bool:
-    """Whether a model was made for rescaling: an IRN, or an HCFlow with rescaling's extractor and bounded priors."""
-    return isinstance(model, IRN) or (
-        isinstance(model, HCFlow) and not model.config.tap and model.config.prior == "atan"
-    )
 
 
 def checksum(model: ImageFlow) -> str:
@@ -101,12 +96,3 @@ def checksum(model: ImageFlow) -> str:
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _noted(path: Path, name: str) -> float | None:
-    """A number of at least 0 among a checkpoint's notes; None if there is none that makes sense."""
-    try:
-        value = float(read_about(path)[name])
-    except (KeyError, ValueError):
-        return None
-    return value if 0 <= value < math.inf else None

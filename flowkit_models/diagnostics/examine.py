@@ -75,7 +75,7 @@ def examine(model: ImageFlow, hr: Tensor, lr: Tensor | None = None) -> Report:
     model = copy.deepcopy(model).float().eval()
     model.precision = "float32"
     generator = torch.Generator().manual_seed(0)
-    if model.base is not None and model.draws_noise:
+    if model.config.purpose == "sr" and model.draws_noise:
         hr = model._dequantize(hr, noise=torch.rand(hr.shape, generator=generator).to(hr))[0]
 
     flags = {name: bool(m.initialized) for name, m in model.named_modules() if hasattr(m, "statistics_input")}
@@ -109,7 +109,7 @@ def examine(model: ImageFlow, hr: Tensor, lr: Tensor | None = None) -> Report:
     findings += [
         *diagnosis.round_trip(seen),
         diagnosis.scales({layer.name: layer.scale for layer in seen.layers if layer.scale is not None}),
-        *diagnosis.latents(latents, model.base is not None),
+        *diagnosis.latents(latents, model.config.purpose == "sr"),
         *([] if seen.lr is None else [diagnosis.made_lr(seen.lr, lr)]),
         diagnosis.constant(seen.layers, latents),
         diagnosis.dead_units(seen.dead, widths),

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.factory import build
+from flowkit_models.models.registry import PURPOSES
 
 NARROW = {"hidden": 1, "conditional_hidden": 1, "features": 1, "growth": 1}
 """Widths of a twin that looks exactly as far."""
@@ -83,7 +84,7 @@ def anatomy(model: ImageFlow, lr_size: tuple[int, int] = (160, 160)) -> Anatomy:
     both = cost(model, lambda lr: model.upscale(lr, 2, 0.0, torch.Generator()))
     return Anatomy(
         type(model).__name__,
-        purpose(model),
+        PURPOSES[model.config.purpose],
         model.scale,
         dataclasses.asdict(model.config),
         lr_size,
@@ -94,15 +95,6 @@ def anatomy(model: ImageFlow, lr_size: tuple[int, int] = (160, 160)) -> Anatomy:
         Cost(both.per_hr_pixel - draw.per_hr_pixel, both.fixed - draw.fixed),
         reach(model),
     )
-
-
-def purpose(model: ImageFlow) -> str:
-    """What a model is for.
-
-    A rescaling model makes its own LR images: IRN, and HCFlow with the steps of its rescaling flow.
-    """
-    rescaling = model.base is None or getattr(model.config, "body", "glow") == "bands"
-    return "rescaling" if rescaling else "super-resolution"
 
 
 def parameters_by_part(model: ImageFlow) -> dict[str, int]:
@@ -159,7 +151,7 @@ def reach(model: ImageFlow) -> int:
     fields = dataclasses.asdict(model.config)
     narrow = {name: width for name, width in NARROW.items() if name in fields}
     with torch.random.fork_rng([]):  # its weights are drawn, and don't matter
-        twin = build(type(model).__name__, {**fields, **narrow}, "plain", "float32", {}).double().eval()
+        twin = build(type(model).__name__, {**fields, **narrow}).double().eval()
     width = 64
     while width <= FARTHEST:
         found = _reach_in_strip(twin, width)

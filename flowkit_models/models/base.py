@@ -1,6 +1,7 @@
 """What every image model offers: encode, decode, upscale, downscale, likelihood, save."""
 
 import contextlib
+import dataclasses
 import math
 import os
 from collections.abc import Sequence
@@ -292,7 +293,7 @@ class ImageFlow(nn.Module):
 
     def save(self, path: str | os.PathLike[str], **about: str) -> None:
         """Writes weights and config to a .safetensors file, atomically. `about`: further notes to store."""
-        checkpoint_file.save(self, path, about)
+        checkpoint_file.save(path, self.state_dict(), type(self).__name__, dataclasses.asdict(self.config), about)
 
     def official_state_dict(self) -> dict[str, Tensor]:
         """The weights under the official implementation's names and shapes, equal to the last bit."""
@@ -334,7 +335,7 @@ def at_once(lr: Tensor, scale: int) -> int:
 def _padded(x: Tensor, multiple: int) -> Tensor:
     """Images made larger at the bottom and the right, to multiples.
 
-    By mirroring without the edge, as SRFlow's test code does (reference §10); by repeating it where that is too narrow.
+    By mirroring without the edge, as SRFlow's test code does; by repeating it where that is too narrow.
     """
     height, width = x.shape[2:]
     pad = (-width % multiple, -height % multiple)

@@ -1,6 +1,10 @@
-"""What the models' configs share: checks of the numbers in them."""
+"""Checks of config fields, shared by the model families."""
 
-from typing import Any
+from typing import Any, Literal
+
+Purpose = Literal["sr", "rescaling"]
+"""What a model is for: "sr", to enlarge pictures that are small from the start; "rescaling", to restore pictures that
+the model itself made small."""
 
 
 def check_whole(family: str, config: Any, names: tuple[str, ...], least: int) -> None:

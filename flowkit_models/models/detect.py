@@ -1,18 +1,9 @@
-"""Which of the papers' networks a checkpoint holds, and of what sizes, from its names and shapes alone."""
+"""Detection of official checkpoints: family and sizes from names and shapes alone."""
 
-from collections.abc import Callable
 from typing import Any
 
-from flowkit_models.models.hcflow import official as hcflow
-from flowkit_models.models.irn import official as irn
 from flowkit_models.models.official_names import Shapes
-from flowkit_models.models.srflow import official as srflow
-
-SIZES: dict[str, Callable[[Shapes], dict[str, Any] | None]] = {
-    "HCFlow": hcflow.sizes,
-    "SRFlow": srflow.sizes,
-    "IRN": irn.sizes,
-}
+from flowkit_models.models.registry import FAMILIES
 
 # a name that tells another network, and what that is
 OTHERS = {
@@ -25,15 +16,15 @@ OTHERS = {
 
 def known_sizes(shapes: Shapes) -> tuple[str, dict[str, Any]] | None:
     """Family and config fields of an official checkpoint; None if it is none of them."""
-    for family, sizes in SIZES.items():
-        found = sizes(shapes)
+    for name, family in FAMILIES.items():
+        found = family.official_sizes(shapes)
         if found is not None:
-            return family, found
+            return name, found
     return None
 
 
 def looks_like(shapes: Shapes) -> str:
-    """What a checkpoint that is none of ours may be, for an error message."""
+    """A guess at the network of a checkpoint that is none of ours, for an error message."""
     first = ", ".join(list(shapes)[:3])
     guess = next((what for name, what in OTHERS.items() if name in shapes), "another network")
     return f"{guess} ({len(shapes)} tensors: {first}{', …' if len(shapes) > 3 else ''})"

@@ -1,31 +1,20 @@
-"""Makes image models: by name, or from a checkpoint."""
+"""Making image models: by name, or of a checkpoint."""
 
 import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from flowkit_models.models.base import ImageFlow
-from flowkit_models.models.checkpoint_file import (
-    FORMAT,
-    read_weights,
-)
+from flowkit_models.models.checkpoint_file import FORMAT, check_keys, read_weights
 from flowkit_models.models.detect import known_sizes, looks_like
-from flowkit_models.models.hcflow.model import HCFlow, HCFlowConfig
-from flowkit_models.models.irn.model import IRN, IRNConfig
-from flowkit_models.models.official_weights import check_keys, load_official, load_part
+from flowkit_models.models.official_weights import load_official
 from flowkit_models.models.presets import PRESETS
-from flowkit_models.models.srflow.model import SRFlow, SRFlowConfig
-
-MODELS: dict[str, Any] = {"HCFlow": HCFlow, "SRFlow": SRFlow, "IRN": IRN}
-"""Model classes by the name that a checkpoint stores. Each is made from its config."""
-
-CONFIGS: dict[str, type[Any]] = {"HCFlow": HCFlowConfig, "SRFlow": SRFlowConfig, "IRN": IRNConfig}
+from flowkit_models.models.registry import FAMILIES
 
 
 def list_models() -> list[str]:
@@ -61,18 +50,26 @@ def create(name: str, memory: str = "plain", precision: str = "float32", **overr
     return build(family, config, memory, precision, overrides)
 
 
-def build(family: str, config: dict[str, Any], memory: str, precision: str, overrides: dict[str, Any]) -> ImageFlow:
-    """Makes a model of a family from the fields of its config, some of them overridden."""
+def build(
+    family: str,
+    config: Mapping[str, Any],
+    memory: str = "plain",
+    precision: str = "float32",
+    overrides: Mapping[str, Any] | None = None,
+) -> ImageFlow:
+    """Makes a model of a family from fields of its config, some of them overridden; arguments as for `create`."""
     if memory not in ("plain", "lean"):
         raise ValueError(f'memory must be "plain" or "lean", got {memory!r}')
     if precision not in ("float32", "bf16"):
         raise ValueError(f'precision must be "float32" or "bf16", got {precision!r}')
-    fields = {field.name for field in dataclasses.fields(CONFIGS[family])}
-    unknown = [name for name in (*config, *overrides) if name not in fields]
+    record = FAMILIES[family]
+    fields = {field.name for field in dataclasses.fields(record.config)}
+    values = {name: _frozen(value) for name, value in {**config, **(overrides or {})}.items()}
+    unknown = [name for name in values if name not in fields]
     if unknown:
         raise ValueError(f"{family} has no option {unknown[0]!r}; it has {', '.join(sorted(fields))}")
-    values = {name: _frozen(value) for name, value in {**config, **overrides}.items()}
-    model: ImageFlow = MODELS[family](CONFIGS[family](**values), memory)
+    make: Any = record.model
+    model: ImageFlow = make(record.config(**values), memory)
     model.precision = precision  # type: ignore[assignment]
     return model
 
@@ -100,63 +97,64 @@ def load(
         FileNotFoundError: if there is none.
         ValueError: if it is no checkpoint of a known model, or its weights do not fit, or are not finite.
     """
-    path = Path(path)
-    state, metadata = read_weights(path)
-    if "flowkit" in metadata:
-        return _load_ours(path, state, metadata, memory, precision, overrides)
-    return _load_official(path, state, memory, precision, overrides)
+    return from_weights(*read_weights(path), str(path), memory, precision, overrides)
 
 
-def _load_ours(
-    path: Path,
-    state: dict[str, Tensor],
-    metadata: dict[str, str],
-    memory: str,
-    precision: str,
-    overrides: dict[str, Any],
+def from_weights(
+    state: Mapping[str, Tensor],
+    notes: Mapping[str, str],
+    source: str,
+    memory: str = "plain",
+    precision: str = "float32",
+    overrides: Mapping[str, Any] | None = None,
 ) -> ImageFlow:
-    if metadata["flowkit"] != FORMAT or metadata.get("model") not in MODELS:
-        raise ValueError(f"{path}: written by another flowkit ({metadata.get('model')}, format {metadata['flowkit']})")
-    model = build(metadata["model"], json.loads(metadata["config"]), memory, precision, overrides)
-    check_keys({name: tuple(t.shape) for name, t in model.state_dict().items()}, state, str(path))
-    _match_dtype(model, state).load_state_dict(state)
-    return model.eval()
+    """Makes the model of a checkpoint's weights and notes; arguments as for `load`.
 
+    Args:
+        state: weights by name, ours or official ones.
+        notes: {} for official weights.
+        source: names the checkpoint in errors.
+        memory: as for `create`.
+        precision: as for `create`.
+        overrides: as for `load`.
 
-def _load_official(
-    path: Path, state: dict[str, Tensor], memory: str, precision: str, overrides: dict[str, Any]
-) -> ImageFlow:
+    Raises:
+        ValueError: as `load`.
+    """
+    if "flowkit" in notes:
+        return _of_own(state, notes, source, memory, precision, overrides)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     known = known_sizes(shapes)
     if known is None:
         raise ValueError(
-            f"{path}: looks like {looks_like(shapes)}; known are the published checkpoints of {', '.join(MODELS)} "
+            f"{source}: looks like {looks_like(shapes)}; known are the published checkpoints of {', '.join(FAMILIES)} "
             "and flowkit's own .safetensors"
         )
     try:
         model = build(*known, memory, precision, overrides)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    load_official(_match_dtype(model, state), state, str(path))
+        raise ValueError(f"{source}: {error}") from None
+    load_official(_match_dtype(model, state), state, source)
     return model.eval()
 
 
-def load_encoder(model: SRFlow, path: str | os.PathLike[str]) -> None:
-    """Copies an RRDB network's weights into an SRFlow's encoder: an official RRDB_*.pth, or those in any SRFlow.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it holds no RRDB network of these sizes.
-    """
-    state, metadata = read_weights(path)
-    if "flowkit" in metadata:
-        own = {name.removeprefix("encoder."): t for name, t in state.items() if name.startswith("encoder.")}
-        check_keys({name: tuple(t.shape) for name, t in model.encoder.state_dict().items()}, own, str(path))
-        model.encoder.load_state_dict(own)
-        return
-    whole = any(name.startswith("RRDB.") for name in state)
-    alone = {name if whole else f"RRDB.{name}": tensor for name, tensor in state.items()}
-    load_part(model, {name: t for name, t in alone.items() if name.startswith("RRDB.")}, "RRDB.", str(path))
+def _of_own(
+    state: Mapping[str, Tensor],
+    notes: Mapping[str, str],
+    source: str,
+    memory: str,
+    precision: str,
+    overrides: Mapping[str, Any] | None,
+) -> ImageFlow:
+    family = notes.get("model")
+    if notes["flowkit"] != FORMAT or family not in FAMILIES:
+        raise ValueError(f"{source}: written by another flowkit ({family}, format {notes['flowkit']})")
+    stored = json.loads(notes["config"])
+    config = {"purpose": FAMILIES[family].first_purpose(stored), **stored}
+    model = build(family, config, memory, precision, overrides)
+    check_keys({name: tuple(t.shape) for name, t in model.state_dict().items()}, state, source)
+    _match_dtype(model, state).load_state_dict(state)
+    return model.eval()
 
 
 def _match_dtype(model: ImageFlow, state: Mapping[str, Tensor]) -> ImageFlow:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from flowkit import ActNorm, InvertibleConv1x1
 from flowkit.nets import FCN, ActNormConv2d, DenseBlock, ExactConv2d, Interleave, ZeroConv2d
 from flowkit.spatial import Patch
+from flowkit_models.models.checkpoint_file import check_keys
 from flowkit_models.models.official_names import HaarKernels
 
 Entry = tuple[str, Tensor, tuple[int, ...]]
@@ -132,32 +133,3 @@ def load_part(model: Any, state: Mapping[str, Tensor], prefix: str, source: str)
 def _reset_flags(model: Any) -> dict[str, Tensor]:
     """Official files have no flag of initialisation: it follows from the values."""
     return {name: torch.zeros_like(b) for name, b in model.named_buffers() if name.endswith(".initialized")}
-
-
-def check_keys(expected: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor], source: str) -> None:
-    """Compares names and shapes, and tells what is wrong in one sentence.
-
-    Raises:
-        ValueError: names the first missing, unexpected or misshapen entries.
-    """
-    problems = {
-        "missing": [name for name in expected if name not in state],
-        "unexpected": [name for name in state if name not in expected],
-        "misshapen": [
-            f"{name} {tuple(state[name].shape)} instead of {shape}"
-            for name, shape in expected.items()
-            if name in state and tuple(state[name].shape) != shape
-        ],
-        "not finite": [
-            name
-            for name in expected
-            if name in state and state[name].is_floating_point() and not bool(state[name].isfinite().all())
-        ],
-    }
-    told = [
-        f"{len(names)} {kind} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
-        for kind, names in problems.items()
-        if names
-    ]
-    if told:
-        raise ValueError(f"{source}: the weights do not fit: {'; '.join(told)}")

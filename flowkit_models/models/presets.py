@@ -2,7 +2,7 @@
 
 from typing import Any
 
-_RESCALING = {"squeeze": "haar", "body": "bands", "prior": "atan", "tap": False, "quant": 256}
+_RESCALING = {"squeeze": "haar", "body": "bands", "prior": "atan", "tap": False, "quant": 256, "purpose": "rescaling"}
 
 
 _X8 = {"scale": 8, "taps": (1, 3, 5, 7)}

@@ -27,10 +27,12 @@ from flowkit_models.metrics.perceptual import LPIPS
 from flowkit_models.metrics.pretrained import WeightsError, is_cached
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import read_about
+from flowkit_models.models.registry import first_fields
 from flowkit_models.training.logs import read_log
 from flowkit_models.training.objective import Objective
 from flowkit_models.training.optim import Adam
 from flowkit_models.training.options import Options
+from flowkit_models.training.run_folder import default_fields
 from flowkit_models.training.trainer import Initialize, Result, Validate, train
 
 LOOK_AT = {"astronaut": (0.22, 0.45), "chelsea": (0.4, 0.5), "coffee": (0.45, 0.5)}
@@ -125,6 +127,7 @@ def fit(
         options.out,
         config={"options": dataclasses.asdict(options), "sizes": dataclasses.asdict(model.config)},
         harmless=tuple(f"options.{name}" for name in (*HARMLESS, "out", "test")),
+        defaults={"options": default_fields(options), "sizes": first_fields(model)},
         validate=validate,
         initialize=initialize,
         resume=options.resume,

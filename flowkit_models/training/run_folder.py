@@ -1,5 +1,6 @@
 """The folder of a training run: its files, its config, and when it may be used again."""
 
+import dataclasses
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,7 +31,12 @@ class RunFolder:
         return self.state, self.config, self.log, self.best, self.last
 
     def open(
-        self, config: Mapping[str, Any], harmless: tuple[str, ...], resume: bool, overwrite: bool
+        self,
+        config: Mapping[str, Any],
+        harmless: tuple[str, ...],
+        resume: bool,
+        overwrite: bool,
+        defaults: Mapping[str, Any] | None = None,
     ) -> dict[str, Any] | None:
         """Prepares the folder for a run; returns the state to go on from, if there is one.
 
@@ -39,6 +45,7 @@ class RunFolder:
             harmless: dotted names of config fields, or groups of them, that may differ from the resumed run's.
             resume: go on with the run that is there; a folder without a state is started in.
             overwrite: delete the run that is there.
+            defaults: what fields of the config stand for that the resumed run, started by an older flowkit, lacks.
 
         Raises:
             ValueError: if the folder holds a run and neither is asked for, or one with another config.
@@ -53,7 +60,7 @@ class RunFolder:
         self._clean(all_of_it=overwrite and not resume)
         state = load_state(self.state) if self.state.exists() else None
         if state is not None:
-            check_same_config(json.loads(state["config"]), config, harmless, self.path)
+            check_same_config(json.loads(state["config"]), config, harmless, self.path, defaults or {})
         write_text(self.config, json.dumps(config, indent=2) + "\n")
         return state
 
@@ -71,9 +78,35 @@ def plain(config: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def check_same_config(old: Mapping[str, Any], new: Mapping[str, Any], harmless: tuple[str, ...], path: Path) -> None:
-    """Raises ValueError, naming the fields, if two plain configs differ in more than the harmless ones."""
-    before, now = ({name: repr(value) for name, value in _flat(config)} for config in (old, new))
+def default_fields(value: Any) -> dict[str, Any]:
+    """Defaults of a dataclass's fields, without those that have none; of fields that hold a dataclass, its own."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(value):
+        held = getattr(value, field.name)
+        if dataclasses.is_dataclass(held):
+            found[field.name] = default_fields(held)
+        elif field.default is not dataclasses.MISSING:
+            found[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            found[field.name] = field.default_factory()
+    return found
+
+
+def check_same_config(
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    harmless: tuple[str, ...],
+    path: Path,
+    defaults: Mapping[str, Any] | None = None,
+) -> None:
+    """Compares the plain configs of a run and of the one that resumes it; a field absent in `old` has its default.
+
+    Raises:
+        ValueError: names the fields, if any but the harmless ones differ.
+    """
+    absent, before, now = (dict(_flat(plain(config))) for config in (defaults or {}, old, new))
+    before = {name: repr(value) for name, value in {**absent, **before}.items() if name in before or name in now}
+    now = {name: repr(value) for name, value in now.items()}
     differing = [
         f"{name} was {before.get(name, 'nothing')} and is {now.get(name, 'nothing')}"
         for name in sorted(before.keys() | now.keys())

@@ -30,7 +30,7 @@ from flowkit_models.training.logs import Logs
 from flowkit_models.training.objective import Objective
 from flowkit_models.training.optim import make_learners
 from flowkit_models.training.progress import Show
-from flowkit_models.training.run_folder import RunFolder, plain
+from flowkit_models.training.run_folder import RunFolder, default_fields, plain
 from flowkit_models.training.settings import HARMLESS, Settings
 from flowkit_models.training.signals import Stopped, StopSignals
 from flowkit_models.training.state import TrainingState, load_state, save_state
@@ -67,6 +67,7 @@ def train(
     *,
     config: Mapping[str, Any] | None = None,
     harmless: tuple[str, ...] = (),
+    defaults: Mapping[str, Any] | None = None,
     validate: Validate | None = None,
     initialize: Initialize | None = None,
     resume: bool = False,
@@ -83,6 +84,7 @@ def train(
         config: what else describes the run. With the settings, as "training", it is saved in config.json, in the
             state, and in the metadata of each checkpoint under "run"; a run can't be resumed with another one.
         harmless: dotted names of fields of the config that may change nevertheless.
+        defaults: values of fields of the config that a run resumed from an older flowkit may lack.
         validate: scores the model, in eval mode, at a step, on the first process: metrics by name. The highest
             "score" is kept as best.safetensors; "psnr" is shown in the progress. It may write pictures of its own.
         initialize: is given the model, this process's samples of the first step and their random numbers, on all
@@ -101,7 +103,8 @@ def train(
     console = console or Console()
     run = _Run(objective, settings, RunFolder(Path(out)), console)
     config = plain({**(config or {}), "training": dataclasses.asdict(settings)})
-    run.open(config, (*harmless, *(f"training.{name}" for name in HARMLESS)), resume, overwrite)
+    defaults = {**(defaults or {}), "training": default_fields(settings)}
+    run.open(config, (*harmless, *(f"training.{name}" for name in HARMLESS)), resume, overwrite, defaults)
     run.start(samples, initialize)
     run.loop(samples, validate)
     now = run.state.counters
@@ -129,10 +132,17 @@ class _Run:
         self.signals = StopSignals()
         self.since = time.monotonic()
 
-    def open(self, config: dict[str, Any], harmless: tuple[str, ...], resume: bool, overwrite: bool) -> None:
+    def open(
+        self,
+        config: dict[str, Any],
+        harmless: tuple[str, ...],
+        resume: bool,
+        overwrite: bool,
+        defaults: dict[str, Any],
+    ) -> None:
         """Prepares the folder."""
         self.config = json.dumps(config)
-        on_first(self.processes, lambda: self.folder.open(config, harmless, resume, overwrite))
+        on_first(self.processes, lambda: self.folder.open(config, harmless, resume, overwrite, defaults))
 
     def start(self, samples: Samples, initialize: Initialize | None) -> None:
         """Takes the state from the disk, or makes a first one."""

@@ -1,11 +1,12 @@
 """The folder of a run: not overwritten unasked, not resumed with another config."""
 
 import json
+from dataclasses import asdict, dataclass, field
 
 import pytest
 
 from flowkit_models.training.logs import Logs, read_log
-from flowkit_models.training.run_folder import RunFolder, check_same_config, plain
+from flowkit_models.training.run_folder import RunFolder, check_same_config, default_fields, plain
 from flowkit_models.training.state import save_state
 
 CONFIG = {"name": "a", "size": (1, 2), "loss": {"weight": 0.5, "kind": "l1"}, "training": {"steps": 5}}
@@ -58,6 +59,35 @@ def test_another_config_is_refused_and_the_fields_named(folder) -> None:
     with pytest.raises(ValueError, match=expected):
         folder.open(other, ("training",), resume=True, overwrite=False)
     assert json.loads(folder.config.read_text()) == plain(CONFIG)
+
+
+@dataclass
+class Weights:
+    pixel: float = 1.0
+    gan: float = 0.0
+
+
+@dataclass
+class Sizes:
+    width: int
+    loss: Weights = field(default_factory=lambda: Weights(pixel=2.0))
+    kind: str = "a"
+
+
+def test_a_field_that_an_older_run_lacks_has_its_default() -> None:
+    """A new option, at its default, is no other config; at another value it is."""
+    defaults = default_fields(Sizes(4))
+    assert defaults == {"loss": {"pixel": 1.0, "gan": 0.0}, "kind": "a"}
+    old = {"width": 4, "loss": {"pixel": 2.0}}
+    check_same_config(old, asdict(Sizes(4)), (), "run", defaults)
+    for now, message in (
+        (Sizes(4, kind="b"), "kind was 'a' and is 'b'"),
+        (Sizes(4, Weights(2.0, 0.5)), r"loss\.gan was 0\.0 and is 0\.5"),
+        (Sizes(4, Weights()), r"loss\.pixel was 2\.0 and is 1\.0"),
+    ):
+        with pytest.raises(ValueError, match=f"{message}$"):
+            check_same_config(old, asdict(now), (), "run", defaults)
+    check_same_config(old, old, (), "run", defaults)
 
 
 def test_harmless_fields_are_whole_names() -> None:

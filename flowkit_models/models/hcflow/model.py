@@ -29,7 +29,7 @@ from flowkit.conditioning import Given
 from flowkit.nets import DenseBlock, ZeroConv2d
 from flowkit_models.models.base import ImageFlow, Memory
 from flowkit_models.models.blocks import FeatureExtractor, flow_step
-from flowkit_models.models.config import check_choice, check_whole, power_of_two
+from flowkit_models.models.config import Purpose, check_choice, check_whole, power_of_two
 from flowkit_models.models.hcflow import official
 
 
@@ -65,6 +65,7 @@ class HCFlowConfig:
             are no features, the steps on the details are unconditional, and the learned prior is one Gaussian for
             each channel, which is an `ActNorm`.
         keep_lr: the LR image is a part of the latent (cases 3, 4, 5 and HCFlow). False: all of it is standard normal.
+        purpose: what the model is for, "sr" or "rescaling"; no layer depends on it.
     """
 
     scale: int = 4
@@ -87,6 +88,7 @@ class HCFlowConfig:
     lr_rounded: bool = True
     given: Literal["independent", "single", "coarse", "lr"] = "coarse"
     keep_lr: bool = True
+    purpose: Purpose = "sr"
 
     def __post_init__(self) -> None:
         check_whole("HCFlow", self, ("steps",), 0)
@@ -97,6 +99,7 @@ class HCFlowConfig:
         check_choice("HCFlow", self, "prior", ("exp", "atan", "soft"))
         check_choice("HCFlow", self, "init", ("orthogonal", "identity"))
         check_choice("HCFlow", self, "given", ("independent", "single", "coarse", "lr"))
+        check_choice("HCFlow", self, "purpose", ("sr", "rescaling"))
         if not self.keep_lr and self.given in ("single", "coarse"):
             raise ValueError(
                 f'HCFlow: given="{self.given}" conditions on the LR image in the latent, and keep_lr=False leaves '

@@ -83,4 +83,5 @@ def sizes(shapes: Shapes) -> dict[str, Any] | None:
         "prior": prior,
         "tap": tap,
         "quant": 256 if haar or levels > 2 else 64,
+        "purpose": "rescaling" if haar else "sr",
     }

@@ -28,11 +28,13 @@ class IRNConfig:
     growth: int = 32
     clamp: float = 1.0
     downscaling: Literal["haar", "learned"] = "haar"
+    purpose: Literal["rescaling"] = "rescaling"
 
     def __post_init__(self) -> None:
         check_whole("IRN", self, ("scale",), 2)
         check_whole("IRN", self, ("growth",), 1)
         check_choice("IRN", self, "downscaling", ("haar", "learned"))
+        check_choice("IRN", self, "purpose", ("rescaling",))
         if not self.blocks or any(not isinstance(b, int) or b < 0 for b in self.blocks):
             raise ValueError(f"IRN: blocks needs a whole number for each stage, got {self.blocks}")
         if self.downscaling == "haar" and power_of_two("IRN", self.scale) != len(self.blocks):

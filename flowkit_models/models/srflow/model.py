@@ -1,6 +1,7 @@
 """SRFlow: a flow conditioned on the LR image from outside (Lugmayr et al., ECCV 2020; HCFlow's Table 2)."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ from flowkit import (
 from flowkit.nets import FCN, ZeroConv2d
 from flowkit_models.models.base import ImageFlow, Memory
 from flowkit_models.models.blocks import RRDBNet, transition
-from flowkit_models.models.config import check_whole, power_of_two
+from flowkit_models.models.config import check_choice, check_whole, power_of_two
 from flowkit_models.models.srflow import official
 
 
@@ -54,11 +55,13 @@ class SRFlowConfig:
     quant: int = 32
     noisy: bool = False
     unused: bool = True
+    purpose: Literal["sr"] = "sr"
 
     def __post_init__(self) -> None:
         check_whole("SRFlow", self, ("transitions", "steps", "blocks"), 0)
         check_whole("SRFlow", self, ("hidden", "features", "growth", "quant"), 1)
         check_whole("SRFlow", self, ("scale",), 2)
+        check_choice("SRFlow", self, "purpose", ("sr",))
         power_of_two("SRFlow", self.scale)
         if not self.floor > 0:
             raise ValueError(f"SRFlow: floor must be positive, got {self.floor}")

@@ -10,7 +10,7 @@ import flowkit_models
 from flowkit import initialize
 from flowkit.testing import perturb
 from flowkit_models.models.detect import known_sizes
-from flowkit_models.models.factory import load_encoder
+from flowkit_models.models.srflow.encoder import load_encoder
 
 FULL = [
     ("hcflow_sr_x4", "hcflow_keys_sr_x4", 23_232_539),

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -107,6 +108,7 @@ def test_a_scale_that_explodes(model, hr) -> None:
 
 
 def test_numbers_that_overflow_on_the_way_back_only(model, hr) -> None:
+    model.flow.levels[0].latent.parts[-1].kind = flowkit.Affine("exp", "scale_first", inverted=True)  # no bound
     prior = model.flow.levels[0].latent.parts[-1].net
     prior.log_scale.data.zero_()
     prior.bias.data[1::2] = 100.0  # log σ
@@ -188,7 +190,7 @@ def test_channels_and_units_that_carry_nothing(model, hr) -> None:
 
 def test_a_flat_image(healthy) -> None:
     healthy = copy.deepcopy(healthy)
-    healthy.base = None  # so that no noise is added
+    healthy.config = replace(healthy.config, purpose="rescaling")  # so that no noise is added
     found = by_subject(examine(healthy, torch.full((1, 3, 32, 32), 0.5)))["constant channels"]
     assert found.severity == "warn"
     assert "first in flow.levels.0.body.parts.0" in found.text

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 import flowkit_models
 from flowkit_models.data.image_pair import Pair, make_pairs
@@ -45,6 +46,11 @@ def test_the_file_says_what_it_is(model) -> None:
     assert about["recipe"].startswith("python recipes/hcflow_sr.py --preset shipped-x4")
     assert all(about[key] for key in ("training", "scores", "data"))
     assert json.loads(about["run"])["options"]["preset"] == "shipped-x4"
+
+
+def test_the_file_holds_its_config_as_a_tensor_too() -> None:
+    with safe_open(SHIPPED, "pt") as file:
+        assert "flowkit.config" in file.keys()  # noqa: SIM118
 
 
 def test_its_sizes_are_those_of_the_preset(model) -> None:

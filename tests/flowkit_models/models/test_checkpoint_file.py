@@ -8,6 +8,7 @@ from safetensors.torch import load_file, save_file
 
 import flowkit_models
 from flowkit.testing import perturb
+from flowkit_models.models.checkpoint_file import read_weights
 
 SIZES = {"steps": 1, "conditional_steps": 1, "hidden": 4, "conditional_hidden": 4, "features": 3, "growth": 2}
 BLOCKS = {"blocks": ((1, 0), (0, 1))}
@@ -135,6 +136,30 @@ def test_save_is_atomic(tmp_path, monkeypatch) -> None:
         make().save(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_config_is_a_tensor_too(family, tmp_path) -> None:
+    """So that whoever copies the tensors and drops the notes still has the model; it is no weight."""
+    model, _ = family
+    model.save(tmp_path / "m.safetensors", temperature="0.3")
+    tensors = load_file(tmp_path / "m.safetensors")
+    assert set(tensors) == {"flowkit.config", *model.state_dict()}
+    assert tensors["flowkit.config"].dtype == torch.uint8
+    assert set(read_weights(tmp_path / "m.safetensors")[0]) == set(model.state_dict())
+    save_file(tensors, tmp_path / "bare.safetensors")
+    torch.save({"params": tensors}, tmp_path / "bare.pth")
+    for name in ("bare.safetensors", "bare.pth"):
+        loaded = flowkit_models.load(tmp_path / name)
+        assert loaded.config == model.config
+        assert same(loaded, model)
+
+
+def test_a_damaged_config_tensor_is_named(tmp_path) -> None:
+    make().save(tmp_path / "m.safetensors")
+    tensors = load_file(tmp_path / "m.safetensors")
+    save_file({**tensors, "flowkit.config": tensors["flowkit.config"][1:]}, tmp_path / "m.safetensors")
+    with pytest.raises(ValueError, match=r"m\.safetensors: flowkit\.config is damaged"):
+        flowkit_models.load(tmp_path / "m.safetensors")
 
 
 def test_save_into_a_missing_folder_names_it(tmp_path) -> None:

@@ -1,0 +1,61 @@
+"""Model families: one record each for HCFlow, SRFlow and IRN, which all that depends on the family asks."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from flowkit_models.models.base import ImageFlow
+from flowkit_models.models.checkpoint_file import noted_number
+from flowkit_models.models.config import Purpose
+from flowkit_models.models.hcflow.model import HCFlow, HCFlowConfig
+from flowkit_models.models.hcflow.official import sizes as hcflow_sizes
+from flowkit_models.models.irn.model import IRN, IRNConfig
+from flowkit_models.models.irn.official import sizes as irn_sizes
+from flowkit_models.models.official_names import Shapes
+from flowkit_models.models.srflow.model import SRFlow, SRFlowConfig
+from flowkit_models.models.srflow.official import sizes as srflow_sizes
+
+
+@dataclass(frozen=True)
+class Family:
+    """What flowkit knows of a model family.
+
+    Attributes:
+        model: the class; made of a config and `memory`. Its name is the family's, in checkpoints too.
+        config: the class of the config.
+        official_sizes: config fields of an official checkpoint, from its names and shapes; None if it is of another
+            family.
+        first_purpose: what a model is for whose config was stored before it had the field `purpose`.
+    """
+
+    model: type[ImageFlow]
+    config: type[Any]
+    official_sizes: Callable[[Shapes], dict[str, Any] | None]
+    first_purpose: Callable[[Mapping[str, Any]], Purpose]
+
+
+FAMILIES: dict[str, Family] = {
+    "HCFlow": Family(
+        HCFlow, HCFlowConfig, hcflow_sizes, lambda config: "rescaling" if config.get("body") == "bands" else "sr"
+    ),
+    "SRFlow": Family(SRFlow, SRFlowConfig, srflow_sizes, lambda _: "sr"),
+    "IRN": Family(IRN, IRNConfig, irn_sizes, lambda _: "rescaling"),
+}
+
+PURPOSES: dict[Purpose, str] = {"sr": "super-resolution", "rescaling": "rescaling"}
+"""The purposes in words."""
+
+TEMPERATURES: dict[Purpose, float] = {"sr": 0.8, "rescaling": 1.0}
+"""τ of the draws by purpose, as the papers use it."""
+
+
+def default_temperature(model: ImageFlow, notes: Mapping[str, str]) -> float:
+    """τ that suits a model: what its checkpoint recommends in the note `temperature`, else the papers'."""
+    noted = noted_number(notes, "temperature")
+    return TEMPERATURES[model.config.purpose] if noted is None else noted
+
+
+def first_fields(model: ImageFlow) -> dict[str, Any]:
+    """Values that the fields of a model's config have where an older flowkit stored a config without them."""
+    purpose = FAMILIES[type(model).__name__].first_purpose(asdict(model.config))
+    return {**asdict(type(model.config)()), "purpose": purpose}
