@@ -1,1 +1,1 @@
-"""The image models."""
+"""Image models: a folder for each family, what they share, and their checkpoints."""

@@ -1,4 +1,4 @@
-"""What every image model offers: encode, decode, upscale, downscale, likelihood, save."""
+"""Base class of the image models: encode, decode, upscale, downscale, likelihood, save."""
 
 import contextlib
 import dataclasses
@@ -28,7 +28,7 @@ DRAWN_PIXELS = 2**20
 
 
 class Encoded(NamedTuple):
-    """What `ImageFlow.encode` returns.
+    """Result of `ImageFlow.encode`.
 
     Attributes:
         lr: the generated LR image before clamping and rounding; None for a model without one (SRFlow).
@@ -78,7 +78,7 @@ class ImageFlow(nn.Module):
         self.base = base
 
     def context(self, lr: Tensor | None) -> Any:
-        """What `flow` is given of the LR image y* beside its input; None if it models y itself."""
+        """Context of `flow` made of the LR image y*; None if the model makes y itself."""
         return None
 
     @property
@@ -328,7 +328,7 @@ class ImageFlow(nn.Module):
 
 
 def at_once(lr: Tensor, scale: int) -> int:
-    """How many draws to make together: as many as a million HR pixels hold, and one at least."""
+    """Number of draws to make together: as many as a million HR pixels hold, and one at least."""
     return max(1, DRAWN_PIXELS // (lr.shape[0] * lr.shape[2] * lr.shape[3] * scale**2))
 
 

@@ -1,4 +1,4 @@
-"""The weights that come with the package: what `flowkit upscale` uses when it is told nothing else."""
+"""Weights that come with the package, which `flowkit upscale` uses when it is told nothing else."""
 
 from pathlib import Path
 

@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 Purpose = Literal["sr", "rescaling"]
-"""What a model is for: "sr", to enlarge pictures that are small from the start; "rescaling", to restore pictures that
+"""Purpose of a model: "sr", to enlarge pictures that are small from the start; "rescaling", to restore pictures that
 the model itself made small."""
 
 

@@ -1,4 +1,4 @@
-"""What the three official layouts share: where modules stand, RRDB trunks, counting names."""
+"""Official checkpoint names, for all families: where modules stand, RRDB trunks, counting names."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ def rrdb_trunk(trunk: Iterable[Any], prefix: str) -> Iterator[Placed]:
 
 
 def count(names: Shapes, pattern: str, start: int = 0) -> int:
-    """How many names there are when the braces of the pattern run from `start`."""
+    """Number of names there are when the braces of the pattern run from `start`."""
     found = 0
     while pattern.format(start + found) in names:
         found += 1
@@ -44,5 +44,5 @@ def count(names: Shapes, pattern: str, start: int = 0) -> int:
 
 
 def growth(names: Shapes, default: int) -> int:
-    """Growth of the first RRDB among the names."""
+    """Growth of the first RRDB among the names, or the default without one."""
     return next((shape[0] for name, shape in names.items() if name.endswith("RDB1.conv1.weight")), default)

@@ -1,4 +1,4 @@
-"""The models by name: published sizes, and small ones for the recipes."""
+"""Presets: the configs of the models by name, published sizes and small ones for the recipes."""
 
 from typing import Any
 

@@ -18,7 +18,7 @@ from flowkit_models.models.srflow.official import sizes as srflow_sizes
 
 @dataclass(frozen=True)
 class Family:
-    """What flowkit knows of a model family.
+    """Record of a model family.
 
     Attributes:
         model: the class; made of a config and `memory`. Its name is the family's, in checkpoints too.
@@ -43,7 +43,7 @@ FAMILIES: dict[str, Family] = {
 }
 
 PURPOSES: dict[Purpose, str] = {"sr": "super-resolution", "rescaling": "rescaling"}
-"""The purposes in words."""
+"""Names of the purposes, for people."""
 
 TEMPERATURES: dict[Purpose, float] = {"sr": 0.8, "rescaling": 1.0}
 """τ of the draws by purpose, as the papers use it."""

@@ -1,1 +1,1 @@
-"""HCFlow."""
+"""HCFlow: model, and official names and sizes."""

@@ -37,28 +37,27 @@ from flowkit_models.models.hcflow import official
 class HCFlowConfig:
     """Sizes of an HCFlow. The defaults are the published ×4 model for SR.
 
-    The official code's departures from the paper that change numbers are options; each names its line in the
-    reference notes on that code (section).
+    Where the official code departs from the paper and numbers change, there is an option (docs/official/hcflow.md).
 
     Attributes:
         scale: HR size over LR size, a power of two; there are log₂(scale) levels.
         steps: K, flow steps of each level.
         conditional_steps: P, conditional steps on the details: of each level, or one number per level, finest first.
         hidden, conditional_hidden: width of the couplings' networks in the two kinds of steps.
-        blocks: RRDBs before and after the tap of a level's feature extractor, for each level, finest first (§9).
+        blocks: RRDBs before and after the tap of a level's feature extractor, for each level, finest first.
         features, growth: width of the extractors, and growth of their dense blocks.
         gain: of the extractors' Xavier-normal start.
-        tap: the extractor's first half belongs to the features: for SR, not for rescaling (§9).
-        squeeze: how a level begins: "squeeze" (SR), or "haar" (rescaling), whose first channels are an image (§1, §2).
-        body: the steps of a level: "glow", with 1×1 convolutions and half the channels steering the others (SR, §5);
-            "bands", without, where the 3 low channels and the others steer each other in turn (rescaling, §5b).
-        prior: how a learned prior bounds log σ: "exp", not at all (SR); "atan", to ±0.5 (rescaling, §10); "soft", to
+        tap: the extractor's first half belongs to the features: for SR, not for rescaling.
+        squeeze: how a level begins: "squeeze" (SR), or "haar" (rescaling), whose first channels are an image.
+        body: the steps of a level: "glow", with 1×1 convolutions and half the channels steering the others (SR);
+            "bands", without, where the 3 low channels and the others steer each other in turn (rescaling).
+        prior: how a learned prior bounds log σ: "exp", not at all (SR); "atan", to ±0.5 (rescaling); "soft", to
             −6 … 0 (ours), so that no sample of an image unlike the training data overflows.
         init: how 1×1 convolutions start: "orthogonal" (random) or "identity".
-        quant: dequantisation noise is uniform of width 1/quant: 64 at ×4, 256 at ×8 (§12.1).
-        centred: centre that noise; the official code does not, so its samples come out 1/(2·quant) bright (§12.1).
-        lr_std: width of the Gaussian that stands for the Dirac of eq. (3); e⁻⁶ (§12.1).
-        lr_rounded: evaluate it at the generated LR rounded to 8 bits, gradient as if not rounded (§12.1).
+        quant: dequantisation noise is uniform of width 1/quant: 64 at ×4, 256 at ×8.
+        centred: centre that noise; the official code does not, so its samples come out 1/(2·quant) bright.
+        lr_std: width of the Gaussian that stands for the Dirac of eq. (3); officially e⁻⁶.
+        lr_rounded: evaluate it at the generated LR rounded to 8 bits, gradient as if not rounded.
         given: what the latent of a level is conditioned on, the designs of the paper's Table 1: "coarse", all that is
             coarser, from the generated LR image on (HCFlow, eq. (5)); "lr", the same from the given LR image on (cases
             2 and 3); "single", what its own level keeps (case 5); "independent", nothing (cases 1 and 4): then there
@@ -117,12 +116,12 @@ class HCFlowConfig:
 
     @property
     def levels(self) -> int:
-        """L."""
+        """L, the number of levels."""
         return power_of_two("HCFlow", self.scale)
 
     @property
     def conditional(self) -> tuple[int, ...]:
-        """P of every level, finest first."""
+        """P, the number of conditional steps of every level, finest first."""
         p = self.conditional_steps
         return p if isinstance(p, tuple) else (p,) * self.levels
 
@@ -177,7 +176,7 @@ class HCFlow(ImageFlow):
 
 
 def _given(config: HCFlowConfig, nets: list[FeatureExtractor]) -> Given:
-    """How the features of the levels arise: eq. (5), or another design of Table 1."""
+    """Source of the features of the levels: eq. (5), or another design of Table 1."""
     if config.given == "independent":
         return Independent()
     if config.given == "single":
@@ -219,4 +218,4 @@ PRIORS = {
     "atan": Affine("atan", "scale_first", inverted=True),
     "soft": Affine("soft", "scale_first", inverted=True, clamp=3.0, centre=-3.0),
 }
-"""What a learned prior does with its mean and raw log σ: z = (a − m)/σ."""
+"""Standardisation z = (a − m)/σ by a learned prior, for each bound of log σ."""

@@ -1,4 +1,4 @@
-"""HCFlow's official names (reference §11): the main flow's running index, then a conditional flow per level."""
+"""Official names of HCFlow's weights: the main flow's running index, then a conditional flow for each level."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any

@@ -1,1 +1,1 @@
-"""IRN."""
+"""IRN: model, and official names and sizes."""

@@ -13,14 +13,15 @@ from flowkit_models.models.irn import official
 
 @dataclass(frozen=True)
 class IRNConfig:
-    """Sizes of an IRN. The defaults are the published ×4 model.
+    """Sizes of an IRN. The defaults are the published ×4 model (docs/official/irn.md).
 
     Attributes:
         scale: HR size over LR size. Haar halves the size at each stage; a learned transform has the scale's root.
-        blocks: coupling blocks after each downscaling, finest first (§1). `(0, 8)` downscales twice first.
+        blocks: coupling blocks after each downscaling, finest first. `(0, 8)` downscales twice first.
         growth: growth of the dense blocks.
-        clamp: bound c of a log-scale, c·tanh(H/2) (§1).
-        downscaling: "haar", or "learned": an invertible matrix over each patch (the ×3 model of 2022, §1).
+        clamp: bound c of a log-scale, c·tanh(H/2).
+        downscaling: "haar", or "learned": an invertible matrix over each patch (the ×3 model of 2022).
+        purpose: an IRN is for rescaling.
     """
 
     scale: int = 4
@@ -47,7 +48,7 @@ class IRNConfig:
 
     @property
     def factor(self) -> int:
-        """How much one stage downscales."""
+        """Factor by which one stage downscales."""
         return round(self.scale ** (1 / len(self.blocks)))
 
 
@@ -73,7 +74,7 @@ class IRN(ImageFlow):
 
 
 def _block(channels: int, config: IRNConfig) -> Chain:
-    """The others shift the 3 low channels, which then scale and shift the others (IRN, eq. (2))."""
+    """Coupling block: the others shift the 3 low channels, which then scale and shift the others (IRN, eq. (2))."""
     high = channels - 3
     shift, log_scale = (DenseBlock(3, high, config.growth) for _ in range(2))
     return Chain(

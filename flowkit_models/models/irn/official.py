@@ -1,4 +1,4 @@
-"""IRN's official names (reference §2): one flat list of downscalings and coupling blocks."""
+"""Official names of IRN's weights: one flat list of downscalings and coupling blocks."""
 
 from collections.abc import Iterator
 from typing import Any

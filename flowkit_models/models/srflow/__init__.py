@@ -1,1 +1,1 @@
-"""SRFlow."""
+"""SRFlow: model, official names and sizes, weights for its encoder."""

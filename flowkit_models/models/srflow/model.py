@@ -27,20 +27,21 @@ from flowkit_models.models.srflow import official
 
 @dataclass(frozen=True)
 class SRFlowConfig:
-    """Sizes of an SRFlow. The defaults are the published ×4 model.
+    """Sizes of an SRFlow. The defaults are the published ×4 model (docs/official/srflow.md).
 
     Attributes:
         scale: HR size over LR size, a power of two; there are log₂(scale) + 1 levels.
-        transitions: transition steps (ActNorm and 1×1 convolution alone) at the start of each level (§3).
+        transitions: transition steps (ActNorm and 1×1 convolution alone) at the start of each level.
         steps: K, conditional steps of each level.
         hidden: width of the networks in the steps.
         blocks: RRDBs of the encoder.
-        taps: indices of the RRDBs whose outputs are stacked and given to every level (§2).
+        taps: indices of the RRDBs whose outputs are stacked and given to every level.
         features, growth: width of the encoder, and growth of its dense blocks.
-        floor: what is added to the sigmoid of a scale, so that the inverse divides by no less (§3).
-        quant: dequantisation noise is uniform of width 1/quant, centred (§4).
-        noisy: `nll` draws that noise when it is given none. The official code trains and validates without (§9).
-        unused: keep the official network's one convolution that nothing uses, so that its files stay whole (§7).
+        floor: what is added to the sigmoid of a scale, so that the inverse divides by no less.
+        quant: dequantisation noise is uniform of width 1/quant, centred.
+        noisy: `nll` draws that noise when it is given none. The official code trains and validates without.
+        unused: keep the official network's one convolution that nothing uses, so that its files stay whole.
+        purpose: an SRFlow is for super-resolution.
     """
 
     scale: int = 4
@@ -75,7 +76,7 @@ class SRFlowConfig:
 
     @property
     def levels(self) -> int:
-        """L."""
+        """L, the number of levels."""
         return power_of_two("SRFlow", self.scale) + 1
 
     @property
@@ -133,5 +134,5 @@ def _step(channels: int, config: SRFlowConfig) -> Chain:
 
 
 def _prior(half: int) -> Injector:
-    """The learned Gaussian of what is split off given what goes on; it does not see the LR features (§3)."""
+    """The learned Gaussian of what is split off given what goes on; it does not see the LR features."""
     return Injector(ZeroConv2d(half, 2 * half), Affine("exp", "scale_first", inverted=True))

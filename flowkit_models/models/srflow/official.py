@@ -1,4 +1,4 @@
-"""SRFlow's official names (reference §7): the encoder, a flat list of flow layers, a convolution that nothing uses."""
+"""Official names of SRFlow's weights: the encoder, a flat list of flow layers, a convolution that nothing uses."""
 
 from collections.abc import Iterator
 from typing import Any
