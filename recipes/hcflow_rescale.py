@@ -10,15 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 import flowkit
-import flowkit_models
 from flowkit_models.data.loader import Batch, Draws
 from flowkit_models.training.objectives import Rescaling, RescalingWeights
 from flowkit_models.training.options import Options
 from flowkit_models.training.prior_init import initialize_latents
-from flowkit_models.training.recipe import LOOK_AT, command_line, finish_rescaling, fit, main_console, run
+from flowkit_models.training.recipe import LOOK_AT, command_line, finish_rescaling, fit, fresh_model, main_console, run
 from flowkit_models.training.validation import HeldOutRescaling
 
 
@@ -71,8 +68,7 @@ def main(config: Config) -> None:
     console = main_console()
 
     # Data (section 4.1): aligned crops of whole images and of their bicubic LR, flipped and transposed
-    torch.manual_seed(config.seed)
-    model: Any = flowkit_models.create(MODEL[config.preset], config.memory, config.networks)
+    model = fresh_model(MODEL[config.preset], config)
     crops = config.aligned_crops(model.scale, rounded=True)
     pairs = config.test_pairs(model.scale)
 

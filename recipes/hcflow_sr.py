@@ -11,10 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 import flowkit
-import flowkit_models
 from flowkit_models.data.loader import Batch, Draws
 from flowkit_models.metrics import features as vgg
 from flowkit_models.models.hcflow.model import HCFlow
@@ -29,6 +26,7 @@ from flowkit_models.training.recipe import (
     finish_sr,
     first_batch,
     fit,
+    fresh_model,
     initial_model,
     learned_distances,
     main_console,
@@ -102,7 +100,7 @@ def _paper(preset: Preset, tau: float, **nll: Any) -> dict[tuple[str, ...], Conf
     }
 
 
-# two cores, minutes: a squared error, whose optimum PSNR rewards, and a smaller critic
+# two cores, minutes: a squared error, whose optimum PSNR rewards, and a smaller discriminator
 _SMALL = Config(
     preset="small-x4",
     steps=500,
@@ -189,17 +187,17 @@ def main(config: Config) -> None:
 
     # Losses (section 3.4)
     features = vgg.VGGFeatures(config.vgg, config.weights) if config.loss.perceptual else None
-    critic = Discriminator(config.crop, config.critic_features) if config.loss.gan else None
-    objective = SuperResolution(model, config.loss, features, critic, config.critic_first, config.official_steps)
+    discriminator = Discriminator(config.crop, config.critic_features) if config.loss.gan else None
+    objective = SuperResolution(model, config.loss, features, discriminator, config.critic_first, config.official_steps)
 
     # Schedule (section 4.1) and run
-    critic_adam = Adam(config.critic_lr, config.betas, schedule=Milestones(config.milestones)) if critic else None
+    adam = Adam(config.critic_lr, config.betas, schedule=Milestones(config.milestones)) if discriminator else None
     distances = learned_distances(config.weights, console)
     best = "lpips" if config.stage == "plusplus" and distances else "psnr"
     held_out = HeldOut(pairs, config.temperature, distances, out / "samples.png", LOOK_AT, config.seed, best)
     if features is not None:
         console.print(f"perceptual loss: {features.label}")
-    trained = fit(objective, crops, config, held_out, console, initialize, critic_adam)
+    trained = fit(objective, crops, config, held_out, console, initialize, adam)
 
     # Results (section 4.2)
     finish_sr(trained, pairs, config, config.temperature, distances, console, best)
@@ -211,8 +209,7 @@ def starting_point(config: Config) -> tuple[HCFlow, Path | None]:
     Raises:
         ValueError: if that is missing, or is none to start from.
     """
-    torch.manual_seed(config.seed)
-    model: Any = flowkit_models.create(MODEL[config.preset], config.memory, config.networks)
+    model = fresh_model(MODEL[config.preset], config)
     if config.init == "scratch" or (config.stage == "nll" and config.init is None):
         return model, None
     if config.stage == "nll":

@@ -10,9 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
-import flowkit_models
 from flowkit_models.metrics import features as vgg
 from flowkit_models.training.discriminator import Discriminator
 from flowkit_models.training.objectives import IRNRescaling, IRNWeights
@@ -23,6 +20,7 @@ from flowkit_models.training.recipe import (
     command_line,
     finish_rescaling,
     fit,
+    fresh_model,
     initial_model,
     main_console,
     run,
@@ -117,14 +115,14 @@ def main(config: Config) -> None:
 
     # Losses
     features = vgg.VGGFeatures(config.vgg, config.weights) if config.loss.perceptual else None
-    critic = Discriminator(config.crop, config.critic_features) if config.loss.gan else None
-    objective = IRNRescaling(model, config.loss, features, critic, config.critic_first)
+    discriminator = Discriminator(config.crop, config.critic_features) if config.loss.gan else None
+    objective = IRNRescaling(model, config.loss, features, discriminator, config.critic_first)
 
     # Schedule and run
     schedule = Milestones(config.milestones, inclusive=config.halved_at_milestone)
-    critic_adam = Adam(config.lr, (0.9, 0.99), schedule=schedule) if critic else None
+    adam = Adam(config.lr, (0.9, 0.99), schedule=schedule) if discriminator else None
     held_out = HeldOutRescaling(pairs, config.loss.temperature, out / "samples.png", LOOK_AT, config.seed)
-    trained = fit(objective, crops, config, held_out, console, critic=critic_adam)
+    trained = fit(objective, crops, config, held_out, console, discriminator=adam)
 
     # Results (Table 4)
     finish_rescaling(trained, crops, pairs, config, config.loss.temperature, console)
@@ -136,8 +134,7 @@ def starting_point(config: Config) -> Any:
     Raises:
         ValueError: if that is missing, or another one.
     """
-    torch.manual_seed(config.seed)
-    model: Any = flowkit_models.create(MODEL[config.preset], config.memory, config.networks)
+    model = fresh_model(MODEL[config.preset], config)
     if config.stage == "irn":
         if config.init is not None:
             raise ValueError("--init: the stage irn starts from scratch; --resume goes on with a run")

@@ -30,15 +30,16 @@ from flowkit_models.training.objectives import SRWeights, SuperResolution
 from flowkit_models.training.options import Options
 from flowkit_models.training.prior_init import fit_priors
 from flowkit_models.training.recipe import (
-    HARMLESS,
     command_line,
     first_batch,
     fit,
+    fresh_model,
     learned_distances,
     main_console,
     run,
 )
 from flowkit_models.training.run_folder import plain
+from flowkit_models.training.settings import RESUMABLE_FIELDS
 from flowkit_models.training.validation import HeldOut
 
 Design = Literal["case1", "case2", "case3", "case4", "case5", "hcflow"]
@@ -166,12 +167,12 @@ def one(
     training = {f.name: getattr(config, f.name) for f in fields(Run)}
     folder = run_folder(config, design, seed)
     options = Run(**{**training, "out": folder, "seed": seed, "resume": not config.overwrite})
-    kept = {name: value for name, value in asdict(options).items() if name not in {*HARMLESS, "out"}}
+    kept = {name: value for name, value in asdict(options).items() if name not in RESUMABLE_FIELDS}
     about = plain(
         {
             "design": design,
             "sizes": sizes,
-            "options": {**kept, "steps": config.steps},
+            "options": {**kept, "steps": config.steps, "test": config.test},
             "scores": {
                 "draws": config.draws,
                 "temperature": config.temperature,
@@ -190,8 +191,7 @@ def one(
         file.unlink(missing_ok=True)  # they are those of the run that is deleted
 
     # Data (section 4.1) and model (section 3): seed, data and start are those of every other design
-    torch.manual_seed(seed)
-    model: Any = flowkit_models.create(MODEL[config.preset], options.memory, options.networks, **sizes)
+    model = fresh_model(MODEL[config.preset], options, **sizes)
     crops = options.crops(model.scale)
 
     def initialize(model: Any, batch: Batch, draws: Draws) -> None:

@@ -11,15 +11,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 import flowkit
-import flowkit_models
 from flowkit_models.data.loader import Batch, Draws
 from flowkit_models.models.srflow.encoder import load_encoder
 from flowkit_models.training.objectives import EncoderPretraining, SRFlowLikelihood
 from flowkit_models.training.options import Options
-from flowkit_models.training.recipe import LOOK_AT, command_line, finish_sr, fit, learned_distances, main_console, run
+from flowkit_models.training.recipe import (
+    LOOK_AT,
+    command_line,
+    finish_sr,
+    fit,
+    fresh_model,
+    learned_distances,
+    main_console,
+    run,
+)
 from flowkit_models.training.validation import EncoderHeldOut, HeldOut
 
 
@@ -83,8 +89,7 @@ def main(config: Config) -> None:
     console = main_console()
 
     # Data (section 4.1): HR crops, LR made from them by bicubic, flipped left-right
-    torch.manual_seed(config.seed)
-    model: Any = flowkit_models.create(MODEL[config.preset], config.memory, config.networks)
+    model = fresh_model(MODEL[config.preset], config)
     crops = config.crops(model.scale)
     pairs = config.test_pairs(model.scale)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import flowkit
 import flowkit_models
 from flowkit_models import ImageFlow
-from flowkit_models.training.objective import Objective, Outcome, Turn
+from flowkit_models.training.objective import Objective, Outcome, Phase
 from flowkit_models.training.optim import Adam, Milestones
 from flowkit_models.training.settings import Settings
 from flowkit_models.training.trainer import train
@@ -156,64 +156,69 @@ def initialize(model, batch, draws):
 class Summed(Objective):
     """Likelihood and pixel loss, one optimiser step."""
 
-    def forward(self, turn, batch, draws, step, image=None):
+    def forward(self, phase, batch, draws, step, image=None):
         nll = self.model.nll(batch.hr, batch.lr, draws.uniform("noise", batch.hr.shape[1:]).to(batch.hr)).mean()
         pixel = (self.model.upscale(batch.lr, temperature=0.0)[0] - batch.hr).abs().mean()
         return Outcome(nll + 10 * pixel, {"nll": nll, "pixel": pixel, "bits_per_dim": nll / 3})
 
 
-class InTurns(Objective):
+class InPhases(Objective):
     """HCFlow+: a step for each loss, the first one on top of the gradient of the last."""
 
-    turns = (Turn("nll", zero_grad=False), Turn("pixel"))
+    phases = (Phase("nll", zero_grad=False), Phase("pixel"))
 
-    def forward(self, turn, batch, draws, step, image=None):
-        if turn == "nll":
+    def forward(self, phase, batch, draws, step, image=None):
+        if phase == "nll":
             nll = self.model.nll(batch.hr, batch.lr, draws.uniform("noise", batch.hr.shape[1:]).to(batch.hr)).mean()
             return Outcome(nll, {"nll": nll})
         pixel = (self.model.upscale(batch.lr, temperature=0.0)[0] - batch.hr).abs().mean()
         return Outcome(pixel, {"pixel": pixel})
 
 
-class Adversarial(InTurns):
-    """HCFlow++: then a critic's opinion, then the critic; for two steps the critic alone."""
+class Adversarial(InPhases):
+    """HCFlow++: then a discriminator's opinion, then the discriminator; for two steps the discriminator alone."""
 
-    turns = (Turn("nll"), Turn("pixel"), Turn("gan"), Turn("critic", "critic"))
+    phases = (Phase("nll"), Phase("pixel"), Phase("gan"), Phase("discriminator", "discriminator"))
 
     def __init__(self, model, norm=nn.BatchNorm2d):
-        critic = nn.Sequential(nn.Conv2d(3, 4, 4, 4), norm(4), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 2))
-        super().__init__(model, critic)
+        discriminator = nn.Sequential(nn.Conv2d(3, 4, 4, 4), norm(4), nn.LeakyReLU(0.2), nn.Conv2d(4, 1, 2))
+        super().__init__(model, discriminator)
 
     def active(self, step):
-        return self.turns if step > 2 else self.turns[-1:]
+        return self.phases if step > 2 else self.phases[-1:]
 
-    def forward(self, turn, batch, draws, step, image=None):
-        if turn in ("nll", "pixel"):
-            return super().forward(turn, batch, draws, step)
+    def forward(self, phase, batch, draws, step, image=None):
+        if phase in ("nll", "pixel"):
+            return super().forward(phase, batch, draws, step)
         if image is None:
             latents = tuple(
                 draws.normal(f"z{i}", shape).to(batch.lr)
                 for i, shape in enumerate(self.model.latent_shapes(*batch.lr.shape[2:]))
             )
             image = self.model.upscale(batch.lr, latents=latents)[0]
-        judged = self.critic(image)
-        if turn == "gan":
+        judged = self.discriminator(image)
+        if phase == "gan":
             loss = F.softplus(-judged).mean()
             return Outcome(loss, {"gan": loss}, image)
-        loss = (F.softplus(-self.critic(batch.hr)) + F.softplus(judged)).mean()
-        return Outcome(loss, {"critic": loss})
+        loss = (F.softplus(-self.discriminator(batch.hr)) + F.softplus(judged)).mean()
+        return Outcome(loss, {"discriminator": loss})
 
 
 def without_statistics(model):
     return Adversarial(model, norm=nn.Identity)
 
 
-OBJECTIVES = {"summed": Summed, "turns": InTurns, "adversarial": Adversarial, "without statistics": without_statistics}
+OBJECTIVES = {
+    "summed": Summed,
+    "phases": InPhases,
+    "adversarial": Adversarial,
+    "without statistics": without_statistics,
+}
 
 
 def settings(**changes):
     model = Adam(1e-3, schedule=Milestones((6, 12)), clip_value=5.0, clip_norm=100.0)
-    values = {"steps": 8, "batch": 4, "model": model, "critic": Adam(1e-3), "average": 0.9, "validate_every": 5}
+    values = {"steps": 8, "batch": 4, "model": model, "discriminator": Adam(1e-3), "average": 0.9, "validate_every": 5}
     return Settings(**{**values, "save_every": 3, "tensorboard": False, "cpu": True, **changes})
 
 
@@ -241,7 +246,7 @@ def run(out, kind="summed", dtype=torch.float32, bad=(), validate=validate, resu
 
 def on_several_processes(folder):
     """What `torchrun` starts, and one process alone for comparison: runs with a resume, and broken data."""
-    for kind in ("summed", "turns", "without statistics"):
+    for kind in ("summed", "phases", "without statistics"):
         for steps in (3, 6):
             result = run(folder / kind, kind, torch.float64, resume=steps > 3, steps=steps, accumulate=2, bad=(13,))
         rank = os.environ.get("RANK", "0")

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor, nn
 
 from flowkit_models.diagnostics.layer_stats import Layer, Walk
-from flowkit_models.diagnostics.nonfinite import ERRORS, find_culprit
+from flowkit_models.diagnostics.nonfinite import ERRORS, find_source
 
 Severity = Literal["ok", "warn", "bad"]
 
@@ -97,9 +97,9 @@ def conditions(numbers: Mapping[str, float]) -> Finding:
 def finite(model: nn.Module, way: str, run: Callable[[], Any]) -> Finding:
     """Whether a pass makes finite numbers, and if not, the first module that does not."""
     remedy = "its input is finite: bound its scale (a clamp, a floor), and see the log-scales and conditions below"
-    culprit = find_culprit(model, run)
-    if culprit is not None:
-        return Finding("bad", way, culprit.text, remedy)
+    source = find_source(model, run)
+    if source is not None:
+        return Finding("bad", way, source.text, remedy)
     try:
         run()
     except ERRORS as error:

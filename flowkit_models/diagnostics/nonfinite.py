@@ -1,4 +1,4 @@
-"""Where numbers stop being finite: the weight, or the first module."""
+"""Finds the source of numbers that are not finite: a weight, or the first module that makes them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 
 ERRORS = (ValueError, FloatingPointError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
-"""What code raises on numbers that are not finite."""
+"""Errors that code raises on numbers that are not finite."""
 
 
-class Culprit(NamedTuple):
-    """Where numbers stop being finite.
+class Source(NamedTuple):
+    """Source of numbers that are not finite.
 
     Attributes:
-        rank: how near to the cause: 0 data, 1 a weight, 2 a module, 3 the loss, 4 a gradient.
-        text: says it, with the full name.
+        rank: distance from the cause: 0 data, 1 a weight, 2 a module, 3 the loss, 4 a gradient.
+        text: one line with the full name.
     """
 
     rank: int
@@ -24,41 +24,41 @@ class Culprit(NamedTuple):
 
 
 @torch.no_grad()
-def find_culprit(objective: nn.Module, run: Callable[[], Any]) -> Culprit | None:
-    """The first weight that is not finite; else the first module that makes numbers that are not.
+def find_source(objective: nn.Module, run: Callable[[], Any]) -> Source | None:
+    """Finds the first weight that is not finite; else the first module that makes numbers that are not.
 
     Args:
         objective: where to look.
         run: repeats the pass; an error that it raises is what is being looked into.
     """
     for name, tensor in [*objective.named_parameters(), *objective.named_buffers()]:
-        if not _finite(tensor):
-            return Culprit(1, f"weight {name} is not finite")
+        if not all_finite(tensor):
+            return Source(1, f"weight {name} is not finite")
     with _watched(objective) as found:
         try:
             outcome = run()
         except ERRORS:
             outcome = None
     if found:
-        return Culprit(2, found[0])
-    if hasattr(outcome, "loss") and not _finite(outcome.loss):
-        terms = [name for name, value in outcome.logs.items() if not _finite(value)]
-        return Culprit(3, f"the loss is not finite ({', '.join(terms)})" if terms else "the loss is not finite")
+        return Source(2, found[0])
+    if hasattr(outcome, "loss") and not all_finite(outcome.loss):
+        terms = [name for name, value in outcome.logs.items() if not all_finite(value)]
+        return Source(3, f"the loss is not finite ({', '.join(terms)})" if terms else "the loss is not finite")
     return None
 
 
 @contextmanager
 def _watched(root: nn.Module) -> Iterator[list[str]]:
-    """Collects what the modules below say, in the order in which they finish.
+    """Collects a line for the first module below whose output is not finite, in the order in which they finish.
 
     A bijector's `inverse` is no module call, so hooks don't see it: it is shadowed meanwhile.
     """
     found: list[str] = []
 
     def check(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        if not found and not _finite(output):
+        if not found and not all_finite(output):
             label = f"{name} ({type(module).__name__})" if name else type(module).__name__
-            found.append(f"{'the output of' if _finite(inputs) else 'what reaches'} {label} is not finite")
+            found.append(f"{'the output of' if all_finite(inputs) else 'what reaches'} {label} is not finite")
 
     def shadow(name: str, module: Any) -> None:
         inverse = module.inverse
@@ -91,10 +91,10 @@ def _watched(root: nn.Module) -> Iterator[list[str]]:
             del module.inverse
 
 
-def _finite(value: Any) -> bool:
-    """Whether all floating-point numbers in a tree of tensors are finite."""
+def all_finite(value: Any) -> bool:
+    """True if all floating-point numbers in a tree of tensors are finite."""
     if isinstance(value, Tensor):
         return not value.is_floating_point() or bool(value.isfinite().all())
     if isinstance(value, Mapping):
-        return all(map(_finite, value.values()))
-    return all(map(_finite, value)) if isinstance(value, tuple | list) else True
+        return all(map(all_finite, value.values()))
+    return all(map(all_finite, value)) if isinstance(value, tuple | list) else True

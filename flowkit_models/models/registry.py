@@ -1,7 +1,7 @@
 """Model families: one record each for HCFlow, SRFlow and IRN, which all that depends on the family asks."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from flowkit_models.models.base import ImageFlow
@@ -53,9 +53,3 @@ def default_temperature(model: ImageFlow, notes: Mapping[str, str]) -> float:
     """τ that suits a model: what its checkpoint recommends in the note `temperature`, else the papers'."""
     noted = noted_number(notes, "temperature")
     return TEMPERATURES[model.config.purpose] if noted is None else noted
-
-
-def first_fields(model: ImageFlow) -> dict[str, Any]:
-    """Values that the fields of a model's config have where an older flowkit stored a config without them."""
-    purpose = FAMILIES[type(model).__name__].first_purpose(asdict(model.config))
-    return {**asdict(type(model.config)()), "purpose": purpose}

@@ -1,4 +1,4 @@
-"""The processes of a run: how many, on which device, and how they agree."""
+"""Distributed training: starts the processes of a run, and lets them agree."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ from flowkit_models.devices import find_device
 from flowkit_models.training.settings import Settings
 
 SHARDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG")
-"""What `accelerate launch` asks for by variables ACCELERATE_USE_…: a state would hold a part of the weights only."""
+"""Modes that `accelerate launch` asks for by ACCELERATE_USE_…: a state would hold a part of the weights only."""
 
 KINDS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
@@ -42,7 +42,7 @@ def start_processes(settings: Settings) -> Accelerator:
         cpu=settings.cpu or find_device().type == "cpu",  # without it, accelerate takes processes on CPUs for lone ones
         mixed_precision=settings.precision,
         kwargs_handlers=[
-            # each turn uses a part of the parameters
+            # each phase uses some of the parameters
             DistributedDataParallelKwargs(find_unused_parameters=True),
             # the others wait while the first one validates
             InitProcessGroupKwargs(timeout=timedelta(hours=6)),
@@ -59,7 +59,7 @@ def start_processes(settings: Settings) -> Accelerator:
 
 
 class Verdict(NamedTuple):
-    """What all processes agree on.
+    """Agreement of all processes.
 
     Attributes:
         bad: something is wrong on one of them.

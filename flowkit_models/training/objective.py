@@ -1,4 +1,4 @@
-"""What is minimised: one module whose forward is a whole step, in one turn or in several."""
+"""Base class of training objectives: a module whose forward computes the loss of one phase of an iteration."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,36 +9,36 @@ from torch import Tensor, nn
 from flowkit_models.data.loader import Batch, Draws
 from flowkit_models.models.base import ImageFlow
 
-Part = Literal["model", "critic"]
-"""What a turn trains; each part has one optimiser."""
+Network = Literal["model", "discriminator"]
+"""Networks of an objective that are trained; each has one optimizer."""
 
 
 @dataclass(frozen=True)
-class Turn:
-    """One forward and backward pass and one optimiser step.
+class Phase:
+    """One forward and backward pass and one optimizer step.
 
-    Losses that are summed are one turn. Losses with an optimiser step of their own, as in the official HCFlow, are
-    turns one after the other that train the same part, and so share its optimiser.
+    Losses that are summed are one phase. Losses with an optimizer step of their own, as in the official HCFlow, are
+    phases one after the other that train the same network, and so share its optimizer.
 
     Attributes:
         name: what the objective's forward is told.
-        trains: the part that learns; the other one is frozen meanwhile, though gradients pass through it.
-        zero_grad: forget the part's gradients first. False adds this turn's gradients to those that the part's last
-            turn left, after clipping, in the previous iteration as well (the official HCFlow+).
+        trains: the network that learns; the other one is frozen meanwhile, though gradients pass through it.
+        zero_grad: drop the network's gradients first. False adds this phase's gradients to those that its last phase
+            left, after clipping, in the previous iteration as well (the official HCFlow+).
     """
 
     name: str
-    trains: Part = "model"
+    trains: Network = "model"
     zero_grad: bool = True
 
 
 class Outcome(NamedTuple):
-    """What a turn returns.
+    """Loss of a phase, and what is logged or handed on.
 
     Attributes:
         loss: a scalar, the mean over the samples.
         logs: scalars to log by name, the same names on all processes. "bits_per_dim" is shown in the progress.
-        image: handed to the next turn, detached; say the sample that a critic judges.
+        image: handed to the next phase, detached; say the sample that a discriminator judges.
     """
 
     loss: Tensor
@@ -47,47 +47,47 @@ class Outcome(NamedTuple):
 
 
 class Objective(nn.Module):
-    """Base class of what `engine.train` minimises.
+    """Base class of what `trainer.train` minimises.
 
-    A subclass defines `forward`; with several turns also `turns`, and `active` where not all of them run at every
+    A subclass defines `forward`; with several phases also `phases`, and `active` where not all of them run at every
     step. The engine calls nothing but the module itself, so that `DistributedDataParallel` sees every pass. All
-    parameters that require gradients belong to the model or to the critic: freeze those of a perceptual loss.
+    parameters that require gradients belong to the model or to the discriminator: freeze those of a perceptual loss.
 
     Args:
         model: is trained, validated and saved.
-        critic: the second network of an adversarial loss.
+        discriminator: the second network of an adversarial loss.
 
     Attributes:
-        turns: all turns of an iteration, in order.
+        phases: all phases of an iteration, in order.
 
     Example:
         >>> class Likelihood(Objective):
-        ...     def forward(self, turn, batch, draws, step, image=None):
+        ...     def forward(self, phase, batch, draws, step, image=None):
         ...         noise = draws.uniform("noise", batch.hr.shape[1:])
         ...         nll = self.model.nll(batch.hr, batch.lr, noise).mean()
         ...         return Outcome(nll, {"nll": nll})
     """
 
-    turns: tuple[Turn, ...] = (Turn("all"),)
+    phases: tuple[Phase, ...] = (Phase("all"),)
 
-    def __init__(self, model: ImageFlow, critic: nn.Module | None = None) -> None:
+    def __init__(self, model: ImageFlow, discriminator: nn.Module | None = None) -> None:
         super().__init__()
         self.model = model
-        self.critic = critic
+        self.discriminator = discriminator
 
-    def active(self, step: int) -> Iterable[Turn]:
-        """The turns of a step, counted from 1: all of them, unless a subclass says otherwise."""
-        return self.turns
+    def active(self, step: int) -> Iterable[Phase]:
+        """The phases of a step, counted from 1: all of them, unless a subclass says otherwise."""
+        return self.phases
 
-    def forward(self, turn: str, batch: Batch, draws: Draws, step: int, image: Tensor | None = None) -> Outcome:
-        """Computes the loss of a turn.
+    def forward(self, phase: str, batch: Batch, draws: Draws, step: int, image: Tensor | None = None) -> Outcome:
+        """Computes the loss of a phase.
 
         Args:
-            turn: its name.
+            phase: its name.
             batch: this process's samples, or a part of them, on the device.
             draws: the random numbers of these samples. What is drawn from torch's global generator instead differs
                 from run to run only with the number of processes and the accumulation.
             step: counted from 1.
-            image: of the turn before it in this iteration, if that gave one.
+            image: of the phase before it in this iteration, if that gave one.
         """
         raise NotImplementedError(f"{type(self).__name__} defines no forward")

@@ -1,4 +1,4 @@
-"""Optimisers as the papers state them: Adam, rates by iteration, gradients clipped by value and then by norm."""
+"""Optimizers as the papers state them: Adam, rates by iteration, gradients clipped by value and then by norm."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
-from flowkit_models.training.objective import Objective, Part
+from flowkit_models.training.objective import Network, Objective
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Cosine:
 
 @dataclass(frozen=True)
 class Adam:
-    """Settings of one optimiser.
+    """Settings of one optimizer.
 
     Attributes:
         lr: learning rate.
@@ -95,39 +95,38 @@ class Adam:
         return self.lr * self.schedule.rate(step)
 
 
-class Learner:
-    """The parameters of one part of an objective, with their optimiser.
+class Optimizer:
+    """Adam on the parameters of one network of an objective.
 
     Args:
-        part: "model" or "critic".
+        network: "model" or "discriminator".
         module: its parameters that require gradients are trained.
-        settings: of the optimiser.
+        settings: of the optimizer.
     """
 
-    def __init__(self, part: str, module: nn.Module, settings: Adam) -> None:
-        self.part = part
+    def __init__(self, network: Network, module: nn.Module, settings: Adam) -> None:
         self.settings = settings
-        self.parameters = {f"{part}.{name}": p for name, p in module.named_parameters() if p.requires_grad}
+        self.parameters = {f"{network}.{name}": p for name, p in module.named_parameters() if p.requires_grad}
         if not self.parameters:
-            raise ValueError(f"{part}: has no parameters that require gradients")
+            raise ValueError(f"{network}: has no parameters that require gradients")
         s = settings
-        self.optimizer = torch.optim.Adam(self.parameters.values(), s.lr, s.betas, s.eps, s.weight_decay)
+        self.adam = torch.optim.Adam(self.parameters.values(), s.lr, s.betas, s.eps, s.weight_decay)
 
     def set_rate(self, step: int) -> float:
         """Sets the learning rate of a step, counted from 1, and returns it."""
         rate = self.settings.rate(step)
-        for group in self.optimizer.param_groups:
+        for group in self.adam.param_groups:
             group["lr"] = rate
         return rate
 
-    def train(self, learns: bool) -> None:
-        """Whether the parameters take gradients."""
+    def require_grad(self, on: bool) -> None:
+        """Lets the parameters take gradients, or freezes them."""
         for parameter in self.parameters.values():
-            parameter.requires_grad_(learns)
+            parameter.requires_grad_(on)
 
-    def forget(self) -> None:
+    def zero_grad(self) -> None:
         """Drops the gradients; Adam leaves parameters without one alone."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.adam.zero_grad(set_to_none=True)
 
     @property
     def gradients(self) -> dict[str, Tensor]:
@@ -139,7 +138,7 @@ class Learner:
         return get_total_norm(self.gradients.values())
 
     def step(self, norm: Tensor, scaler: Any = None) -> None:
-        """Clips the gradients, by value and then by norm, and takes an optimiser step.
+        """Clips the gradients, by value and then by norm, and takes an optimizer step.
 
         Args:
             norm: as `norm` gave it.
@@ -151,27 +150,27 @@ class Learner:
         if self.settings.clip_norm is not None:
             clip_grads_with_norm_(self.parameters.values(), self.settings.clip_norm, norm)
         if scaler is None:
-            self.optimizer.step()
+            self.adam.step()
         else:
-            scaler.step(self.optimizer)
+            scaler.step(self.adam)
 
 
-def make_learners(objective: Objective, settings: Mapping[Part, Adam | None]) -> dict[Part, Learner]:
-    """The optimisers of an objective by part.
+def make_optimizers(objective: Objective, settings: Mapping[Network, Adam | None]) -> dict[Network, Optimizer]:
+    """Makes the optimizers of the networks that an objective's phases train.
 
     Raises:
-        ValueError: if a turn trains a part that is not there or has no settings, or if a parameter requires gradients
-            and no optimiser has it.
+        ValueError: if a phase trains a network that is not there or has no settings, or if a parameter requires
+            gradients and no optimizer has it.
     """
-    parts = {"model": objective.model, "critic": objective.critic}
-    learners = {}
-    for part in dict.fromkeys(turn.trains for turn in objective.turns):
-        module, own = parts[part], settings[part]
+    networks = {"model": objective.model, "discriminator": objective.discriminator}
+    optimizers = {}
+    for network in dict.fromkeys(phase.trains for phase in objective.phases):
+        module, own = networks[network], settings[network]
         if module is None or own is None:
-            raise ValueError(f"the objective trains a {part}: it needs one, and the settings of its optimiser")
-        learners[part] = Learner(part, module, own)
-    known = {id(p) for learner in learners.values() for p in learner.parameters.values()}
+            raise ValueError(f"the objective trains a {network}: it needs one, and the settings of its optimizer")
+        optimizers[network] = Optimizer(network, module, own)
+    known = {id(p) for optimizer in optimizers.values() for p in optimizer.parameters.values()}
     for name, parameter in objective.named_parameters():
         if parameter.requires_grad and id(parameter) not in known:
-            raise ValueError(f"{name}: requires gradients, but no turn trains it; freeze it with requires_grad_(False)")
-    return learners
+            raise ValueError(f"{name}: requires gradients, but no phase trains it; freeze it: requires_grad_(False)")
+    return optimizers

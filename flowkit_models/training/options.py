@@ -80,7 +80,7 @@ class Options:
     device: Literal["auto", "cpu"] = "auto"
     """auto: the GPU, if there is one."""
 
-    def settings(self, critic: Adam | None = None) -> Settings:
+    def settings(self, discriminator: Adam | None = None) -> Settings:
         """These options as the engine takes them."""
         adam = Adam(
             self.lr,
@@ -94,7 +94,7 @@ class Options:
             self.steps,
             self.batch,
             adam,
-            critic,
+            discriminator,
             average=self.average,
             accumulate=self.accumulate,
             precision=self.autocast,

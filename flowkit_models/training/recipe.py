@@ -1,4 +1,4 @@
-"""How a training recipe starts, runs and ends: its command line, its first weights, its table and pictures."""
+"""Parts that training recipes share: command line, first weights, and the end with its table and pictures."""
 
 import dataclasses
 import json
@@ -27,30 +27,15 @@ from flowkit_models.metrics.perceptual import LPIPS
 from flowkit_models.metrics.pretrained import WeightsError, is_cached
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import read_about
-from flowkit_models.models.registry import first_fields
 from flowkit_models.training.logs import read_log
 from flowkit_models.training.objective import Objective
 from flowkit_models.training.optim import Adam
 from flowkit_models.training.options import Options
-from flowkit_models.training.run_folder import default_fields
+from flowkit_models.training.run_folder import RunFolder
 from flowkit_models.training.trainer import Initialize, Result, Validate, train
 
 LOOK_AT = {"astronaut": (0.22, 0.45), "chelsea": (0.4, 0.5), "coffee": (0.45, 0.5)}
 """Where a picture of the bundled test photographs looks, as fractions of height and width."""
-
-HARMLESS = (
-    "steps",
-    "accumulate",
-    "validate_every",
-    "save_every",
-    "workers",
-    "draws",
-    "device",
-    "tensorboard",
-    "resume",
-    "overwrite",
-)
-"""Options that may change when a run is resumed, beside the place of its folder and its test set."""
 
 C = TypeVar("C", bound=Options)
 
@@ -59,6 +44,15 @@ def first_batch(samples: Any, count: int) -> tuple[Tensor, Tensor]:
     """The first samples of training data, as one batch: hr and lr."""
     hr, lr = zip(*(samples[i] for i in range(count)), strict=True)
     return torch.stack(hr), torch.stack(lr)
+
+
+def fresh_model(name: str, options: Options, **sizes: Any) -> Any:
+    """The model of a preset with first weights by the seed; of a resumed run, in the sizes that it was started with."""
+    folder = RunFolder(options.out)
+    if options.resume and folder.state.exists() and folder.config.exists():
+        sizes = {**json.loads(folder.config.read_text()).get("sizes", {}), **sizes}
+    torch.manual_seed(options.seed)
+    return flowkit_models.create(name, options.memory, options.networks, **sizes)
 
 
 def initial_model(path: Path, like: ImageFlow, stages: tuple[str, ...], memory: str, networks: str) -> ImageFlow:
@@ -70,8 +64,9 @@ def initial_model(path: Path, like: ImageFlow, stages: tuple[str, ...], memory: 
         ValueError: if it is another model, or was trained in another stage.
     """
     model = flowkit_models.load(path, memory, networks)
-    options = {f.name for f in dataclasses.fields(like.config)} - {"quant", "centred", "lr_rounded", "gain", "init"}
-    if type(model) is not type(like) or any(getattr(model.config, o) != getattr(like.config, o) for o in options):
+    own = {"quant", "centred", "lr_rounded", "gain", "init", "prior", "purpose"}  # no sizes, so they may differ
+    sizes = {f.name for f in dataclasses.fields(like.config)} - own
+    if type(model) is not type(like) or any(getattr(model.config, o) != getattr(like.config, o) for o in sizes):
         raise ValueError(f"--init {path}: another model than this preset's: {model.config}")
     stage = stage_of(path)
     if stage is not None and stage not in stages:
@@ -112,7 +107,7 @@ def fit(
     validate: Validate,
     console: Console,
     initialize: Initialize | None = None,
-    critic: Adam | None = None,
+    discriminator: Adam | None = None,
 ) -> Result:
     """Trains an objective as the options say, in their folder; they are saved with the run and in each checkpoint."""
     model = objective.model
@@ -123,11 +118,9 @@ def fit(
     result = train(
         objective,
         samples,
-        options.settings(critic),
+        options.settings(discriminator),
         options.out,
-        config={"options": dataclasses.asdict(options), "sizes": dataclasses.asdict(model.config)},
-        harmless=tuple(f"options.{name}" for name in (*HARMLESS, "out", "test")),
-        defaults={"options": default_fields(options), "sizes": first_fields(model)},
+        config={"options": options, "sizes": model.config},
         validate=validate,
         initialize=initialize,
         resume=options.resume,

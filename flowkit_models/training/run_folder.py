@@ -1,17 +1,18 @@
-"""The folder of a training run: its files, its config, and when it may be used again."""
+"""Folder of a training run: its files, its config, and when it may be used again."""
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from flowkit_models.files import remove_unfinished, write_text
+from flowkit_models.training.settings import RESUMABLE_FIELDS
 from flowkit_models.training.state import load_state
 
 
 class RunFolder:
-    """Where a run writes: state.pt, config.json, log.jsonl, tensorboard/, best.safetensors, last.safetensors.
+    """Paths of what a run writes: state.pt, config.json, log.jsonl, tensorboard/, best.safetensors, last.safetensors.
 
     Args:
         path: the folder; it and those above are made.
@@ -30,22 +31,13 @@ class RunFolder:
     def _files(self) -> tuple[Path, ...]:
         return self.state, self.config, self.log, self.best, self.last
 
-    def open(
-        self,
-        config: Mapping[str, Any],
-        harmless: tuple[str, ...],
-        resume: bool,
-        overwrite: bool,
-        defaults: Mapping[str, Any] | None = None,
-    ) -> dict[str, Any] | None:
-        """Prepares the folder for a run; returns the state to go on from, if there is one.
+    def open(self, config: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
+        """Prepares the folder for a run.
 
         Args:
             config: of this run.
-            harmless: dotted names of config fields, or groups of them, that may differ from the resumed run's.
             resume: go on with the run that is there; a folder without a state is started in.
             overwrite: delete the run that is there.
-            defaults: what fields of the config stand for that the resumed run, started by an older flowkit, lacks.
 
         Raises:
             ValueError: if the folder holds a run and neither is asked for, or one with another config.
@@ -58,11 +50,9 @@ class RunFolder:
                 "resume it, overwrite it, or choose another folder"
             )
         self._clean(all_of_it=overwrite and not resume)
-        state = load_state(self.state) if self.state.exists() else None
-        if state is not None:
-            check_same_config(json.loads(state["config"]), config, harmless, self.path, defaults or {})
-        write_text(self.config, json.dumps(config, indent=2) + "\n")
-        return state
+        if self.state.exists():
+            check_same_config(json.loads(load_state(self.state)["config"]), config, self.path)
+        write_text(self.config, json.dumps(plain(config), indent=2) + "\n")
 
     def _clean(self, all_of_it: bool) -> None:
         """Removes what a killed process left half written, or everything that a run writes."""
@@ -73,53 +63,60 @@ class RunFolder:
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config as JSON keeps it: tuples become lists, and what JSON has no word for its string."""
-    out: dict[str, Any] = json.loads(json.dumps(config, default=str))
+    """A config as JSON keeps it: dataclasses become objects, tuples lists, and what JSON has no word for its string."""
+    default = lambda value: vars(value) if dataclasses.is_dataclass(value) else str(value)  # noqa: E731
+    out: dict[str, Any] = json.loads(json.dumps(config, default=default))
     return out
 
 
-def default_fields(value: Any) -> dict[str, Any]:
-    """Defaults of a dataclass's fields, without those that have none; of fields that hold a dataclass, its own."""
-    found: dict[str, Any] = {}
-    for field in dataclasses.fields(value):
-        held = getattr(value, field.name)
-        if dataclasses.is_dataclass(held):
-            found[field.name] = default_fields(held)
-        elif field.default is not dataclasses.MISSING:
-            found[field.name] = field.default
-        elif field.default_factory is not dataclasses.MISSING:
-            found[field.name] = field.default_factory()
-    return found
+def check_same_config(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
+    """Checks that a run goes on with the config that it had.
 
+    `settings.RESUMABLE_FIELDS` may differ, and what the model is for ("sizes.purpose"). A field that the old config
+    doesn't have, since it was written before there was one, had the default of its dataclass.
 
-def check_same_config(
-    old: Mapping[str, Any],
-    new: Mapping[str, Any],
-    harmless: tuple[str, ...],
-    path: Path,
-    defaults: Mapping[str, Any] | None = None,
-) -> None:
-    """Compares the plain configs of a run and of the one that resumes it; a field absent in `old` has its default.
+    Args:
+        old: as `plain` gives it.
+        new: dataclasses, or as `plain` gives it.
+        path: of the run, for the message.
 
     Raises:
-        ValueError: names the fields, if any but the harmless ones differ.
+        ValueError: names the fields that differ.
     """
-    absent, before, now = (dict(_flat(plain(config))) for config in (defaults or {}, old, new))
-    before = {name: repr(value) for name, value in {**absent, **before}.items() if name in before or name in now}
-    now = {name: repr(value) for name, value in now.items()}
+    before = {**plain(_defaults(new)), **_flat(old)}
+    now = _flat(plain(new))
+    resumable = {f"{group}.{name}" for group in ("options", "training") for name in RESUMABLE_FIELDS}
     differing = [
-        f"{name} was {before.get(name, 'nothing')} and is {now.get(name, 'nothing')}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
-        and not any(name == other or name.startswith(other + ".") for other in harmless)
+        f"{name} was {_shown(before, name)} and is {_shown(now, name)}"
+        for name in sorted((_flat(old).keys() | now.keys()) - resumable - {"sizes.purpose"})
+        if _shown(before, name) != _shown(now, name)
     ]
     if differing:
         raise ValueError(f"{path}: can't resume with another config: {'; '.join(differing)}")
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _shown(config: Mapping[str, Any], name: str) -> str:
+    return repr(config[name]) if name in config else "nothing"
+
+
+def _defaults(config: Any, prefix: str = "") -> dict[str, Any]:
+    """The defaults of the fields of all dataclasses in a config, by dotted names."""
+    out: dict[str, Any] = {}
+    if dataclasses.is_dataclass(config):
+        for field in dataclasses.fields(config):
+            if field.default is not dataclasses.MISSING:
+                out[prefix + field.name] = field.default
+            elif field.default_factory is not dataclasses.MISSING:
+                out[prefix + field.name] = field.default_factory()
+        config = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    for name, value in config.items() if isinstance(config, Mapping) else ():
+        out |= _defaults(value, f"{prefix}{name}.")
+    return out
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The fields of a plain config by dotted names."""
+    out: dict[str, Any] = {}
     for name, value in config.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+        out |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return out

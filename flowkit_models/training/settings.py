@@ -1,36 +1,29 @@
-"""How a run trains: everything that the engine wants to know."""
+"""Settings of a training run, and the fields of its config that a resumed run may change."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from flowkit_models.training.optim import Adam
 
-HARMLESS = (
-    "steps",
-    "accumulate",
-    "validate_every",
-    "save_every",
-    "log_every",
-    "workers",
-    "patience",
-    "cpu",
-    "tensorboard",
+RESUMABLE_FIELDS = (
+    *("steps", "accumulate", "validate_every", "save_every", "log_every", "workers", "patience", "cpu", "tensorboard"),
+    *("draws", "device", "resume", "overwrite", "out", "test"),
 )
-"""Settings that a resumed run may change: they reach the weights by rounding at most."""
+"""Settings, and options of the recipes, that a resumed run may change: they reach the weights by rounding at most."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to train.
+    """Settings of a training run.
 
     Attributes:
         steps: iterations in all, those before a resume included.
         batch: samples per iteration, over all processes.
-        model: the model's optimiser.
-        critic: the critic's, for an objective that has one.
+        model: settings of the model's optimizer.
+        discriminator: of the discriminator's, for an objective that has one.
         average: decay of the exponential moving average of the weights, which is then what is validated and saved;
             0 for none.
-        accumulate: parts into which each process's samples are split to save memory.
+        accumulate: micro-batches into which each process's samples are split to save memory.
         precision: "bf16" or "fp16" autocast around the objective; flows switch it off for all but their networks.
         seed: of noise and initialisation.
         validate_every: iterations between validations; there is one at the end, too.
@@ -48,7 +41,7 @@ class Settings:
     steps: int
     batch: int
     model: Adam
-    critic: Adam | None = None
+    discriminator: Adam | None = None
     average: float = 0.0
     accumulate: int = 1
     precision: Literal["no", "bf16", "fp16"] = "no"

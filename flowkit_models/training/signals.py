@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the step is finished and the state saved before the process exits."""
+"""Signal handlers: on Ctrl-C and SIGTERM the step is finished and the state saved before the process exits."""
 
 import signal
 import threading

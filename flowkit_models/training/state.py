@@ -1,6 +1,8 @@
-"""What a training run consists of at a step, and the file that keeps it."""
+"""State of a training run at a step, and the file that keeps it."""
 
+import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,15 +13,16 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from flowkit_models.files import write_whole
 from flowkit_models.models.base import ImageFlow
-from flowkit_models.training.objective import Objective, Part
-from flowkit_models.training.optim import Learner
+from flowkit_models.training.objective import Network, Objective
+from flowkit_models.training.optim import Optimizer
 
-FORMAT = 1
+FORMAT = 2
+"""1 called the discriminator "critic"."""
 
 
 @dataclass
 class Counters:
-    """How far a run is.
+    """Progress of a run.
 
     Attributes:
         step: the last iteration.
@@ -39,21 +42,21 @@ class Counters:
 
 
 class TrainingState:
-    """Weights, optimisers, average, gradients where they are carried over, loss scale, and counters.
+    """Weights, optimizers, average, gradients where they are carried over, loss scale, and counters.
 
     Data, noise and rates are functions of the step, and torch's generator is seeded in each: there is no more.
 
     Args:
         objective: on the device, with its first weights.
-        learners: its optimisers by part.
+        optimizers: its optimizers by network.
         average: decay of the moving average of the model's weights, 0 for none.
         scaler: of float16.
     """
 
     def __init__(
-        self, objective: Objective, learners: Mapping[Part, Learner], average: float = 0.0, scaler: Any = None
+        self, objective: Objective, optimizers: Mapping[Network, Optimizer], average: float = 0.0, scaler: Any = None
     ) -> None:
-        self.objective, self.learners, self.scaler = objective, learners, scaler
+        self.objective, self.optimizers, self.scaler = objective, optimizers, scaler
         self.counters = Counters()
         self.averaged: Any = None
         if average > 0:
@@ -61,7 +64,7 @@ class TrainingState:
 
     @property
     def model(self) -> ImageFlow:
-        """What is validated and saved: the averaged model, if there is one."""
+        """The model that is validated and saved: the averaged one, if there is one."""
         model: ImageFlow = self.objective.model if self.averaged is None else self.averaged.module
         return model
 
@@ -71,17 +74,17 @@ class TrainingState:
             self.averaged.update_parameters(self.objective.model)
 
     def finite(self) -> bool:
-        """Whether all weights are."""
+        """True if all weights are."""
         return bool(torch.stack([p.isfinite().all() for p in self.objective.parameters()]).all())
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers, and containers of them."""
-        carried = not all(turn.zero_grad for turn in self.objective.turns)
+        carried = not all(phase.zero_grad for phase in self.objective.phases)
         return {
             "counters": asdict(self.counters),
             "objective": self.objective.state_dict(),
-            "optimizers": {part: learner.optimizer.state_dict() for part, learner in self.learners.items()},
-            "gradients": {part: dict(learner.gradients) if carried else {} for part, learner in self.learners.items()},
+            "optimizers": {name: optimizer.adam.state_dict() for name, optimizer in self.optimizers.items()},
+            "gradients": {name: dict(o.gradients) if carried else {} for name, o in self.optimizers.items()},
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
         }
@@ -90,10 +93,10 @@ class TrainingState:
         """Takes over what `state_dict` gave, from any device."""
         self.counters = Counters(**state["counters"])
         self.objective.load_state_dict(state["objective"])
-        for part, learner in self.learners.items():
-            learner.optimizer.load_state_dict(state["optimizers"][part])
-            for name, gradient in state["gradients"][part].items():
-                parameter = learner.parameters[name]
+        for network, optimizer in self.optimizers.items():
+            optimizer.adam.load_state_dict(state["optimizers"][network])
+            for name, gradient in state["gradients"][network].items():
+                parameter = optimizer.parameters[name]
                 parameter.grad = gradient.to(parameter.device)
         if self.averaged is not None:
             self.averaged.load_state_dict(state["averaged"])
@@ -119,6 +122,22 @@ def load_state(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: damaged, truncated or not a training state ({reason})") from None
     if not isinstance(content, dict) or "flowkit_training" not in content:
         raise ValueError(f"{path}: not a training state; weights alone can't be resumed from")
-    if content["flowkit_training"] != FORMAT:
+    if content["flowkit_training"] not in (1, FORMAT):
         raise ValueError(f"{path}: training state of format {content['flowkit_training']}, this one reads {FORMAT}")
-    return content
+    return content if content["flowkit_training"] == FORMAT else _with_new_names(content)
+
+
+def _with_new_names(content: dict[str, Any]) -> dict[str, Any]:
+    """A state of format 1 under the names of format 2."""
+
+    def renamed(entries: Mapping[str, Any]) -> dict[str, Any]:
+        return {re.sub(r"^critic\b", "discriminator", name): value for name, value in entries.items()}
+
+    config = json.loads(content["config"])
+    return {
+        **content,
+        "config": json.dumps({**config, "training": renamed(config["training"])}),
+        "objective": renamed(content["objective"]),
+        "optimizers": renamed(content["optimizers"]),
+        "gradients": {name: renamed(found) for name, found in renamed(content["gradients"]).items()},
+    }

@@ -1,4 +1,4 @@
-"""One iteration of training: its turns, each a forward, a backward, a check, and an optimiser step."""
+"""One iteration of training: its phases, each a forward, a backward, a check, and an optimizer step."""
 
 import signal
 from collections.abc import Mapping
@@ -12,26 +12,26 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from flowkit_models.data.loader import Batch, Draws
-from flowkit_models.diagnostics.nonfinite import Culprit, find_culprit
+from flowkit_models.diagnostics.nonfinite import Source, find_source
 from flowkit_models.training.distributed import agree
 from flowkit_models.training.guard import Guarded, in_batch, in_gradients
-from flowkit_models.training.objective import Objective, Outcome, Part, Turn
-from flowkit_models.training.optim import Learner
+from flowkit_models.training.objective import Network, Objective, Outcome, Phase
+from flowkit_models.training.optim import Optimizer
 from flowkit_models.training.signals import StopSignals
 
 
 @dataclass
 class Report:
-    """What an iteration did, the same on all processes.
+    """Report of an iteration, the same on all processes.
 
     Attributes:
-        trained: the parts that took an optimiser step.
-        skipped: the turn that was not finite, and why: it changed nothing, and the turns after it did not run.
+        trained: the networks that took an optimizer step.
+        skipped: the phase that was not finite, and why: it changed nothing, and the phases after it did not run.
         stop: the signal that asks to stop, on any process.
         logs: scalars by name, on this process; `reduce` makes them the mean of all.
     """
 
-    trained: set[str] = field(default_factory=set)
+    trained: set[Network] = field(default_factory=set)
     skipped: str = ""
     stop: signal.Signals | None = None
     logs: dict[str, Tensor] = field(default_factory=dict)
@@ -43,8 +43,8 @@ class Iteration:
     Args:
         accelerator: the processes, the device, the precision.
         objective: on the device.
-        learners: the optimisers by part.
-        accumulate: parts into which a process's samples are split, one after the other through each turn.
+        optimizers: by network.
+        accumulate: micro-batches into which a process's samples are split, one after the other through each phase.
         seed: of the run.
         signals: asked whether to stop.
     """
@@ -53,12 +53,12 @@ class Iteration:
         self,
         accelerator: Accelerator,
         objective: Objective,
-        learners: Mapping[Part, Learner],
+        optimizers: Mapping[Network, Optimizer],
         accumulate: int,
         seed: int,
         signals: StopSignals,
     ) -> None:
-        self.accelerator, self.objective, self.learners = accelerator, objective, learners
+        self.accelerator, self.objective, self.optimizers = accelerator, objective, optimizers
         self.accumulate, self.seed, self.signals = accumulate, seed, signals
         self.guarded = Guarded(objective)
         self.module: Any = accelerator.prepare_model(self.guarded)
@@ -71,10 +71,10 @@ class Iteration:
         spoiled = in_batch(batch)
         if spoiled is not None:  # a model refuses such images, but all processes must make the same passes
             batch = Batch(torch.zeros_like(batch.hr), torch.zeros_like(batch.lr), batch.index)
-        parts = batch.to(self.accelerator.device).split(self.accumulate)
-        images: list[Tensor | None] = [None] * len(parts)
-        for turn in self.objective.active(step):
-            images = self._turn(turn, step, parts, images, spoiled, report)
+        micro = batch.to(self.accelerator.device).split(self.accumulate)
+        images: list[Tensor | None] = [None] * len(micro)
+        for phase in self.objective.active(step):
+            images = self._run_phase(phase, step, micro, images, spoiled, report)
             if report.skipped:
                 break
         return report
@@ -85,80 +85,80 @@ class Iteration:
         mean: Any = self.accelerator.reduce(values, "mean")
         return dict(zip(logs, mean.tolist(), strict=True))
 
-    def _turn(
+    def _run_phase(
         self,
-        turn: Turn,
+        phase: Phase,
         step: int,
-        parts: list[Batch],
+        micro: list[Batch],
         images: list[Tensor | None],
-        spoiled: Culprit | None,
+        spoiled: Source | None,
         report: Report,
     ) -> list[Tensor | None]:
-        learner = self.learners[turn.trains]
-        learner.set_rate(step)
-        for other in self.learners.values():
-            other.train(other is learner)
-        if turn.zero_grad:
-            learner.forget()
+        optimizer = self.optimizers[phase.trains]
+        optimizer.set_rate(step)
+        for other in self.optimizers.values():
+            other.require_grad(other is optimizer)
+        if phase.zero_grad:
+            optimizer.zero_grad()
         buffers = [buffer.clone() for buffer in self.buffers]
         outcomes = []
-        culprit = spoiled
-        for part, image in zip(parts, images, strict=True):
-            with nullcontext() if part is parts[-1] else self.accelerator.no_sync(self.module):
-                outcome = self._forward(self.module, turn, step, part, image)
-                self.accelerator.backward(outcome.loss / len(parts))
+        source = spoiled
+        for batch, image in zip(micro, images, strict=True):
+            with nullcontext() if batch is micro[-1] else self.accelerator.no_sync(self.module):
+                outcome = self._forward(self.module, phase, step, batch, image)
+                self.accelerator.backward(outcome.loss / len(micro))
             outcomes.append(outcome._replace(loss=outcome.loss.detach()))
-            culprit = culprit or self.guarded.culprit
+            source = source or self.guarded.source
         scaler = self.accelerator.scaler
         if scaler is not None:
-            scaler.unscale_(learner.optimizer)
-        norm = learner.norm()
+            scaler.unscale_(optimizer.adam)
+        norm = optimizer.norm()
         finite = [outcome.loss.isfinite() for outcome in outcomes]
-        fine = culprit is None and bool(torch.stack([*finite, norm.isfinite()]).all())
+        fine = source is None and bool(torch.stack([*finite, norm.isfinite()]).all())
         bad, report.stop = agree(self.accelerator, not fine, self.signals.received)
         if bad:
-            report.skipped = self._explain(turn, step, parts, images, culprit, [bool(f) for f in finite])
+            report.skipped = self._explain(phase, step, micro, images, source, [bool(f) for f in finite])
             for buffer, before in zip(self.buffers, buffers, strict=True):
                 buffer.copy_(before)
-            learner.forget()
+            optimizer.zero_grad()
         else:
-            learner.step(norm, scaler)
-            report.trained.add(turn.trains)
-            self._log(turn, step, outcomes, norm, report)
+            optimizer.step(norm, scaler)
+            report.trained.add(phase.trains)
+            self._log(phase, step, outcomes, norm, report)
         if scaler is not None:
             scaler.update()
         return [outcome.image for outcome in outcomes]
 
-    def _forward(self, run: Any, turn: Turn, step: int, part: Batch, image: Tensor | None) -> Outcome:
-        draws = Draws(self.seed, part.index, self.accelerator.device)
-        outcome: Outcome = run(turn.name, part, draws, step, image)
+    def _forward(self, run: Any, phase: Phase, step: int, batch: Batch, image: Tensor | None) -> Outcome:
+        draws = Draws(self.seed, batch.index, self.accelerator.device)
+        outcome: Outcome = run(phase.name, batch, draws, step, image)
         return outcome
 
     @torch.no_grad()
     def _explain(
         self,
-        turn: Turn,
+        phase: Phase,
         step: int,
-        parts: list[Batch],
+        micro: list[Batch],
         images: list[Tensor | None],
-        culprit: Culprit | None,
+        source: Source | None,
         finite: list[bool],
     ) -> str:
-        """What was not finite, in words: of all processes' findings the one nearest to the cause."""
-        if culprit is None:
+        """The source of what was not finite, in words: of all processes' findings the one nearest to the cause."""
+        if source is None:
             i = finite.index(False) if False in finite else -1
             with self.accelerator.autocast():
-                culprit = find_culprit(
-                    self.objective, lambda: self._forward(self.guarded.run, turn, step, parts[i], images[i])
+                source = find_source(
+                    self.objective, lambda: self._forward(self.guarded.run, phase, step, micro[i], images[i])
                 )
-        culprit = culprit or in_gradients(self.learners[turn.trains].gradients)
-        found: list[Culprit] = gather_object([culprit])
+        source = source or in_gradients(self.optimizers[phase.trains].gradients)
+        found: list[Source] = gather_object([source])
         scaler = self.accelerator.scaler
         scale = "" if scaler is None else f" (at loss scale {scaler.get_scale():g})"
-        return f"{turn.name}: {min(found).text}{scale}"
+        return f"{phase.name}: {min(found).text}{scale}"
 
-    def _log(self, turn: Turn, step: int, outcomes: list[Outcome], norm: Tensor, report: Report) -> None:
-        prefix = "" if len(self.objective.turns) == 1 else f"{turn.name}_"
+    def _log(self, phase: Phase, step: int, outcomes: list[Outcome], norm: Tensor, report: Report) -> None:
+        prefix = "" if len(self.objective.phases) == 1 else f"{phase.name}_"
         report.logs[f"{prefix}loss"] = torch.stack([outcome.loss for outcome in outcomes]).mean()
         for name in outcomes[0].logs:
             report.logs[name] = torch.stack([outcome.logs[name] for outcome in outcomes]).mean()

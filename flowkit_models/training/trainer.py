@@ -1,4 +1,4 @@
-"""The training engine: one loop for a laptop and for many nodes, safe to stop at any moment.
+"""Trainer: one loop for a laptop and for many nodes, safe to stop at any moment.
 
 Started by itself it is one process; started by `torchrun`, the processes share each batch (accelerate,
 `DistributedDataParallel`; gloo on CPUs, NCCL on GPUs) and write one run. Data, noise and rates are functions of the
@@ -7,7 +7,6 @@ threads and processes. Sharded training (FSDP, DeepSpeed) is refused, since a st
 only. On GPUs, and in fp16, nothing of this has been verified yet.
 """
 
-import dataclasses
 import json
 import os
 import signal
@@ -24,14 +23,14 @@ from rich.console import Console
 
 from flowkit_models.data.loader import Batch, Draws, Samples, key, loader
 from flowkit_models.models.base import ImageFlow
+from flowkit_models.training.display import Display
 from flowkit_models.training.distributed import agree, copy_from_first, on_first, start_processes
 from flowkit_models.training.guard import in_batch
 from flowkit_models.training.logs import Logs
 from flowkit_models.training.objective import Objective
-from flowkit_models.training.optim import make_learners
-from flowkit_models.training.progress import Show
-from flowkit_models.training.run_folder import RunFolder, default_fields, plain
-from flowkit_models.training.settings import HARMLESS, Settings
+from flowkit_models.training.optim import make_optimizers
+from flowkit_models.training.run_folder import RunFolder, plain
+from flowkit_models.training.settings import Settings
 from flowkit_models.training.signals import Stopped, StopSignals
 from flowkit_models.training.state import TrainingState, load_state, save_state
 from flowkit_models.training.step import Iteration, Report
@@ -42,7 +41,7 @@ Initialize = Callable[[ImageFlow, Batch, Draws], object]
 
 @dataclass(frozen=True)
 class Result:
-    """What `train` returns, on every process.
+    """Result of `train`, the same on every process.
 
     Attributes:
         model: the averaged one if there is an average, in eval mode.
@@ -66,8 +65,6 @@ def train(
     out: str | os.PathLike[str],
     *,
     config: Mapping[str, Any] | None = None,
-    harmless: tuple[str, ...] = (),
-    defaults: Mapping[str, Any] | None = None,
     validate: Validate | None = None,
     initialize: Initialize | None = None,
     resume: bool = False,
@@ -80,11 +77,10 @@ def train(
         objective: its model is trained in place.
         samples: the data.
         settings: how.
-        out: the folder of the run (`runs.RunFolder`), seen by all processes.
-        config: what else describes the run. With the settings, as "training", it is saved in config.json, in the
-            state, and in the metadata of each checkpoint under "run"; a run can't be resumed with another one.
-        harmless: dotted names of fields of the config that may change nevertheless.
-        defaults: values of fields of the config that a run resumed from an older flowkit may lack.
+        out: the folder of the run (`run_folder.RunFolder`), seen by all processes.
+        config: what else describes the run, by groups: dataclasses, or what JSON has a word for. With the settings, as
+            "training", it is saved in config.json, in the state, and in the metadata of each checkpoint under "run";
+            a run can't be resumed with another one (`run_folder.check_same_config`).
         validate: scores the model, in eval mode, at a step, on the first process: metrics by name. The highest
             "score" is kept as best.safetensors; "psnr" is shown in the progress. It may write pictures of its own.
         initialize: is given the model, this process's samples of the first step and their random numbers, on all
@@ -102,9 +98,7 @@ def train(
     """
     console = console or Console()
     run = _Run(objective, settings, RunFolder(Path(out)), console)
-    config = plain({**(config or {}), "training": dataclasses.asdict(settings)})
-    defaults = {**(defaults or {}), "training": default_fields(settings)}
-    run.open(config, (*harmless, *(f"training.{name}" for name in HARMLESS)), resume, overwrite, defaults)
+    run.open({**(config or {}), "training": settings}, resume, overwrite)
     run.start(samples, initialize)
     run.loop(samples, validate)
     now = run.state.counters
@@ -114,35 +108,28 @@ def train(
 class _Run:
     """One run, from its folder to its end."""
 
-    show: Show
+    display: Display
     state: TrainingState
     iteration: Iteration
     logs: Logs | None = None  # the first process writes them
     saved: int = 0  # the step of the state on the disk
 
     def __init__(self, objective: Objective, settings: Settings, folder: RunFolder, console: Console) -> None:
-        if settings.precision == "fp16" and not all(turn.zero_grad for turn in objective.turns):
+        if settings.precision == "fp16" and not all(phase.zero_grad for phase in objective.phases):
             raise ValueError("fp16: gradients at different loss scales can't be added (zero_grad=False); use bf16")
         self.processes = start_processes(settings)
         self.objective = objective.to(self.processes.device)
         self.settings, self.folder = settings, folder
         self.console = console if self.processes.is_main_process else Console(quiet=True)
-        self.learners = make_learners(objective, {"model": settings.model, "critic": settings.critic})
+        self.optimizers = make_optimizers(objective, {"model": settings.model, "discriminator": settings.discriminator})
         objective.model.train()
         self.signals = StopSignals()
         self.since = time.monotonic()
 
-    def open(
-        self,
-        config: dict[str, Any],
-        harmless: tuple[str, ...],
-        resume: bool,
-        overwrite: bool,
-        defaults: dict[str, Any],
-    ) -> None:
+    def open(self, config: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
         """Prepares the folder."""
-        self.config = json.dumps(config)
-        on_first(self.processes, lambda: self.folder.open(config, harmless, resume, overwrite, defaults))
+        self.config = json.dumps(plain(config))
+        on_first(self.processes, lambda: self.folder.open(config, resume, overwrite))
 
     def start(self, samples: Samples, initialize: Initialize | None) -> None:
         """Takes the state from the disk, or makes a first one."""
@@ -153,7 +140,7 @@ class _Run:
             if initialize is not None:
                 self._initialize(samples, initialize)
         s = self.settings
-        self.state = TrainingState(self.objective, self.learners, s.average, self.processes.scaler)
+        self.state = TrainingState(self.objective, self.optimizers, s.average, self.processes.scaler)
         if found[0]:
             content = load_state(self.folder.state)
             try:
@@ -163,7 +150,7 @@ class _Run:
                 raise ValueError(f"{self.folder.state}: does not fit this objective ({reason})") from None
             self.saved = self.state.counters.step
             self.console.print(f"{self.folder.path}: goes on after step {self.saved}", highlight=False)
-        self.iteration = Iteration(self.processes, self.objective, self.learners, s.accumulate, s.seed, self.signals)
+        self.iteration = Iteration(self.processes, self.objective, self.optimizers, s.accumulate, s.seed, self.signals)
 
     def _initialize(self, samples: Samples, initialize: Initialize) -> None:
         p, s = self.processes, self.settings
@@ -187,7 +174,7 @@ class _Run:
             if p.is_main_process:
                 self.logs = Logs(self.folder, now.step, now.validated, s.tensorboard)
                 stack.callback(self.logs.close)
-            self.show = stack.enter_context(Show(self.console, s.steps, now.step, p.device))
+            self.display = stack.enter_context(Display(self.console, s.steps, now.step, p.device))
             stack.enter_context(self.signals)
             if now.validated < now.step and self._validates():  # the run was stopped just before
                 self._validate(validate)
@@ -211,7 +198,7 @@ class _Run:
         if report.skipped:
             now.skipped, now.streak = now.skipped + 1, now.streak + 1
             self._log("skipped", {"why": report.skipped})
-            self.show.say(f"step {now.step}: skipped, {report.skipped}")
+            self.display.say(f"step {now.step}: skipped, {report.skipped}")
             if now.streak >= self.settings.patience:
                 raise FloatingPointError(
                     f"step {now.step}: {now.streak} iterations in a row were not finite; "
@@ -221,9 +208,9 @@ class _Run:
             now.streak = 0
             if now.step % self.settings.log_every == 0:
                 row = self.iteration.reduce(report.logs)
-                rates = {part: learner.settings.rate(now.step) for part, learner in self.learners.items()}
-                self._log("train", {**row, **{f"{part}_rate": rate for part, rate in rates.items()}})
-        self.show.step(now.step, row)
+                rates = {f"{name}_rate": one.settings.rate(now.step) for name, one in self.optimizers.items()}
+                self._log("train", {**row, **rates})
+        self.display.step(now.step, row)
 
     def _validates(self) -> bool:
         now, s = self.state.counters, self.settings
@@ -253,7 +240,7 @@ class _Run:
                 now.best = metrics[0]["score"]
                 self._save_model(self.folder.best)
             self._log("validation", metrics[0])
-            self.show.validation(now.step, metrics[0], best)
+            self.display.validation(now.step, metrics[0], best)
         self._tick()
         self._save()
 
@@ -272,7 +259,7 @@ class _Run:
             self.state.model.save(path, step=str(self.state.counters.step), run=self.config)
 
     def _stop(self, number: signal.Signals) -> None:
-        self.show.say(f"{number.name} after step {self.state.counters.step}: {self._kept()}")
+        self.display.say(f"{number.name} after step {self.state.counters.step}: {self._kept()}")
         raise Stopped(number)
 
     def _kept(self) -> str:
@@ -288,6 +275,6 @@ class _Run:
 
     def _release(self) -> None:
         """Leaves the parameters as they came: all of them take gradients."""
-        for learner in self.learners.values():
-            learner.train(True)
-            learner.forget()
+        for optimizer in self.optimizers.values():
+            optimizer.require_grad(True)
+            optimizer.zero_grad()

@@ -107,8 +107,8 @@ class Subject:
         """A training step with the paper's first loss. `fresh`: gradients are dropped before, else zeroed in place."""
         self.adam.zero_grad(set_to_none=fresh)
         draws = Draws(self.how.seed, self.batch.index, self.how.device)
-        turn = self.objective.turns[0].name
-        self.objective(turn, self.batch, draws, 1).loss.backward()
+        phase = self.objective.phases[0].name
+        self.objective(phase, self.batch, draws, 1).loss.backward()
         self.adam.step()
 
     @torch.no_grad()

@@ -29,12 +29,12 @@ def formula(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def test_official_numbers(golden) -> None:
     numbers = golden("hcflow_components")
-    critic = Discriminator()
-    critic.load_state_dict(formula(critic.state_dict()))
+    discriminator = Discriminator()
+    discriminator.load_state_dict(formula(discriminator.state_dict()))
     b, c, i, j = torch.meshgrid(*(torch.arange(n) for n in (2, 3, 160, 160)), indexing="ij")
     images = (0.5 + 0.5 * torch.sin((0.05 * i * (c + 1) + 0.03 * j * (b + 1)).double())).float()
     with torch.no_grad():
-        logits = critic.train()(images)
+        logits = discriminator.train()(images)
     close(logits, numbers["disc.out_train_mode"], 1e-4)
     expected = numbers.about["scalars"]["gan_loss"]
     real, fake = logits[:1], logits[1:]

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 from safetensors import safe_open
-from support import Adversarial, InTurns, Noise, Summed, initialize, run, settings, tiny_flow, validate
+from support import Adversarial, InPhases, Noise, Summed, initialize, run, settings, tiny_flow, validate
 
 import flowkit_models
 from flowkit_models.training.distributed import start_processes
@@ -29,7 +29,7 @@ def of_kind(out, kind):
     return [row for row in read_log(out / "log.jsonl") if row["kind"] == kind]
 
 
-@pytest.mark.parametrize("kind", ["summed", "turns", "adversarial"])
+@pytest.mark.parametrize("kind", ["summed", "phases", "adversarial"])
 def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, kind) -> None:
     whole = run(tmp_path / "whole", kind)
     for steps in (1, 2, 5, 8):
@@ -38,12 +38,12 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path, kind) -> None:
     assert equal(weights(whole), weights(parts))
     assert of_kind(tmp_path / "whole", "train") == of_kind(tmp_path / "parts", "train")
     states = [load_state(tmp_path / name / "state.pt") for name in ("whole", "parts")]
-    assert equal(states[0]["objective"], states[1]["objective"])  # the critic and its statistics as well
+    assert equal(states[0]["objective"], states[1]["objective"])  # the discriminator and its statistics as well
 
 
 def test_carried_gradients_matter_and_are_saved(tmp_path) -> None:
-    """Without them, the first turn after a resume would see another gradient."""
-    run(tmp_path / "a", "turns", steps=3)
+    """Without them, the first phase after a resume would see another gradient."""
+    run(tmp_path / "a", "phases", steps=3)
     state = load_state(tmp_path / "a" / "state.pt")
     assert len(state["gradients"]["model"]) == len(list(tiny_flow().parameters()))
     run(tmp_path / "b", steps=3)
@@ -51,12 +51,12 @@ def test_carried_gradients_matter_and_are_saved(tmp_path) -> None:
 
 
 def test_the_first_turn_adds_to_what_the_last_one_left(tmp_path) -> None:
-    class Linear(InTurns):
-        """The gradients of the two turns by one weight are 2 and 3."""
+    class Linear(InPhases):
+        """The gradients of the two phases by one weight are 2 and 3."""
 
-        def forward(self, turn, batch, draws, step, image=None):
+        def forward(self, phase, batch, draws, step, image=None):
             weight = self.model.get_parameter("flow.levels.0.body.parts.1.bias")[0]
-            return super().forward(turn, batch, draws, step)._replace(loss=weight * (2 if turn == "nll" else 3))
+            return super().forward(phase, batch, draws, step)._replace(loss=weight * (2 if phase == "nll" else 3))
 
     train(Linear(tiny_flow()), Noise(), settings(steps=3), tmp_path)
     norms = [(row["nll_grad_norm"], row["pixel_grad_norm"]) for row in of_kind(tmp_path, "train")]
@@ -117,15 +117,15 @@ def test_only_what_a_turn_trains_takes_gradients(tmp_path) -> None:
     seen = set()
 
     class Watched(Adversarial):
-        def forward(self, turn, batch, draws, step, image=None):
-            part = {"critic": self.critic, "gan": self.model, "nll": self.model, "pixel": self.model}[turn]
+        def forward(self, phase, batch, draws, step, image=None):
+            network = self.discriminator if phase == "discriminator" else self.model
             learning = {id(p) for p in self.parameters() if p.requires_grad}
-            seen.add((turn, learning == {id(p) for p in part.parameters()}, self.model.training))
-            return super().forward(turn, batch, draws, step, image)
+            seen.add((phase, learning == {id(p) for p in network.parameters()}, self.model.training))
+            return super().forward(phase, batch, draws, step, image)
 
     options = {"validate": validate, "initialize": initialize}
     train(Watched(tiny_flow()), Noise(), settings(steps=4, validate_every=1, average=0.0), tmp_path, **options)
-    assert seen == {(turn.name, True, True) for turn in Watched.turns}
+    assert seen == {(phase.name, True, True) for phase in Watched.phases}
 
 
 def test_each_rate_is_used_in_its_step(tmp_path) -> None:
@@ -172,7 +172,7 @@ def test_a_broken_sample_is_named_and_changes_nothing(tmp_path) -> None:
     assert all(bool(w.isfinite().all()) for w in weights(result).values())
 
 
-@pytest.mark.parametrize("step", [2, 5])  # of the critic alone, and of all turns
+@pytest.mark.parametrize("step", [2, 5])  # of the discriminator alone, and of all phases
 def test_a_skipped_step_leaves_weights_and_statistics_alone(tmp_path, step) -> None:
     states = []
     for steps in (step - 1, step):
@@ -217,9 +217,9 @@ def test_an_exploding_scale_is_named(tmp_path) -> None:
 
 def test_an_infinite_gradient_does_not_hide_behind_the_clipping(tmp_path) -> None:
     class Steep(Summed):
-        def forward(self, turn, batch, draws, step, image=None):
+        def forward(self, phase, batch, draws, step, image=None):
             bias = self.model.get_parameter("flow.levels.0.body.parts.1.bias")
-            return Summed.forward(self, turn, batch, draws, step)._replace(loss=(bias[0] * 0).sqrt().sum())
+            return Summed.forward(self, phase, batch, draws, step)._replace(loss=(bias[0] * 0).sqrt().sum())
 
     with pytest.raises(
         FloatingPointError, match=r"the gradient of model\.flow\.levels\.0\.body\.parts\.1\.bias is not"
@@ -244,16 +244,16 @@ def test_another_config_is_refused(tmp_path) -> None:
     def start(lr=1e-3, resume=True, steps=1, **config):
         own = settings(steps=steps, model=Adam(lr))
         objective = Summed(tiny_flow())
-        return train(objective, Noise(), own, tmp_path, config=config, harmless=("name",), resume=resume)
+        return train(objective, Noise(), own, tmp_path, config={"options": config}, resume=resume)
 
-    start(name="a", crop=64)
+    start(out="a", crop=64)
     with pytest.raises(ValueError, match=r"holds a run already"):
-        start(name="a", crop=64, resume=False)
+        start(out="a", crop=64, resume=False)
     with pytest.raises(ValueError, match=r"another config: training\.model\.lr was 0\.001 and is 0\.002$"):
-        start(2e-3, name="a", crop=64)
-    with pytest.raises(ValueError, match=r"another config: crop was 64 and is 32$"):
-        start(name="b", crop=32, steps=2)
-    assert start(name="b", crop=64, steps=2).step == 2
+        start(2e-3, out="a", crop=64)
+    with pytest.raises(ValueError, match=r"another config: options\.crop was 64 and is 32$"):
+        start(out="b", crop=32, steps=2)
+    assert start(out="b", crop=64, steps=2).step == 2
 
 
 def test_a_truncated_state_is_refused(tmp_path) -> None:
@@ -266,7 +266,7 @@ def test_a_truncated_state_is_refused(tmp_path) -> None:
 
 def test_the_state_of_another_objective_is_refused(tmp_path) -> None:
     run(tmp_path / "run", "adversarial", steps=1)
-    with pytest.raises(ValueError, match=r"state\.pt: does not fit this objective \(.*critic") as refused:
+    with pytest.raises(ValueError, match=r"state\.pt: does not fit this objective \(.*discriminator") as refused:
         run(tmp_path / "run", "summed", steps=2, resume=True)
     assert "\n" not in str(refused.value)
 
@@ -280,7 +280,7 @@ def test_sharded_training_is_refused(tmp_path, monkeypatch, sharded) -> None:
 
 def test_fp16_does_not_carry_gradients(tmp_path) -> None:
     with pytest.raises(ValueError, match="fp16: gradients at different loss scales"):
-        run(tmp_path / "run", "turns", precision="fp16")
+        run(tmp_path / "run", "phases", precision="fp16")
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def test_two_processes_train_like_one(tmp_path) -> None:
     support.on_several_processes(one)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 0, output
-    for kind in ("summed", "turns", "without statistics"):
+    for kind in ("summed", "phases", "without statistics"):
         expected = torch.load(one / f"{kind}.0")
         ranks = [torch.load(two / f"{kind}.{rank}") for rank in (0, 1)]
         # initialisation, gradients, a resume and a skipped step are in it

@@ -94,13 +94,13 @@ def kill_often(processes, out, kind, kills, steps, seed):
 
 def test_three_kills_change_nothing(processes, whole, tmp_path) -> None:
     """SIGKILL, with carried gradients and averaged weights; bit for bit."""
-    reached = kill_often(processes, tmp_path / "run", "turns", 3, STEPS, seed=0)
+    reached = kill_often(processes, tmp_path / "run", "phases", 3, STEPS, seed=0)
     assert max(reached) > 0
-    assert_same(whole("turns", STEPS), tmp_path / "run")
+    assert_same(whole("phases", STEPS), tmp_path / "run")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["summed", "turns", "adversarial"])
+@pytest.mark.parametrize("kind", ["summed", "phases", "adversarial"])
 def test_twenty_kills_change_nothing(processes, whole, tmp_path, kind) -> None:
     kill_often(processes, tmp_path / "run", kind, 20, 150, seed=kind)
     assert_same(whole(kind, 150), tmp_path / "run")
@@ -108,7 +108,7 @@ def test_twenty_kills_change_nothing(processes, whole, tmp_path, kind) -> None:
 
 @pytest.mark.parametrize(
     ("number", "code", "kind", "workers"),
-    [(signal.SIGTERM, 143, "adversarial", 0), (signal.SIGINT, 130, "turns", 1)],
+    [(signal.SIGTERM, 143, "adversarial", 0), (signal.SIGINT, 130, "phases", 1)],
     ids=["SIGTERM", "SIGINT"],
 )
 def test_a_signal_saves_and_exits(processes, whole, tmp_path, number, code, kind, workers) -> None:
@@ -143,7 +143,7 @@ def endless(model, step):
 
 def test_a_signal_during_a_validation_ends_it(processes, whole, tmp_path) -> None:
     out = tmp_path / "run"
-    process = start(processes, out, "turns", steps=STEPS, validate=endless)
+    process = start(processes, out, "phases", steps=STEPS, validate=endless)
     wait_for_rows(process, out, 5)
     time.sleep(0.3)
     os.kill(process.pid, signal.SIGTERM)
@@ -152,5 +152,5 @@ def test_a_signal_during_a_validation_ends_it(processes, whole, tmp_path) -> Non
     counters = load_state(out / "state.pt")["counters"]
     assert (counters["step"], counters["validated"]) == (5, 0)
 
-    run(out, "turns", steps=STEPS, resume=True)  # which makes up for it first
-    assert_same(whole("turns", STEPS), out)
+    run(out, "phases", steps=STEPS, resume=True)  # which makes up for it first
+    assert_same(whole("phases", STEPS), out)

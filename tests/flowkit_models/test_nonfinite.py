@@ -9,7 +9,7 @@ from torch import nn
 
 import flowkit
 from flowkit_models.data.loader import Draws, loader
-from flowkit_models.diagnostics.nonfinite import find_culprit
+from flowkit_models.diagnostics.nonfinite import find_source
 from flowkit_models.training.guard import Guarded, in_batch, in_gradients
 from flowkit_models.training.objective import Objective, Outcome
 
@@ -25,10 +25,10 @@ def an_objective(kind=Summed, memory="plain"):
     return objective
 
 
-def traced(objective, turn="all"):
+def traced(objective, phase="all"):
     batch = a_batch()
-    run = lambda: objective(turn, batch, Draws(0, batch.index), 1)  # noqa: E731
-    return find_culprit(objective, run)
+    run = lambda: objective(phase, batch, Draws(0, batch.index), 1)  # noqa: E731
+    return find_source(objective, run)
 
 
 def test_samples() -> None:
@@ -62,7 +62,7 @@ def test_an_exploding_scale(memory) -> None:
 class Backwards(Summed):
     """The sampling direction alone."""
 
-    def forward(self, turn, batch, draws, step, image=None):
+    def forward(self, phase, batch, draws, step, image=None):
         sr = self.model.flow.inverse(flowkit.Latents(batch.lr, self.model.draw(batch.lr)))[0]
         return Outcome((sr - batch.hr).abs().mean(), {})
 
@@ -78,16 +78,16 @@ class Plain(Objective):
 
     def __init__(self, function):
         super().__init__(tiny_flow())
-        self.critic = nn.Linear(3, 1)
+        self.discriminator = nn.Linear(3, 1)
         self.function = function
 
-    def forward(self, turn, batch, draws, step, image=None):
+    def forward(self, phase, batch, draws, step, image=None):
         return self.function(self, batch)
 
 
 def test_what_comes_from_outside_a_module_is_not_blamed_on_it() -> None:
-    objective = Plain(lambda self, b: Outcome(self.critic(b.hr[:, :, 0, 0] / 0).sum(), {}))
-    assert traced(objective).text == "what reaches critic (Linear) is not finite"
+    objective = Plain(lambda self, b: Outcome(self.discriminator(b.hr[:, :, 0, 0] / 0).sum(), {}))
+    assert traced(objective).text == "what reaches discriminator (Linear) is not finite"
 
 
 def test_a_term_of_the_loss() -> None:
@@ -113,7 +113,7 @@ def test_an_error_about_such_numbers_is_a_loss_of_nan() -> None:
 
     def again(self, batch):
         sr = self.model.upscale(batch.lr)[0]
-        return Outcome(self.model.nll(sr * math.inf * self.critic.weight.sum(), batch.lr).mean(), {})
+        return Outcome(self.model.nll(sr * math.inf * self.discriminator.weight.sum(), batch.lr).mean(), {})
 
     with pytest.raises(ValueError, match="contains NaN"):  # finite modules: somebody else's error
         guarded(again)
@@ -126,7 +126,7 @@ def test_an_error_about_such_numbers_is_a_loss_of_nan() -> None:
     assert outcome.loss.isnan()
     outcome.loss.backward()
     assert all(p.grad is not None for p in module.parameters())
-    assert module.culprit.text.startswith("the output of model.flow.levels.0.body.parts.1.inverse (ActNorm)")
+    assert module.source.text.startswith("the output of model.flow.levels.0.body.parts.1.inverse (ActNorm)")
 
 
 def test_random_numbers_from_anywhere_are_repeated() -> None:
@@ -135,13 +135,13 @@ def test_random_numbers_from_anywhere_are_repeated() -> None:
 
     def unlucky(self, batch):
         seen.append(torch.rand(()).item())
-        self.critic(torch.full((3,), math.inf) if seen[-1] == seen[0] else torch.zeros(3))
+        self.discriminator(torch.full((3,), math.inf) if seen[-1] == seen[0] else torch.zeros(3))
         raise ValueError("contains NaN")
 
     module, outcome = guarded(unlucky)
     assert outcome.loss.isnan()
     assert len(seen) == 2
-    assert module.culprit.text == "what reaches critic (Linear) is not finite"
+    assert module.source.text == "what reaches discriminator (Linear) is not finite"
 
 
 def test_other_errors_pass() -> None:
@@ -154,7 +154,7 @@ def test_other_errors_pass() -> None:
 
 def test_what_leaves_the_module_has_no_history() -> None:
     def some(self, batch):
-        image = self.critic(batch.hr[:, :, 0, 0])
+        image = self.discriminator(batch.hr[:, :, 0, 0])
         return Outcome(image.sum(), {"a": image.sum()}, image)
 
     outcome = guarded(some)[1]

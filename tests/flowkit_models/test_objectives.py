@@ -1,4 +1,4 @@
-"""The papers' objectives: official losses and gradients, their turns, and what each loss needs."""
+"""The papers' objectives: official losses and gradients, their phases, and what each loss needs."""
 
 from fractions import Fraction
 
@@ -151,12 +151,12 @@ def test_the_official_steps_take_the_likelihood_every_time() -> None:
 
 def test_turns_of_the_official_steps_add_up_to_the_paper_sum() -> None:
     summed, stepped = full(), full(official_steps=True)
-    assert [turn.name for turn in summed.turns] == ["all", "critic"]
-    assert [(t.name, t.trains, t.zero_grad) for t in stepped.turns] == [
+    assert [phase.name for phase in summed.phases] == ["all", "discriminator"]
+    assert [(t.name, t.trains, t.zero_grad) for t in stepped.phases] == [
         ("nll", "model", True),
         ("pixel", "model", True),
         ("sample", "model", True),
-        ("critic", "critic", True),
+        ("discriminator", "discriminator", True),
     ]
     stepped.load_state_dict(summed.state_dict())
     batch = batch_of()
@@ -165,23 +165,24 @@ def test_turns_of_the_official_steps_add_up_to_the_paper_sum() -> None:
     parts = [stepped(name, batch, draws, 1) for name in ("nll", "pixel", "sample")]
     close(sum(part.loss for part in parts), total.loss, 1e-9)
     assert torch.equal(parts[-1].image, total.image)
-    critic = [
-        objective("critic", batch, draws, 1, image) for objective, image in ((summed, total.image), (stepped, None))
+    discriminator = [
+        objective("discriminator", batch, draws, 1, image)
+        for objective, image in ((summed, total.image), (stepped, None))
     ]
-    close(critic[0].loss, critic[1].loss, 1e-9)
+    close(discriminator[0].loss, discriminator[1].loss, 1e-9)
 
 
 def test_only_the_official_hcflow_plus_keeps_the_last_gradient() -> None:
     plus = SuperResolution(tiny(), SRWeights(nll=2e-3, pixel=1.0), official_steps=True)
-    assert [(turn.name, turn.zero_grad) for turn in plus.turns] == [("nll", False), ("pixel", True)]
+    assert [(phase.name, phase.zero_grad) for phase in plus.phases] == [("nll", False), ("pixel", True)]
     nll = SuperResolution(tiny(), SRWeights(), official_steps=True)
-    assert [(turn.name, turn.zero_grad) for turn in nll.turns] == [("nll", True)]
+    assert [(phase.name, phase.zero_grad) for phase in nll.phases] == [("nll", True)]
 
 
-def test_the_critic_comes_first() -> None:
-    objective = full(critic_first=2)
-    assert [turn.name for turn in objective.active(2)] == ["critic"]
-    assert [turn.name for turn in objective.active(3)] == ["all", "critic"]
+def test_the_discriminator_comes_first() -> None:
+    objective = full(discriminator_first=2)
+    assert [phase.name for phase in objective.active(2)] == ["discriminator"]
+    assert [phase.name for phase in objective.active(3)] == ["all", "discriminator"]
 
 
 def test_gradients_go_where_they_should() -> None:
@@ -192,9 +193,9 @@ def test_gradients_go_where_they_should() -> None:
     out.loss.backward()
     assert all(p.grad is not None for p in objective.model.parameters())
     objective.zero_grad()
-    objective("critic", batch, draws, 1, out.image).loss.backward()
+    objective("discriminator", batch, draws, 1, out.image).loss.backward()
     assert all(p.grad is None for p in objective.model.parameters())
-    assert all(p.grad is not None for p in objective.critic.parameters())
+    assert all(p.grad is not None for p in objective.discriminator.parameters())
 
 
 def test_the_frozen_encoder_gets_no_gradient() -> None:
@@ -224,21 +225,26 @@ def test_irn_plus() -> None:
     weights = IRNWeights(16.0, 0.0, 0.01, 0.01, 1.0)
     features = nn.Conv2d(3, 4, 3).double().requires_grad_(False)
     model = flowkit_models.create("irn_x4_small").double()
-    objective = IRNRescaling(model, weights, features, Discriminator(32, 2).double(), critic_first=1)
+    objective = IRNRescaling(model, weights, features, Discriminator(32, 2).double(), discriminator_first=1)
     batch = batch_of()
     draws = Draws(0, batch.index)
     out = objective("all", batch, draws, 2)
     expected = 16 * out.logs["fit"] + 0.01 * (out.logs["back"] + out.logs["perceptual"]) + out.logs["gan"]
     close(out.loss, expected, 1e-9)
-    assert torch.equal(objective("critic", batch, draws, 2, out.image).loss, objective("critic", batch, draws, 2).loss)
+    assert torch.equal(
+        objective("discriminator", batch, draws, 2, out.image).loss, objective("discriminator", batch, draws, 2).loss
+    )
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: SuperResolution(tiny(), ADVERSARY), "perceptual loss needs a network"),
-        (lambda: SuperResolution(tiny(), SRWeights(gan=1.0)), "adversarial loss needs a critic"),
-        (lambda: SuperResolution(tiny(), SRWeights(), critic=Discriminator(32, 2)), "a critic needs its weight"),
+        (lambda: SuperResolution(tiny(), SRWeights(gan=1.0)), "adversarial loss needs a discriminator"),
+        (
+            lambda: SuperResolution(tiny(), SRWeights(), discriminator=Discriminator(32, 2)),
+            "a discriminator needs its weight",
+        ),
         (lambda: SRWeights(nll=0), "nor all zero"),
         (lambda: SRWeights(nll=-1.0), "must not be negative"),
     ],

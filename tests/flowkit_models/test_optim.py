@@ -7,7 +7,7 @@ import torch
 from support import Adversarial, Summed, tiny_flow
 from torch import nn
 
-from flowkit_models.training.optim import Adam, Cosine, Learner, Milestones, make_learners
+from flowkit_models.training.optim import Adam, Cosine, Milestones, Optimizer, make_optimizers
 
 
 @pytest.mark.parametrize(
@@ -30,15 +30,15 @@ def test_rates_by_iteration(schedule, expected) -> None:
     )
 
 
-def learner(settings, gradient):
+def optimizer(settings, gradient):
     module = nn.Module()
     module.weight = nn.Parameter(torch.zeros(len(gradient)))
     module.weight.grad = torch.tensor(gradient)
-    return Learner("model", module, settings)
+    return Optimizer("model", module, settings)
 
 
 def test_gradients_are_clipped_by_value_and_then_by_norm() -> None:
-    one = learner(Adam(1.0, clip_value=3.0, clip_norm=1.0), [300.0, -4.0])
+    one = optimizer(Adam(1.0, clip_value=3.0, clip_norm=1.0), [300.0, -4.0])
     one.step(one.norm())
     # ±3, then the norm √18 becomes 1; the other order would leave the ratio 75
     assert torch.allclose(one.gradients["model.weight"], torch.tensor([1.0, -1.0]) / math.sqrt(2), rtol=1e-5)
@@ -49,14 +49,14 @@ def test_gradients_are_clipped_by_value_and_then_by_norm() -> None:
     [(Adam(1.0, clip_norm=1.0), [0.6, 0.8]), (Adam(1.0, clip_value=3.5), [3.0, 3.5]), (Adam(1.0), [3.0, 4.0])],
 )
 def test_either_clipping_may_be_off(settings, expected) -> None:
-    one = learner(settings, [3.0, 4.0])
+    one = optimizer(settings, [3.0, 4.0])
     assert float(one.norm()) == 5
     one.step(one.norm())
     assert torch.allclose(one.gradients["model.weight"], torch.tensor(expected), rtol=1e-5)
 
 
 def test_weight_decay_is_added_to_the_gradient() -> None:
-    one = learner(Adam(0.1, weight_decay=1.0), [0.0])
+    one = optimizer(Adam(0.1, weight_decay=1.0), [0.0])
     one.parameters["model.weight"].data.fill_(2.0)
     one.step(one.norm())
     # the gradient is 2; Adam's first step is lr·sign. Decoupled decay would have moved by lr·2
@@ -64,16 +64,16 @@ def test_weight_decay_is_added_to_the_gradient() -> None:
 
 
 def test_parameters_without_a_gradient_stay() -> None:
-    one = learner(Adam(0.1), [1.0])
+    one = optimizer(Adam(0.1), [1.0])
     one.step(one.norm())
-    one.forget()
+    one.zero_grad()
     before = one.parameters["model.weight"].clone()
     one.step(one.norm())  # momentum alone would move it
     assert torch.equal(one.parameters["model.weight"], before)
 
 
 def test_an_overflowing_norm_is_not_finite() -> None:
-    assert not learner(Adam(1.0), [3e38, 3e38]).norm().isfinite()
+    assert not optimizer(Adam(1.0), [3e38, 3e38]).norm().isfinite()
 
 
 @pytest.mark.parametrize("changes", [{"lr": 0.0}, {"lr": 1.0, "clip_norm": 0.0}, {"lr": 1.0, "clip_value": math.nan}])
@@ -83,14 +83,14 @@ def test_numbers_that_make_no_sense(changes) -> None:
 
 
 def test_a_turn_needs_what_it_trains() -> None:
-    with pytest.raises(ValueError, match="trains a critic"):
-        make_learners(Adversarial(tiny_flow()), {"model": Adam(1.0), "critic": None})
+    with pytest.raises(ValueError, match="trains a discriminator"):
+        make_optimizers(Adversarial(tiny_flow()), {"model": Adam(1.0), "discriminator": None})
 
 
 def test_parameters_that_nobody_trains_are_named() -> None:
     objective = Summed(tiny_flow())
     objective.features = nn.Conv2d(3, 2, 1)
-    with pytest.raises(ValueError, match=r"features\.weight: requires gradients, but no turn trains it"):
-        make_learners(objective, {"model": Adam(1.0), "critic": None})
+    with pytest.raises(ValueError, match=r"features\.weight: requires gradients, but no phase trains it"):
+        make_optimizers(objective, {"model": Adam(1.0), "discriminator": None})
     objective.features.requires_grad_(False)
-    assert list(make_learners(objective, {"model": Adam(1.0), "critic": None})) == ["model"]
+    assert list(make_optimizers(objective, {"model": Adam(1.0), "discriminator": None})) == ["model"]

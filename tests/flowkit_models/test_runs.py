@@ -1,4 +1,4 @@
-"""The folder of a run: not overwritten unasked, not resumed with another config."""
+"""The folder of a run: not overwritten unasked, not resumed with another config; logs."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 import pytest
 
 from flowkit_models.training.logs import Logs, read_log
-from flowkit_models.training.run_folder import RunFolder, check_same_config, default_fields, plain
+from flowkit_models.training.run_folder import RunFolder, check_same_config, plain
 from flowkit_models.training.state import save_state
 
 CONFIG = {"name": "a", "size": (1, 2), "loss": {"weight": 0.5, "kind": "l1"}, "training": {"steps": 5}}
@@ -15,7 +15,7 @@ CONFIG = {"name": "a", "size": (1, 2), "loss": {"weight": 0.5, "kind": "l1"}, "t
 @pytest.fixture
 def folder(tmp_path):
     folder = RunFolder(tmp_path / "new" / "run")
-    folder.open(plain(CONFIG), (), resume=False, overwrite=False)
+    folder.open(CONFIG, resume=False, overwrite=False)
     return folder
 
 
@@ -33,8 +33,8 @@ def test_a_new_folder_gets_the_config(folder) -> None:
 def test_a_run_is_not_overwritten_unasked(folder) -> None:
     with_a_run(folder)
     with pytest.raises(ValueError, match=r"holds a run already \(state\.pt\); resume it, overwrite it, or choose"):
-        folder.open(plain(CONFIG), (), resume=False, overwrite=False)
-    folder.open(plain(CONFIG), (), resume=False, overwrite=True)
+        folder.open(CONFIG, resume=False, overwrite=False)
+    folder.open(CONFIG, resume=False, overwrite=True)
     assert sorted(file.name for file in folder.path.iterdir()) == ["config.json", "notes.txt"]
 
 
@@ -42,7 +42,7 @@ def test_a_resumed_run_keeps_its_files_and_loses_half_written_ones(folder) -> No
     with_a_run(folder)
     (folder.path / ".flowkit-123-0").write_bytes(b"half")
     (folder.path / ".flowkit-9-12").write_bytes(b"half")
-    folder.open(plain({**CONFIG, "training": {"steps": 9}}), ("training.steps",), resume=True, overwrite=False)
+    folder.open({**CONFIG, "training": {"steps": 9}}, resume=True, overwrite=False)
     assert not list(folder.path.glob(".*"))
     assert folder.state.exists()
     assert folder.best.exists()
@@ -57,42 +57,54 @@ def test_another_config_is_refused_and_the_fields_named(folder) -> None:
         r"size was \[1, 2\] and is \[1, 3\]$"
     )
     with pytest.raises(ValueError, match=expected):
-        folder.open(other, ("training",), resume=True, overwrite=False)
+        folder.open(other, resume=True, overwrite=False)
     assert json.loads(folder.config.read_text()) == plain(CONFIG)
 
 
-@dataclass
-class Weights:
-    pixel: float = 1.0
-    gan: float = 0.0
+@dataclass(frozen=True)
+class Inner:
+    gamma: float = 0.5
+    new: tuple[int, ...] = (1, 2)
 
 
-@dataclass
-class Sizes:
-    width: int
-    loss: Weights = field(default_factory=lambda: Weights(pixel=2.0))
-    kind: str = "a"
+@dataclass(frozen=True)
+class Outer:
+    steps: int
+    crop: int = 64
+    inner: Inner = field(default_factory=Inner)
+    weights: dict[str, float] = field(default_factory=dict)
 
 
-def test_a_field_that_an_older_run_lacks_has_its_default() -> None:
-    """A new option, at its default, is no other config; at another value it is."""
-    defaults = default_fields(Sizes(4))
-    assert defaults == {"loss": {"pixel": 1.0, "gan": 0.0}, "kind": "a"}
-    old = {"width": 4, "loss": {"pixel": 2.0}}
-    check_same_config(old, asdict(Sizes(4)), (), "run", defaults)
-    for now, message in (
-        (Sizes(4, kind="b"), "kind was 'a' and is 'b'"),
-        (Sizes(4, Weights(2.0, 0.5)), r"loss\.gan was 0\.0 and is 0\.5"),
-        (Sizes(4, Weights()), r"loss\.pixel was 2\.0 and is 1\.0"),
-    ):
-        with pytest.raises(ValueError, match=f"{message}$"):
-            check_same_config(old, asdict(now), (), "run", defaults)
-    check_same_config(old, old, (), "run", defaults)
+def without(config, *names):
+    """A config as an older flowkit wrote it, which had no such fields."""
+    if not isinstance(config, dict):
+        return config
+    return {name: without(value, *names) for name, value in config.items() if name not in names}
 
 
-def test_harmless_fields_are_whole_names() -> None:
-    with pytest.raises(ValueError, match="stepsize"):
-        check_same_config({"stepsize": 1}, {"stepsize": 2}, ("step", "steps"), "run")
+def test_a_field_that_is_newer_than_the_run_had_its_default(folder) -> None:
+    old = without({"options": plain(asdict(Outer(5)))}, "new", "weights", "crop")
+    check_same_config(old, {"options": Outer(9)}, folder.path)
+    changes = {"inner": Inner(new=(3,)), "weights": {"a": 0.5}, "crop": 32}
+    expected = (
+        r"options\.crop was 64 and is 32; options\.inner\.new was \[1, 2\] and is \[3\]; "
+        r"options\.weights\.a was nothing and is 0\.5$"
+    )
+    with pytest.raises(ValueError, match=expected):
+        check_same_config(old, {"options": Outer(5, **changes)}, folder.path)
+
+
+def test_what_was_recorded_is_no_default(folder) -> None:
+    old = {"options": plain(asdict(Outer(5, crop=32, weights={"a": 0.5})))}
+    with pytest.raises(ValueError, match=r"crop was 32 and is 64; options\.weights\.a was 0\.5 and is nothing$"):
+        check_same_config(old, {"options": Outer(5)}, folder.path)
+
+
+def test_only_whole_names_of_options_and_settings_may_change(folder) -> None:
+    check_same_config({"options": {"out": 1}, "sizes": {}}, {"options": {"out": 2}, "sizes": {}}, folder.path)
+    for group, name in (("options", "stepsize"), ("sizes", "steps")):
+        with pytest.raises(ValueError, match=f"{group}.{name} was 1 and is 2$"):
+            check_same_config({group: {name: 1}}, {group: {name: 2}}, folder.path)
 
 
 def test_logs_drop_what_belongs_to_no_state(folder) -> None:

@@ -74,8 +74,8 @@ def test_three_stages(official, train, features, tmp_path, capsys) -> None:
         assert train("hcflow_sr", *small, *extra, "--stage", stage, "--out", str(tmp_path / stage)) == 0
     rows = [json.loads(line) for line in (tmp_path / "plusplus" / "log.jsonl").read_text().splitlines()]
     first, second = (row for row in rows if row["kind"] == "train")
-    assert "gan" not in first  # the critic alone
-    assert {"nll", "pixel", "perceptual", "gan", "critic"} <= second.keys()
+    assert "gan" not in first  # the discriminator alone
+    assert {"nll", "pixel", "perceptual", "gan", "discriminator"} <= second.keys()
     assert "a convolution" in capsys.readouterr().out
     # each stage started from the last weights of the first one
     weights = {s: flowkit_models.load(tmp_path / s / "last.safetensors").state_dict() for s in ("nll", "plus")}

@@ -55,7 +55,7 @@ def test_irn_plus_starts_from_an_irn(recipe, train, tmp_path, monkeypatch) -> No
     assert run("--out", str(tmp_path / "irn")) == 0
     assert run(*plus, "--init", str(tmp_path / "irn" / "last.safetensors")) == 0
     last = json.loads((tmp_path / "plus" / "log.jsonl").read_text().splitlines()[-2])
-    assert {"perceptual", "gan", "critic"} <= last.keys()
+    assert {"perceptual", "gan", "discriminator"} <= last.keys()
 
 
 def test_srflow_from_its_own_encoder(train, tmp_path) -> None:

@@ -1,4 +1,4 @@
-"""What objectives with a perceptual and an adversarial loss share: their networks, and the critic's turns."""
+"""What objectives with a perceptual and an adversarial loss share: their networks, and the discriminator's phases."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from flowkit_models.data.loader import Batch, Draws
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.training.losses import adversarial
-from flowkit_models.training.objective import Objective, Outcome, Turn
+from flowkit_models.training.objective import Objective, Outcome, Phase
 
 
 def draw_latents(model: ImageFlow, batch: Batch, draws: Draws, name: str) -> tuple[Tensor, ...]:
@@ -20,15 +20,15 @@ def draw_latents(model: ImageFlow, batch: Batch, draws: Draws, name: str) -> tup
 class AdversarialObjective(Objective):
     """An objective of which a perceptual and an adversarial loss are parts.
 
-    A subclass defines `_forward`, the losses of a turn that trains the model, and `_sample`, the image that is judged.
+    A subclass defines `_forward`, the losses of a phase that trains the model, and `_sample`, the image that is judged.
 
     Args:
         model: is trained.
-        turns: those that train the model.
+        phases: those that train the model.
         perceptual, gan: weights of the two losses.
         features: a frozen network, for the first.
-        critic: a discriminator, for the second; its turn comes last.
-        critic_first: iterations in which only the critic is trained.
+        discriminator: a discriminator, for the second; its phase comes last.
+        discriminator_first: iterations in which only the discriminator is trained.
 
     Raises:
         ValueError: if a loss has a weight but not its network.
@@ -37,46 +37,46 @@ class AdversarialObjective(Objective):
     def __init__(
         self,
         model: ImageFlow,
-        turns: tuple[Turn, ...],
+        phases: tuple[Phase, ...],
         perceptual: float,
         gan: float,
         features: nn.Module | None = None,
-        critic: nn.Module | None = None,
-        critic_first: int = 0,
+        discriminator: nn.Module | None = None,
+        discriminator_first: int = 0,
     ) -> None:
-        super().__init__(model, critic)
+        super().__init__(model, discriminator)
         if perceptual and features is None:
             raise ValueError("a perceptual loss needs a network of features")
-        if bool(gan) != (critic is not None):
-            raise ValueError("an adversarial loss needs a critic, and a critic needs its weight")
-        self.features, self.critic_first = features, critic_first
-        self.turns = turns if critic is None else (*turns, Turn("critic", "critic"))
+        if bool(gan) != (discriminator is not None):
+            raise ValueError("an adversarial loss needs a discriminator, and a discriminator needs its weight")
+        self.features, self.discriminator_first = features, discriminator_first
+        self.phases = phases if discriminator is None else (*phases, Phase("discriminator", "discriminator"))
 
-    def active(self, step: int) -> Iterable[Turn]:
-        """At first the critic alone."""
-        return [turn for turn in self.turns if step > self.critic_first or turn.trains == "critic"]
+    def active(self, step: int) -> Iterable[Phase]:
+        """At first the discriminator alone."""
+        return [phase for phase in self.phases if step > self.discriminator_first or phase.trains == "discriminator"]
 
-    def forward(self, turn: str, batch: Batch, draws: Draws, step: int, image: Tensor | None = None) -> Outcome:
-        """The loss of a turn; the image that is judged is handed on to the critic's."""
-        if turn != "critic":
-            return self._forward(turn, batch, draws, step)
+    def forward(self, phase: str, batch: Batch, draws: Draws, step: int, image: Tensor | None = None) -> Outcome:
+        """The loss of a phase; the image that is judged is handed on to the discriminator's."""
+        if phase != "discriminator":
+            return self._forward(phase, batch, draws, step)
         if image is None:
             with torch.no_grad():
                 image = self._sample(batch, draws)
         # real and generated crops go through apart, so the statistics of batch normalisation stay apart
         loss = adversarial(self._judged(batch.hr), real=True) + adversarial(self._judged(image.detach()), real=False)
-        return Outcome(loss, {"critic": loss.detach()})
+        return Outcome(loss, {"discriminator": loss.detach()})
 
-    def _forward(self, turn: str, batch: Batch, draws: Draws, step: int) -> Outcome:
+    def _forward(self, phase: str, batch: Batch, draws: Draws, step: int) -> Outcome:
         raise NotImplementedError
 
     def _sample(self, batch: Batch, draws: Draws) -> Tensor:
         raise NotImplementedError
 
     def _judged(self, image: Tensor) -> Tensor:
-        """The critic's logits."""
-        assert self.critic is not None, "checked before"
-        logits: Tensor = self.critic(image)
+        """The discriminator's logits."""
+        assert self.discriminator is not None, "checked before"
+        logits: Tensor = self.discriminator(image)
         return logits
 
     def _compared(self, fake: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from flowkit_models.data.loader import Batch, Draws
 from flowkit_models.images.resize import bicubic_resize
 from flowkit_models.models.hcflow.model import HCFlow
 from flowkit_models.training.losses import adversarial, mean_power
-from flowkit_models.training.objective import Objective, Outcome, Turn
+from flowkit_models.training.objective import Objective, Outcome, Phase
 from flowkit_models.training.objectives.adversarial import AdversarialObjective, draw_latents, outcome
 
 
@@ -58,12 +58,12 @@ class SuperResolution(AdversarialObjective):
 
     By default one sum, as in the paper. `official_steps` takes the official code's optimiser steps instead
     (reference hcflow.md §12.2): likelihood, pixel loss, then perceptual and GAN. The official HCFlow+ adds the last
-    pixel gradient to that of the next likelihood, and so do these turns.
+    pixel gradient to that of the next likelihood, and so do these phases.
 
     Args:
         model: an HCFlow.
         weights: of the losses.
-        features, critic, critic_first: as for `AdversarialObjective`.
+        features, discriminator, discriminator_first: as for `AdversarialObjective`.
         official_steps: see above.
 
     Raises:
@@ -78,11 +78,11 @@ class SuperResolution(AdversarialObjective):
         model: HCFlow,
         weights: SRWeights,
         features: nn.Module | None = None,
-        critic: nn.Module | None = None,
-        critic_first: int = 0,
+        discriminator: nn.Module | None = None,
+        discriminator_first: int = 0,
         official_steps: bool = False,
     ) -> None:
-        turns: tuple[Turn, ...] = (Turn("all"),)
+        phases: tuple[Phase, ...] = (Phase("all"),)
         if official_steps:
             if weights.nll_every > 1:
                 raise ValueError("the official steps take the likelihood every time: nll_every must be 1")
@@ -90,24 +90,24 @@ class SuperResolution(AdversarialObjective):
             steps = {"nll": weights.nll, "pixel": weights.pixel, "sample": sample}
             names = [name for name, weight in steps.items() if weight]
             leaks = names == ["nll", "pixel"]
-            turns = tuple(Turn(name, zero_grad=not (leaks and name == "nll")) for name in names)
-        super().__init__(model, turns, weights.perceptual, weights.gan, features, critic, critic_first)
+            phases = tuple(Phase(name, zero_grad=not (leaks and name == "nll")) for name in names)
+        super().__init__(model, phases, weights.perceptual, weights.gan, features, discriminator, discriminator_first)
         self.weights = weights
         self.pixel_loss = {"l1": F.l1_loss, "l2": F.mse_loss}[weights.pixel_loss]
 
-    def _forward(self, turn: str, batch: Batch, draws: Draws, step: int) -> Outcome:
+    def _forward(self, phase: str, batch: Batch, draws: Draws, step: int) -> Outcome:
         w = self.weights
         loss, sample = batch.hr.new_zeros(()), None
         logs: dict[str, Tensor] = {}
-        if w.nll and turn in ("all", "nll") and (step - 1) % w.nll_every == 0:  # eq. (6)
+        if w.nll and phase in ("all", "nll") and (step - 1) % w.nll_every == 0:  # eq. (6)
             noise = draws.uniform("noise", batch.hr.shape[1:]).to(batch.hr.dtype)
             logs["nll"] = self.model.nll(batch.hr, batch.lr, noise).mean()
             logs["bits_per_dim"] = self.model.per_dim(logs["nll"])
             loss = loss + w.nll * logs["nll"]
-        if w.pixel and turn in ("all", "pixel"):  # eq. (7)
+        if w.pixel and phase in ("all", "pixel"):  # eq. (7)
             logs["pixel"] = self.pixel_loss(self.model.upscale(batch.lr, temperature=0.0)[0], batch.hr)
             loss = loss + w.pixel * logs["pixel"]
-        if (w.perceptual or w.gan or w.consistency) and turn in ("all", "sample"):  # eq. (8)
+        if (w.perceptual or w.gan or w.consistency) and phase in ("all", "sample"):  # eq. (8)
             sample = self._sample(batch, draws)
             if w.perceptual:
                 logs["perceptual"] = F.l1_loss(*self._compared(sample, batch.hr))
@@ -160,7 +160,7 @@ class Rescaling(Objective):
         super().__init__(model)
         self.weights = weights
 
-    def forward(self, turn: str, batch: Batch, draws: Draws, step: int, image: Tensor | None = None) -> Outcome:
+    def forward(self, phase: str, batch: Batch, draws: Draws, step: int, image: Tensor | None = None) -> Outcome:
         """The sum of the losses."""
         w = self.weights
         encoded = self.model.encode(batch.hr)

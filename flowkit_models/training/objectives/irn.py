@@ -8,7 +8,7 @@ from flowkit.bases import round_straight_through
 from flowkit_models.data.loader import Batch, Draws
 from flowkit_models.models.irn.model import IRN
 from flowkit_models.training.losses import adversarial, charbonnier, squared
-from flowkit_models.training.objective import Outcome, Turn
+from flowkit_models.training.objective import Outcome, Phase
 from flowkit_models.training.objectives.adversarial import AdversarialObjective, draw_latents, outcome
 
 
@@ -33,12 +33,12 @@ class IRNWeights:
 
 
 class IRNRescaling(AdversarialObjective):
-    """IRN, and with `features` and `critic` IRN+: down, 8 bits, and up again with a fresh latent.
+    """IRN, and with `features` and `discriminator` IRN+: down, 8 bits, and up again with a fresh latent.
 
     Args:
         model: an IRN.
         weights: of the losses.
-        features, critic, critic_first: as for `AdversarialObjective`.
+        features, discriminator, discriminator_first: as for `AdversarialObjective`.
     """
 
     model: IRN
@@ -48,13 +48,14 @@ class IRNRescaling(AdversarialObjective):
         model: IRN,
         weights: IRNWeights,
         features: nn.Module | None = None,
-        critic: nn.Module | None = None,
-        critic_first: int = 0,
+        discriminator: nn.Module | None = None,
+        discriminator_first: int = 0,
     ) -> None:
-        super().__init__(model, (Turn("all"),), weights.perceptual, weights.gan, features, critic, critic_first)
+        w = weights
+        super().__init__(model, (Phase("all"),), w.perceptual, w.gan, features, discriminator, discriminator_first)
         self.weights = weights
 
-    def _forward(self, turn: str, batch: Batch, draws: Draws, step: int) -> Outcome:
+    def _forward(self, phase: str, batch: Batch, draws: Draws, step: int) -> Outcome:
         w = self.weights
         y, z, again = self._down_and_up(batch, draws)
         logs = {

@@ -25,7 +25,7 @@ class SRFlowLikelihood(Objective):
         super().__init__(model)
         self.pixel, self.frozen = pixel, frozen
 
-    def forward(self, turn: str, batch: Batch, draws: Draws, step: int, image: Tensor | None = None) -> Outcome:
+    def forward(self, phase: str, batch: Batch, draws: Draws, step: int, image: Tensor | None = None) -> Outcome:
         """The loss; while the encoder is frozen no gradient reaches it."""
         if step <= self.frozen:
             self.model.encoder.requires_grad_(False)
@@ -50,7 +50,7 @@ class EncoderPretraining(Objective):
 
     model: SRFlow
 
-    def forward(self, turn: str, batch: Batch, draws: Draws, step: int, image: Tensor | None = None) -> Outcome:
+    def forward(self, phase: str, batch: Batch, draws: Draws, step: int, image: Tensor | None = None) -> Outcome:
         """The loss."""
         loss = F.l1_loss(self.model.encoder.super_resolve(batch.lr), batch.hr)
         return outcome(loss, {"pixel": loss})

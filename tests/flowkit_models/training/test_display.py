@@ -1,17 +1,17 @@
-"""What a run shows."""
+"""Display of a training run, on a terminal and elsewhere."""
 
 import io
 
 import torch
 from rich.console import Console
 
-from flowkit_models.training.progress import Show
+from flowkit_models.training.display import Display
 
 
 def shown(terminal):
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=200, color_system=None)
-    with Show(console, 100, 40, torch.device("cpu")) as show:
+    with Display(console, 100, 40, torch.device("cpu")) as show:
         show.step(41, {"bits_per_dim": 5.0})
         show.step(42, {"bits_per_dim": 4.0})
         show.validation(42, {"score": 27.5, "psnr": 27.5, "lpips": 0.25}, best=True)

@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a bar on a terminal, a line at each validation elsewhere."""
+"""Display of a training run: a bar on a terminal, a line at each validation elsewhere."""
 
 from collections import deque
 from collections.abc import Mapping
@@ -8,11 +8,12 @@ from types import TracebackType
 import psutil
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from flowkit_models.progress import make_progress
 
-class Show:
+
+class Display:
     """Progress on a console: bits/dim of the last steps, held-out PSNR, speed, time left, memory.
 
     Args:
@@ -23,20 +24,13 @@ class Show:
     """
 
     def __init__(self, console: Console, steps: int, done: int, device: torch.device) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(elapsed_when_finished=True),
-            console=console,
-        )
+        self._progress = make_progress(console, status=True)
         self._task = self._progress.add_task("training", total=steps, completed=done, status="")
         self._device = device
         self._bits: deque[float] = deque(maxlen=20)
         self._tested = ""
 
-    def __enter__(self) -> "Show":
+    def __enter__(self) -> "Display":
         self._progress.start()
         return self
 
