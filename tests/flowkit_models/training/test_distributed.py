@@ -13,7 +13,7 @@ import torch
 
 from flowkit_models.training.logs import read_log
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def torchrun(*arguments):

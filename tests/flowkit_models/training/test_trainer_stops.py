@@ -17,6 +17,7 @@ from flowkit_models.training.logs import read_log
 from flowkit_models.training.state import load_state
 
 HERE = Path(__file__).parent
+TESTS = HERE.parents[1]
 STEPS = 20
 
 
@@ -26,7 +27,7 @@ def processes():
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["toys", "torch._dynamo"])  # the latter comes with the first optimiser
     with pytest.MonkeyPatch.context() as patch:  # it does not inherit sys.path, and passes over what it can't import
-        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (HERE.parents[1], HERE))))
+        patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (TESTS.parent, TESTS, HERE))))
         first = context.Process(target=time.time)
         first.start()
         first.join()
