@@ -25,7 +25,7 @@ STEPS = 20
 def processes():
     """Starts processes quickly: they are forked from one that has imported everything and done nothing."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["toys", "torch._dynamo"])  # the latter comes with the first optimiser
+    context.set_forkserver_preload(["support", "torch._dynamo"])  # the latter comes with the first optimiser
     with pytest.MonkeyPatch.context() as patch:  # it does not inherit sys.path, and passes over what it can't import
         patch.setenv("PYTHONPATH", os.pathsep.join(map(str, (TESTS.parent, TESTS, HERE))))
         first = context.Process(target=time.time)
