@@ -213,8 +213,10 @@ class Tiled:
 
     def _chosen(self, run: _Run, height: int, width: int) -> int:
         """The side of tiles where none was named."""
-        free = available_bytes() if next(self.model.parameters()).device.type == "cpu" else None
-        if free is None or max(height, width) <= PROBE:
+        if max(height, width) <= PROBE or next(self.model.parameters()).device.type != "cpu":
+            return self._up(TILE)
+        free = available_bytes()
+        if free is None:
             return self._up(TILE)
         height, width = (min(side, self._up(PROBE)) for side in (height, width))
         per_pixel = peak_tensor_bytes(lambda: run(0, 0, height, width)) / (height * width)
