@@ -1,4 +1,4 @@
-"""`python -m flowkit_models.cli`."""
+"""The command `flowkit`, started as `python -m flowkit_models.cli`."""
 
 import sys
 

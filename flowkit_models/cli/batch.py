@@ -75,7 +75,7 @@ class Batch:
         return 1 if failed else 0
 
     def _exists(self, places: Places) -> bool:
-        """Whether to skip a job because its results are there."""
+        """Tells if the results are there, so that the job is skipped."""
         existing = [target for target in places.targets if target.exists()]
         if not existing or self._options.overwrite:
             return False

@@ -28,7 +28,7 @@ All three are names, found when a command line is run, so that `--help` needs no
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command.
+    """Runs a command line of `flowkit`.
 
     Args:
         arguments: what follows `flowkit`; by default those of the process.

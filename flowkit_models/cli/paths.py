@@ -29,7 +29,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Naming:
-    """How results are called.
+    """Names of the results of an input.
 
     Attributes:
         suffix: what the stem of an input gets at its end.
@@ -149,7 +149,7 @@ def _named(name: str, endings: Collection[str]) -> list[tuple[Path, Path]]:
 
 
 def _names_file(output: str, single: bool) -> bool:
-    """Whether -o names a file: its end says so, and it is no folder."""
+    """True if -o names a file: its end says so, and it is no folder."""
     if not output or output.endswith(("/", os.sep)) or _is_folder(Path(output)):
         return False
     suffix = Path(output).suffix.lower()

@@ -43,7 +43,7 @@ def prepare_dataset(options: Prepare) -> int:
 
 
 def plan_of(options: SubImages | CelebA | LowResolution) -> Plan:
-    """What is to be made of which file."""
+    """The preparation of each source file."""
     if isinstance(options, SubImages):
         return sub_images_plan(options)
     return celeba_plan(options) if isinstance(options, CelebA) else lr_plan(options)

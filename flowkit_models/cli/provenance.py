@@ -43,7 +43,7 @@ def made_by(header: Header) -> str | None:
 
 
 def foreign_warning(opened: Opened, picture: Picture) -> str | None:
-    """What to say of a picture that a rescaling model is to upscale and that it did not make; None: nothing."""
+    """Warning for a picture that a rescaling model is to upscale and did not make itself; None: it did, or may have."""
     maker = made_by(picture.header)
     if not opened.rescales or maker == opened.checksum:
         return None

@@ -34,7 +34,7 @@ _Group: TypeAlias = tuple[ImageFile | Tensor, ...]
 
 
 class _Crops(Dataset[tuple[Tensor, Tensor]]):
-    """What both datasets share: which image, where, which flips, and how files are kept.
+    """Base of both datasets: the choice of image, position and flips, and the files in memory.
 
     Sample i draws from a generator of its own, numpy's Philox with the key (seed, i): it does not matter which
     process makes it, nor what was made before.
@@ -111,7 +111,7 @@ class _Crops(Dataset[tuple[Tensor, Tensor]]):
 
 
 class _Flips:
-    """Which flips one sample gets; called on its images."""
+    """Flips of one sample; called on its images."""
 
     def __init__(self, sideways: bool = False, over: bool = False, transpose: bool = False) -> None:
         self.dims = [dim for dim, turned in ((1, over), (2, sideways)) if turned]

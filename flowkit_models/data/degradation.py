@@ -1,4 +1,4 @@
-"""How an LR image arises from an HR image: stages that can be swapped and composed, deterministic under a generator.
+"""Degradations of HR to LR images: stages to swap and compose, deterministic under a generator.
 
 The papers use `Bicubic` alone. Blur before it, noise and JPEG after it are offered for other settings:
 

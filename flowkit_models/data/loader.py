@@ -20,11 +20,11 @@ class Samples(Protocol):
     """
 
     def __getitem__(self, index: int, /) -> tuple[Tensor, Tensor]:
-        """The sample."""
+        """Sample `index`: (hr, lr)."""
 
 
 class Batch(NamedTuple):
-    """Samples.
+    """A batch of samples.
 
     Attributes:
         hr: (B, 3, H, W), in [0, 1].

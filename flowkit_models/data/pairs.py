@@ -106,7 +106,7 @@ def images_in(folder: Path, *, empty: bool = False) -> dict[str, Path]:
 
 
 def lr_place(hr_folder: Path, scale: int | str) -> Path | None:
-    """Where the LR files of an HR folder lie, or would lie: known by its name (HR, GTmod…, …_HR); else None.
+    """Folder of the LR files of an HR folder, there or not; None if its name (HR, GTmod…, …_HR) is none of those known.
 
     >>> lr_place(Path("DIV2K/DIV2K_valid_HR"), 4).as_posix()
     'DIV2K/DIV2K_valid_LR_bicubic/X4'
@@ -152,7 +152,7 @@ def read_pair(files: PairFiles, scale: int, edges: Edges = "mirror", ties: Ties 
 
 
 def excess(files: PairFiles, hr: Iterable[int], lr: Iterable[int], scale: int) -> bool:
-    """Whether HR (height, width) is a few pixels larger than LR × scale.
+    """True if HR (height, width) is a few pixels larger than LR × scale.
 
     Raises:
         ImageError: if it is smaller, or larger by `scale` or more.

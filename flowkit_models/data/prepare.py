@@ -24,7 +24,7 @@ CELEBA = {"train": range(1, 162_771), "val": range(162_771, 182_638), "test": ra
 
 
 class Preparation(ABC):
-    """What is made of a source file, and the folder that it goes to."""
+    """A kind of preparation: the files made of a source file, and their folder."""
 
     out: Path
 
@@ -68,7 +68,7 @@ class SubImages(Preparation):
         return [name.with_name(f"{name.name}_{k:03d}.png") for k in range(1, len(self._corners(source)) + 1)]
 
     def images(self, source: ImageFile, x: Tensor) -> list[Tensor]:
-        """The squares."""
+        """One square per position."""
         return [x[:, top : top + self.size, left : left + self.size] for top, left in self._corners(source)]
 
     def _corners(self, source: ImageFile) -> list[tuple[int, int]]:
@@ -117,12 +117,12 @@ class Faces(Preparation):
             raise ValueError(f"face factor is 0.6 (the whole width) to 1, got {self.face_factor}")
 
     def targets(self, source: ImageFile) -> list[Path]:
-        """HR and LR."""
+        """The HR file and the LR file."""
         name = source.path.stem
         return [self.out / f"HR/{name}.png", self.out / f"LR_bicubic/X{self.scale}/{name}x{self.scale}.png"]
 
     def images(self, source: ImageFile, x: Tensor) -> list[Tensor]:
-        """HR and LR."""
+        """The HR and the LR face."""
         height, width = source.height, source.width
         side = height if height == width else round(self.FACE / self.face_factor)
         if height != width and (height, width) != (218, 178):
@@ -159,11 +159,11 @@ class LowResolution(Preparation):
             raise ValueError(f"scale is a whole number from 1 on, got {self.scale}")
 
     def targets(self, source: ImageFile) -> list[Path]:
-        """One LR file."""
+        """The LR file alone."""
         return [self.out / f"{source.path.stem}{f'x{self.scale}' if self.suffix else ''}.png"]
 
     def images(self, source: ImageFile, x: Tensor) -> list[Tensor]:
-        """One LR image."""
+        """The LR image alone."""
         height, width = (side // self.scale * self.scale for side in (source.height, source.width))
         if 0 in (height, width):
             raise ImageError(f"{source.path}: {source.height} × {source.width} is below {self.scale} pixels")
@@ -172,7 +172,7 @@ class LowResolution(Preparation):
 
 @dataclass
 class Report:
-    """What `prepare_all` did: files written, files that were there before, and a line for each source of no use."""
+    """Counts of `prepare_all`: files written, files that were there before, and a line for each source of no use."""
 
     written: int = 0
     existing: int = 0

@@ -1,4 +1,4 @@
-"""What the page's widgets call: values of widgets in, values of widgets out. Errors become one line on the page."""
+"""Callbacks of the page's widgets: values of widgets in, values of widgets out. Errors become one line on the page."""
 
 import functools
 import re
@@ -56,7 +56,7 @@ def says_errors(function: F) -> F:
 
 
 class Callbacks:
-    """The page's functions.
+    """Callbacks of one page, with its folder and device.
 
     Args:
         folder: where files to download are written.
@@ -239,12 +239,12 @@ def picture(image: Tensor) -> Image.Image:
 
 
 def canvas(draws: Draws, name: str | None) -> dict[str, Any]:
-    """What the brush paints over: an image, and no paint."""
+    """Content of the editor for a brush: an image, and no paint."""
     return {"background": picture(image_of(draws, name)[0]), "layers": [], "composite": None}
 
 
 def painted_mask(painted: dict[str, Any] | None, height: int, width: int) -> Tensor:
-    """Where an editor's layers (h, w, 4) hold paint: (1, 1, height, width) bool."""
+    """Mask of the paint in an editor's layers (h, w, 4): (1, 1, height, width) bool."""
     mask = torch.zeros(1, 1, height, width, dtype=torch.bool)
     for layer in (painted or {}).get("layers", []):
         paint = torch.from_numpy(np.asarray(layer)[..., 3] > 0)
@@ -261,7 +261,7 @@ def legend(top: float, mean: float) -> str:
 
 
 def possible(draws: Draws) -> str:
-    """What the editing can't do with this model and photograph, and how to get it."""
+    """Limits of editing with this model and photograph, and the way around them."""
     kind = type(draws.scene.model).__name__
     lines = []
     if draws.scene.hr is None:

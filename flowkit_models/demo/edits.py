@@ -1,4 +1,4 @@
-"""What the page's tab "Edit" computes: latents of a region, content pasted in, between two images. No gradio."""
+"""Edits of the page: latents of a region, pasted content, interpolation between images. No gradio."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -12,7 +12,7 @@ from flowkit_models.images.image_file import read_image
 from flowkit_models.inference.editing import Collection, Way, interpolate, paste, region_latents, transfer
 
 Change = Literal["redraw", "temperature", "zero", "scale"]
-"""What becomes of a region's latents: another draw, its own at another τ, none, or times a factor."""
+"""New latents of a region: another draw, its own at another τ, none, or times a factor."""
 
 HR = "HR photograph"
 

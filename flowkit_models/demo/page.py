@@ -1,4 +1,4 @@
-"""How the page looks, and which function each widget calls. Needs gradio; nothing on it comes from the network."""
+"""Layout of the page, and the callback of each widget. Needs gradio; nothing on it comes from the network."""
 
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -291,7 +291,7 @@ def _gallery(gr: Any, label: str, columns: int, name: str) -> Any:
 
 
 def _wire(gr: Any, page: Any, w: dict[str, Any], calls: Callbacks, examples: dict[str, str]) -> None:
-    """Which widget calls what with which."""
+    """Connects widgets with callbacks."""
     options = ["photo", "checkpoint", "kind", "fit", "row", "column", "temperature", "seed", "n"]
     inputs = [w[name] for name in options]
 

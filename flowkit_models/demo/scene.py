@@ -1,4 +1,4 @@
-"""What the page computes: a photograph of a size that can be handled, its draws, where they differ. No gradio."""
+"""Scenes of the page: a photograph cut to a size that can be handled, its draws, and their diversity. No gradio."""
 
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -18,10 +18,10 @@ from flowkit_models.metrics.full_reference import consistency, psnr
 from flowkit_models.models.base import ImageFlow
 
 Kind = Literal["lr", "bicubic", "model"]
-"""What a photograph is: the LR image itself, or HR, of which LR is made by bicubic or by the model."""
+"""Kind of a photograph: the LR image itself, or HR, of which LR is made by bicubic or by the model."""
 
 Fit = Literal["cut", "shrink"]
-"""What becomes of a photograph that is too large."""
+"""Treatment of a photograph that is too large."""
 
 COLOURS = torch.tensor([[0, 0, 8], [66, 18, 104], [160, 45, 100], [232, 98, 46], [250, 178, 40], [253, 253, 180]])
 """Colours of the heat map, evenly spaced from no difference to the largest."""
@@ -94,7 +94,7 @@ def describe(model: ImageFlow) -> str:
 
 
 def kinds(model: ImageFlow) -> list[tuple[str, Kind]]:
-    """What a photograph can be for a model, with words for each."""
+    """Kinds of photograph that a model takes, with words for each."""
     own: list[tuple[str, Kind]] = [(f"HR; LR made by {type(model).__name__}", "model")] if model.makes_lr else []
     return [("HR; LR made by bicubic", "bicubic"), *own, ("the LR image itself", "lr")]
 
@@ -185,7 +185,7 @@ def psnrs(scene: Scene, images: Tensor) -> list[float]:
 
 
 def references(scene: Scene) -> list[tuple[Tensor, str]]:
-    """What draws are compared with, uint8 (3, H, W) with titles: LR in large pixels, bicubic, and HR where known."""
+    """Images to compare draws with, uint8 (3, H, W) with titles: LR in large pixels, bicubic, and HR where known."""
     scale = scene.model.scale
     big = to_uint8(scene.lr[0]).repeat_interleave(scale, 1).repeat_interleave(scale, 2)
     bicubic = to_uint8(bicubic_resize(scene.lr, scale))[0]
@@ -230,7 +230,7 @@ def scores(draws: Draws) -> str:
 
 
 def heat_map(draws: Draws) -> tuple[Tensor, float, float] | None:
-    """Where draws differ, as a picture.
+    """Heat map of the diversity of draws.
 
     Returns:
         uint8 (3, H, W) in `COLOURS`, the grey levels that its last colour stands for, and their mean over pixels. None

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 def to_uint8(x: Tensor, truncate: bool = False) -> Tensor:
-    """What a file would hold of an image in [0, 1]: clamped, times 255, rounded. uint8 stays as it is.
+    """8-bit levels of an image in [0, 1]: clamped, times 255, rounded. uint8 stays as it is.
 
     Args:
         x: an image of any shape.
@@ -69,7 +69,7 @@ def check_images(*images: Tensor, channels: int | None = None) -> None:
 
 
 def _looks(x: Tensor) -> bool:
-    """Whether the values of a tensor may be looked at."""
+    """False where the values of a tensor can't be looked at: on meta, and while torch compiles."""
     return not (x.is_meta or torch.compiler.is_compiling())
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFormat:
-    """A row.
+    """A row of the table.
 
     Attributes:
         name: key of the format, kept in the files of `flowkit encode`.
@@ -49,11 +49,11 @@ class ImageFormat:
     exif: bool = True
 
     def keeps_pixels(self, quality: int) -> bool:
-        """Whether every pixel that is written at this quality is read again."""
+        """True if every pixel that is written at this quality is read again."""
         return not self.lossy or (self.lossless_at_100 and quality == 100)
 
     def options(self, quality: int) -> dict[str, Any]:
-        """Of libvips' saver."""
+        """Options of libvips' saver."""
         if not self.lossy:
             return self.save_options
         return {**self.save_options, **({"lossless": True} if self.keeps_pixels(quality) else {"Q": quality})}
@@ -118,7 +118,7 @@ FORMATS = (
     ImageFormat(name="bmp", label="BMP", endings=(".bmp",), magic=rb"BM", pillow="BMP"),
     ImageFormat(name="pnm", label="PNM", endings=(".pgm", ".ppm"), magic=rb"P[1-7]\s", pillow="PPM"),
 )
-"""What comes from strangers is offered to no decoder but those of these rows."""
+"""All formats. No other decoder meets what comes from strangers."""
 
 
 def endings() -> list[str]:

@@ -1,4 +1,4 @@
-"""Pictures as people have them, through libvips: 8 or 16 bits, gray, alpha, orientation, profile and EXIF are kept."""
+"""Photographs as files, through libvips: 8 or 16 bits, gray, alpha, orientation, profile and EXIF are kept."""
 
 import logging
 import stat
@@ -40,7 +40,7 @@ class PictureError(ValueError):
 
 @dataclass(frozen=True)
 class Header:
-    """What it takes to write a picture like another.
+    """Format, kind of pixels and metadata of a picture: all it takes to write another like it.
 
     Attributes:
         format: name of its row in `formats.FORMATS`.
@@ -312,7 +312,7 @@ def _in_rgb(image: Any) -> tuple[Any, list[str]]:
 
 
 def _metadata(image: Any) -> dict[str, bytes | str]:
-    """What is kept of an image's notes; not its thumbnail, which shows another size and orientation."""
+    """Metadata that is kept of an image; not its thumbnail, which shows another size and orientation."""
     names = (name for name in image.get_fields() if name.startswith(_KEPT))
     kept = {name: image.get(name) for name in names if "Orientation" not in name and not name.startswith("exif-ifd1")}
     if "exif-data" in kept:
@@ -357,7 +357,7 @@ def _pixels(image: Any) -> Tensor:
 
 
 def _fits(profile: bytes | str, colours: int) -> bool:
-    """Whether an ICC profile has a sound head and is for this many channels."""
+    """True if an ICC profile has a sound head and is for this many channels."""
     if not isinstance(profile, bytes) or len(profile) < 132 or profile[36:40] != b"acsp":
         return False
     return int.from_bytes(profile[:4], "big") <= len(profile) and profile[16:20] == (

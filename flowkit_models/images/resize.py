@@ -74,7 +74,7 @@ def _resize_side(x: Tensor, dim: int, scale: Fraction, edges: Edges) -> Tensor:
 
 @lru_cache(maxsize=256)
 def _taps(size: int, scale: Fraction, edges: Edges) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Which input pixels make each output pixel, and how much: index and weight, both (taps, out)."""
+    """Taps of each output pixel: index and weight of input pixels, both (taps, out)."""
     p, q = scale.numerator, scale.denominator
     m = max(p, q)
     centre = q * (2 * np.arange(-(-size * p // q), dtype=np.int64) + 1)

@@ -148,7 +148,7 @@ def normalize(
 
 
 def _flat(parts: Latents, latents: Latents) -> Tensor:
-    """All levels in one, (B, N)."""
+    """Latents of all levels in one tensor, (B, N)."""
     return torch.cat([part.expand(z.shape).flatten(1) for part, z in zip(parts, latents, strict=True)], 1)
 
 
@@ -250,7 +250,7 @@ def _blend(lr: Tensor, other: Tensor, mask: Tensor, weight: float) -> Tensor:
 
 
 def diversity_map(samples: Tensor) -> Tensor:
-    """Where draws differ: their unbiased standard deviation at each pixel, mean over channels.
+    """Diversity map: unbiased standard deviation of draws at each pixel, mean over channels.
 
     Args:
         samples: (n ≥ 2, B, C, H, W), uint8 or floating point in [0, 1].

@@ -132,6 +132,6 @@ def latent_windows(
 
 
 def _shared(square: int, start: int, size: int) -> tuple[slice, slice]:
-    """What a window and square number `square` share along one side, as slices of the window and of the square."""
+    """Overlap of a window and square number `square` along one side, as slices of the window and of the square."""
     first, last = max(start, square * BLOCK), min(start + size, (square + 1) * BLOCK)
     return slice(first - start, last - start), slice(first - square * BLOCK, last - square * BLOCK)

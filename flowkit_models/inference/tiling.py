@@ -224,7 +224,7 @@ class Tiled:
         return max(self._floor, min(side, self._up(TILE)))
 
     def _starts(self, length: int) -> tuple[list[int], int]:
-        """Where tiles start along a side, spread evenly at multiples, and how long they are."""
+        """Starts of tiles along a side, spread evenly at multiples, and their length."""
         assert self.side is not None, "chosen before"
         if length <= self.side:
             return [0], length
