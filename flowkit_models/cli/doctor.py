@@ -15,8 +15,8 @@ import flowkit_models
 from flowkit_models.cli.model import overrides
 from flowkit_models.cli.options import Doctor
 from flowkit_models.data.sample_photos import test_photos
-from flowkit_models.diagnostics import findings as diagnosis
-from flowkit_models.diagnostics.examine import Report, examine
+from flowkit_models.diagnostics import findings
+from flowkit_models.diagnostics.examine import Report, examine_model
 from flowkit_models.images.image_file import read_image
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import read_weights
@@ -31,10 +31,10 @@ def examine_file(options: Doctor) -> int:
         FileNotFoundError: if there is no checkpoint.
         ValueError: if it is none of a known model, or the image can't be read or is too small.
     """
-    finding = diagnosis.weights(read_weights(options.checkpoint)[0])
+    finding = findings.weights(read_weights(options.checkpoint)[0])
     if finding.severity == "ok":
         model = flowkit_models.load(options.checkpoint, **overrides(options))
-        report = examine(model, _images(options, model))
+        report = examine_model(model, _images(options, model))
     else:  # which `load` refuses
         report = Report((finding,))
     if options.json:

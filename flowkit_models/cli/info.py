@@ -15,7 +15,7 @@ import flowkit
 import flowkit_models
 from flowkit_models.cli.model import overrides
 from flowkit_models.cli.options import Info
-from flowkit_models.diagnostics.profile import Anatomy, Cost, anatomy
+from flowkit_models.diagnostics.profile import Cost, Profile, profile_model
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import OWN_NOTES, read_about, read_weights
 
@@ -28,7 +28,7 @@ def show_info(options: Info) -> int:
         ValueError: if it is none of a known model, or the size does not suit it.
     """
     model = flowkit_models.load(options.checkpoint, **overrides(options))
-    found = anatomy(model, options.size)
+    found = profile_model(model, options.size)
     file, training = about_file(options.checkpoint), about_training(options.checkpoint)
     layers = layer_table(model) if options.layers else None
     if options.json:
@@ -84,7 +84,7 @@ def layer_table(model: ImageFlow) -> str:
     return flowkit.summary(model.flow, like.new_full((1, 3, side, side), 0.5), model.context(lr))
 
 
-def tables(found: Anatomy, file: Mapping[str, Any], training: Mapping[str, Any]) -> list[Table]:
+def tables(found: Profile, file: Mapping[str, Any], training: Mapping[str, Any]) -> list[Table]:
     """Tables for the terminal."""
     h, w = found.lr_size
     model = _pairs(f"{found.family} ×{found.scale}, {found.purpose}")

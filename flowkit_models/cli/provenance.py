@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 from flowkit_models.cli.model import Opened
-from flowkit_models.diagnostics.lr_provenance import looks_foreign
+from flowkit_models.diagnostics.lr_provenance import provenance_warning
 from flowkit_models.images.photo_file import Header, Picture
 
 _NAMESPACE = "urn:flowkit:origin"
@@ -48,6 +48,6 @@ def foreign_warning(opened: Opened, picture: Picture) -> str | None:
     if not opened.rescales or maker == opened.checksum:
         return None
     if maker is None and opened.own_lr is not None:
-        return looks_foreign(opened.model, picture.pixels[None].to(opened.device), opened.own_lr)
+        return provenance_warning(opened.model, picture.pixels[None].to(opened.device), opened.own_lr)
     whose = "another model's downscaling made it" if maker else "nothing in it says that this model downscaled it"
     return f"{whose}, and a rescaling model restores only what it made itself: expect artefacts"

@@ -1,1 +1,1 @@
-"""What a model is made of, and what is wrong with it."""
+"""Diagnostics: size and cost of a model, and what is wrong with it."""

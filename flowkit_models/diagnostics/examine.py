@@ -1,4 +1,4 @@
-"""The examination of a model: where its flow loses precision, explodes, or never saw data, and what to do about it."""
+"""Examination of a model: where its flow loses precision, explodes, or never saw data, and what to do about it."""
 
 import contextlib
 import copy
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from flowkit import ActNorm, InvertibleConv1x1, Latents
 from flowkit.spatial import Patch
-from flowkit_models.diagnostics import findings as diagnosis
+from flowkit_models.diagnostics import findings
 from flowkit_models.diagnostics.findings import Finding, Latent, Severity
-from flowkit_models.diagnostics.layer_stats import Layer, constant_channels, walk
+from flowkit_models.diagnostics.layer_stats import Layer, constant_channels, trace
 from flowkit_models.diagnostics.nonfinite import ERRORS
 from flowkit_models.images.resize import bicubic_resize
 from flowkit_models.models.base import ImageFlow
@@ -24,7 +24,7 @@ ORDER: tuple[Severity, ...] = ("ok", "warn", "bad")
 
 @dataclass(frozen=True)
 class Report:
-    """What an examination found.
+    """Result of an examination.
 
     Attributes:
         findings: what was judged, one line each.
@@ -52,12 +52,13 @@ class Report:
 
 
 @torch.no_grad()
-def examine(model: ImageFlow, hr: Tensor, lr: Tensor | None = None) -> Report:
+def examine_model(model: ImageFlow, hr: Tensor, lr: Tensor | None = None) -> Report:
     """Examines a model on images.
 
     Looks at the weights, sends the images through every layer there and back in float32 and in float64, and decodes
-    latents drawn at temperature 1. The images get the dequantisation noise that the model was trained with; noise and
-    draws are always the same. Networks run in float32, whatever the model's `precision`.
+    latents drawn at temperature 1. The images get the dequantisation noise that a model for super-resolution was
+    trained with, and the latents of such a model should be standard normal. Noise and draws are always the same.
+    Networks run in float32, whatever the model's `precision`.
 
     Args:
         model: any image model; it is left as it is.
@@ -81,44 +82,44 @@ def examine(model: ImageFlow, hr: Tensor, lr: Tensor | None = None) -> Report:
     flags = {name: bool(m.initialized) for name, m in model.named_modules() if hasattr(m, "statistics_input")}
     unset = tuple(name for name, initialized in flags.items() if not initialized)
     matrices = dict(condition_numbers(model))
-    findings = [
-        diagnosis.weights(model.state_dict()),
-        diagnosis.initialisation(unset, len(flags)),
-        diagnosis.conditions(matrices),
+    told = [
+        findings.weights(model.state_dict()),
+        findings.initialisation(unset, len(flags)),
+        findings.conditions(matrices),
     ]
-    if findings[0].severity == "ok":
+    if told[0].severity == "ok":
         z = model.draw(lr, generator)
-        findings += [
-            diagnosis.finite(model, "forward", lambda: model.flow(hr, model.context(lr))),
-            diagnosis.finite(
+        told += [
+            findings.finite(model, "forward", lambda: model.flow(hr, model.context(lr))),
+            findings.finite(
                 model,
                 "inverse",
                 lambda: model.flow.inverse(Latents(lr if model.makes_lr else None, z), model.context(lr)),
             ),
         ]
     seen = None
-    if all(finding.severity == "ok" for finding in findings if finding.subject in ("weights", "forward")):
-        with contextlib.suppress(*ERRORS):  # a singular matrix, which the findings have
-            seen = walk(model, hr, lr)
+    if all(finding.severity == "ok" for finding in told if finding.subject in ("weights", "forward")):
+        with contextlib.suppress(*ERRORS):  # a singular matrix, which is told already
+            seen = trace(model, hr, lr)
     if seen is None:
         spans = {name: _span(m) for name, m in model.named_modules() if isinstance(m, ActNorm)}
-        return Report((*findings, diagnosis.scales(spans)), conditions=matrices, uninitialised=unset)
+        return Report((*told, findings.scales(spans)), conditions=matrices, uninitialised=unset)
 
-    latents = tuple(diagnosis.statistics(part, constant_channels(part)) for part in seen.latents)
+    latents = tuple(findings.statistics(part, constant_channels(part)) for part in seen.latents)
     widths = {name: len(model.get_parameter(f"{name}.bias")) for name in seen.dead}
-    findings += [
-        *diagnosis.round_trip(seen),
-        diagnosis.scales({layer.name: layer.scale for layer in seen.layers if layer.scale is not None}),
-        *diagnosis.latents(latents, model.config.purpose == "sr"),
-        *([] if seen.lr is None else [diagnosis.made_lr(seen.lr, lr)]),
-        diagnosis.constant(seen.layers, latents),
-        diagnosis.dead_units(seen.dead, widths),
+    told += [
+        *findings.round_trip(seen),
+        findings.scales({layer.name: layer.scale for layer in seen.layers if layer.scale is not None}),
+        *findings.latents(latents, model.config.purpose == "sr"),
+        *([] if seen.lr is None else [findings.made_lr(seen.lr, lr)]),
+        findings.constant(seen.layers, latents),
+        findings.dead_units(seen.dead, widths),
     ]
-    return Report(tuple(findings), tuple(seen.layers), tuple(seen.level_errors), latents, matrices, unset, seen.dead)
+    return Report(tuple(told), tuple(seen.layers), tuple(seen.level_errors), latents, matrices, unset, seen.dead)
 
 
 def condition_numbers(model: nn.Module) -> Iterator[tuple[str, float]]:
-    """The ratio of largest to least singular value of every matrix over channels, in float64; infinite if singular."""
+    """Condition number of every matrix over channels, by its name, in float64; infinite if singular."""
     for name, module in model.named_modules():
         if isinstance(module, InvertibleConv1x1 | Patch):
             matrix = module.matrix() if isinstance(module, InvertibleConv1x1) else module.weight

@@ -1,4 +1,4 @@
-"""Judgement of a flow's numbers: what is ok, what is a warning, what is bad, and the remedy."""
+"""Findings on a flow's statistics: ok, a warning, or bad, with the remedy."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from flowkit_models.diagnostics.layer_stats import Layer, Walk
+from flowkit_models.diagnostics.layer_stats import Layer, Trace
 from flowkit_models.diagnostics.nonfinite import ERRORS, find_source
 
 Severity = Literal["ok", "warn", "bad"]
@@ -36,7 +36,7 @@ LR_PSNR = 25.0
 """PSNR in dB of the LR image that the model makes, below which it is a warning."""
 
 SHOWN = 3
-"""How many names a finding lists."""
+"""Number of names that a finding lists."""
 
 
 class Finding(NamedTuple):
@@ -69,7 +69,7 @@ class Latent(NamedTuple):
 
 
 def weights(tensors: Mapping[str, Tensor]) -> Finding:
-    """Whether all weights of a state dict are finite."""
+    """Finding on weights that are not finite, in a state dict."""
     broken = [name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
     if broken:
         return Finding("bad", "weights", f"not finite: {_names(broken)}", "go back to a checkpoint before they broke")
@@ -77,7 +77,7 @@ def weights(tensors: Mapping[str, Tensor]) -> Finding:
 
 
 def initialisation(names: Sequence[str], total: int) -> Finding:
-    """Whether ActNorms saw data."""
+    """Finding on ActNorms that never saw data."""
     if names:
         text = f"{len(names)} of {total} ActNorms are not initialised and act as the identity: {_names(names)}"
         return Finding("warn", "ActNorm", text, "flowkit.initialize(model, batch) before training")
@@ -85,7 +85,7 @@ def initialisation(names: Sequence[str], total: int) -> Finding:
 
 
 def conditions(numbers: Mapping[str, float]) -> Finding:
-    """Whether the matrices over channels can be inverted."""
+    """Finding on condition numbers of the matrices over channels."""
     return _worst(
         "1×1 convolutions",
         {name: (_rising(number, CONDITIONS), f"condition number {number:.2g}") for name, number in numbers.items()},
@@ -95,7 +95,7 @@ def conditions(numbers: Mapping[str, float]) -> Finding:
 
 
 def finite(model: nn.Module, way: str, run: Callable[[], Any]) -> Finding:
-    """Whether a pass makes finite numbers, and if not, the first module that does not."""
+    """Finding on a pass with numbers that are not finite; it names the first module that makes them."""
     remedy = "its input is finite: bound its scale (a clamp, a floor), and see the log-scales and conditions below"
     source = find_source(model, run)
     if source is not None:
@@ -107,8 +107,8 @@ def finite(model: nn.Module, way: str, run: Callable[[], Any]) -> Finding:
     return Finding("ok", way, "all numbers finite")
 
 
-def round_trip(seen: Walk) -> list[Finding]:
-    """Whether images come back, in float32 and in float64."""
+def round_trip(seen: Trace) -> list[Finding]:
+    """Findings on the round-trip error of the image, in float32 and in float64."""
     loses = max(seen.layers, key=lambda a: math.inf if math.isnan(a.own_error) else a.own_error, default=None)
     where = f"; {loses.name} ({loses.kind}) loses most, {loses.own_error:.1e} of a channel" if loses else ""
     text = f"off by {seen.image_error:.1e} at most, {seen.image_error / GREY_LEVEL:.2g} grey levels{where}"
@@ -127,7 +127,7 @@ def round_trip(seen: Walk) -> list[Finding]:
 
 
 def scales(spans: Mapping[str, tuple[float, float]]) -> Finding:
-    """Whether the factors of affine maps stay where float32 can follow."""
+    """Finding on the factors of affine maps: those too large or too small for float32."""
     judged = {}
     for name, (low, high) in spans.items():
         extreme = max(high, 1 / low if low > 0 else math.inf)
@@ -141,7 +141,7 @@ def scales(spans: Mapping[str, tuple[float, float]]) -> Finding:
 
 
 def latents(found: Sequence[Latent], asked: bool) -> list[Finding]:
-    """Whether latents look like draws. `asked`: the model's training wants them standard normal."""
+    """Findings on the moments of latents. `asked`: the model's training wants them standard normal."""
     findings = []
     for i, z in enumerate(found):
         text = f"mean {z.mean:+.2f}, std {z.std:.2f}, excess kurtosis {z.kurtosis:+.1f}"
@@ -159,7 +159,7 @@ def latents(found: Sequence[Latent], asked: bool) -> list[Finding]:
 
 
 def made_lr(made: Tensor, lr: Tensor) -> Finding:
-    """Whether the LR image that the flow makes is the given one."""
+    """Finding on the PSNR of the LR image that the flow makes."""
     psnr = -10 * math.log10(max(float((made - lr).square().mean()), 1e-12))
     severity: Severity = "ok" if psnr >= LR_PSNR else "warn"
     remedy = _unless_ok(severity, "train longer; a fresh model wants Haar levels and identity 1×1 convolutions")
@@ -167,7 +167,7 @@ def made_lr(made: Tensor, lr: Tensor) -> Finding:
 
 
 def constant(layers: Sequence[Layer], found: Sequence[Latent]) -> Finding:
-    """Whether channels are the same everywhere: they carry nothing, and an ActNorm would blow them up."""
+    """Finding on constant channels: they carry nothing, and an ActNorm would blow them up."""
     held = {layer.name: layer.constant for layer in layers if layer.constant}
     held |= {f"latent {i}": z.constant for i, z in enumerate(found) if z.constant}
     if not held:
@@ -180,7 +180,7 @@ def constant(layers: Sequence[Layer], found: Sequence[Latent]) -> Finding:
 
 
 def dead_units(dead: Mapping[str, tuple[int, ...]], widths: Mapping[str, int]) -> Finding:
-    """Whether units of the networks are zero at every pixel."""
+    """Finding on dead units: those of the networks that are zero at every pixel."""
     many = {name: len(units) for name, units in dead.items() if 2 * len(units) > widths[name]}
     total = sum(map(len, dead.values()))
     share = f"{total} of {sum(widths.values())} units of the networks are zero at every pixel"
@@ -200,7 +200,7 @@ def _worst(subject: str, judged: Mapping[str, tuple[Severity, str]], remedy: str
 
 
 def _rising(value: float, bounds: tuple[float, float]) -> Severity:
-    """A value that should be small; NaN is bad."""
+    """Severity of a value that should be small; NaN is bad."""
     return "ok" if value < bounds[0] else "warn" if value < bounds[1] else "bad"
 
 

@@ -1,4 +1,4 @@
-"""What every layer of a model's flow does with one batch, forward and on the way back: the numbers of a diagnosis."""
+"""Per-layer statistics of a forward and an inverse pass."""
 
 import copy
 import math
@@ -15,7 +15,7 @@ from flowkit_models.models.base import ImageFlow
 
 
 class Layer(NamedTuple):
-    """One layer on one batch.
+    """Statistics of one layer on one batch.
 
     Attributes:
         name: in the model.
@@ -42,8 +42,8 @@ class Layer(NamedTuple):
 
 
 @dataclass
-class Walk:
-    """All layers in the order of the way forward, and what came out.
+class Trace:
+    """Statistics of all layers in the order of the forward pass, and what came out.
 
     Attributes:
         layers: the leaves among the flow's bijectors.
@@ -64,7 +64,7 @@ class Walk:
 
 @dataclass
 class _Pass:
-    """What hooks saw of one pass there and back."""
+    """Tensors that hooks saw in one pass there and back."""
 
     inputs: dict[str, Tensor] = field(default_factory=dict)
     outputs: dict[str, Tensor] = field(default_factory=dict)
@@ -78,8 +78,8 @@ class _Pass:
 
 
 @torch.no_grad()
-def walk(model: ImageFlow, hr: Tensor, lr: Tensor) -> Walk:
-    """Sends a batch through copies of a model in float32 and float64, there and back, and looks at every layer.
+def trace(model: ImageFlow, hr: Tensor, lr: Tensor) -> Trace:
+    """Per-layer statistics of a batch that goes through a model and back, in float32 and in float64.
 
     Args:
         model: left as it is.
@@ -112,7 +112,7 @@ def walk(model: ImageFlow, hr: Tensor, lr: Tensor) -> Walk:
         )
     assert narrow.image is not None, "there and back"
     assert wide.image is not None, "there and back"
-    return Walk(
+    return Trace(
         layers,
         narrow.latents.y,
         narrow.latents.z,
@@ -127,7 +127,7 @@ _DTYPES = (torch.float32, torch.float64)
 
 
 def leaf_bijectors(model: nn.Module) -> dict[str, Any]:
-    """The bijectors of a flow that hold no other one and map a tensor to a tensor, by their name in the model."""
+    """Leaves among a flow's bijectors, by name: those that hold no other one and map a tensor to a tensor."""
     return {
         name: module
         for name, module in model.named_modules()
@@ -138,7 +138,7 @@ def leaf_bijectors(model: nn.Module) -> dict[str, Any]:
 
 
 def constant_channels(x: Tensor) -> tuple[int, ...]:
-    """The channels of (B, C, *spatial) that hold one value, to float32's precision; none of a single pixel."""
+    """Channels of (B, C, *spatial) that hold one value, to float32's precision; none of a single pixel."""
     flat = x.transpose(0, 1).flatten(1).double()
     if flat.shape[1] < 2:
         return ()
@@ -217,7 +217,7 @@ def _distance(a: Tensor, b: Tensor) -> float:
 
 
 def _relative(a: Tensor, b: Tensor) -> float:
-    """The largest error of a channel, in units of its root mean square."""
+    """Largest error of a channel, in units of its root mean square."""
     error, size = ((x.transpose(0, 1).flatten(1)) for x in ((a - b).abs(), b.square()))
     return float((error.amax(1) / (size.mean(1).sqrt() + 1e-30)).max())
 

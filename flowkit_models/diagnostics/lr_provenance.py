@@ -1,4 +1,4 @@
-"""Whether a rescaling model made an LR image itself: its own hold as much hidden detail as others that it makes."""
+"""Detection of LR images that a rescaling model did not produce: they lack the detail that it hides in its own."""
 
 import math
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ MARGIN = 0.97
 
 @torch.no_grad()
 def calibrate(model: ImageFlow, images: Iterable[Tensor]) -> float:
-    """The `ownness` below which an LR image is not one of the model's own, for `looks_foreign`.
+    """Threshold of `provenance_score`, below which an LR image is not one of the model's own, for `provenance_warning`.
 
     The model's LR images are held against bicubic, box and Lanczos ones of the same photographs. Where the two kinds
     lie apart, the threshold is the geometric mean of the lowest own and the highest foreign one; where they do not,
@@ -40,8 +40,8 @@ def calibrate(model: ImageFlow, images: Iterable[Tensor]) -> float:
     """
     own, foreign = [], []
     for hr in images if model.makes_lr else ():
-        found = ownness(model, model.downscale(hr[None]))
-        others = [ownness(model, lr) for lr in _foreign(hr, model.scale)]
+        found = provenance_score(model, model.downscale(hr[None]))
+        others = [provenance_score(model, lr) for lr in _foreign(hr, model.scale)]
         if found is not None and None not in others:
             own.append(found)
             foreign += [other for other in others if other is not None]
@@ -50,8 +50,8 @@ def calibrate(model: ImageFlow, images: Iterable[Tensor]) -> float:
     return min(MARGIN * min(own), math.sqrt(min(own) * max(foreign)))
 
 
-def looks_foreign(model: ImageFlow, lr: Tensor, threshold: float) -> str | None:
-    """One line for a warning, if an LR image looks as if the rescaling model had not made it. It is a guess.
+def provenance_warning(model: ImageFlow, lr: Tensor, threshold: float) -> str | None:
+    """Warning, in one line, of an LR image that the rescaling model seems not to have made. It is a guess.
 
     Args:
         model: a trained rescaling model, in eval mode.
@@ -62,7 +62,7 @@ def looks_foreign(model: ImageFlow, lr: Tensor, threshold: float) -> str | None:
         None if nothing speaks against the image: also for a tiny or a nearly flat one, and for a model that makes no
         LR images.
     """
-    found = ownness(model, lr) if model.makes_lr else None
+    found = provenance_score(model, lr) if model.makes_lr else None
     if found is None or found >= threshold:
         return None
     return (
@@ -72,12 +72,13 @@ def looks_foreign(model: ImageFlow, lr: Tensor, threshold: float) -> str | None:
 
 
 @torch.no_grad()
-def ownness(model: ImageFlow, lr: Tensor) -> float | None:
-    """Hidden detail of an LR image over that of one that the model makes of the same content; about 1 for its own.
+def provenance_score(model: ImageFlow, lr: Tensor) -> float | None:
+    """Provenance score of an LR image: its hidden detail over that of one that the model makes of the same content.
 
     A model hides detail in its LR images, so that they differ at their highest frequencies from bicubic ones of what
     they are decoded to. How much depends on the content. So the decoded image, shifted by half an LR pixel, is
     downscaled by the model, and the new LR image is looked at in the same way: it hides what the model always hides.
+    The score of the model's own images is about 1.
 
     Returns:
         None if the image is tiny or nearly flat.
@@ -97,7 +98,7 @@ def ownness(model: ImageFlow, lr: Tensor) -> float | None:
 
 
 def _decoded(model: ImageFlow, lr: Tensor) -> tuple[Tensor, float]:
-    """The likeliest HR image; and how much of an LR image's roughness is not in the bicubic of that: hidden detail."""
+    """HR image at τ = 0, and hidden detail: how much of the LR image's roughness is not in the bicubic of that."""
     hr = model.decode(lr, tuple(lr.new_zeros(len(lr), *shape) for shape in model.latent_shapes(*lr.shape[2:])))
     return hr, _roughness(bicubic_resize(hr, 1 / model.scale) - lr) / max(_roughness(lr), 1e-9)
 

@@ -1,4 +1,4 @@
-"""What a model is made of: latents, parameters by part, multiplications per pixel, and how far it looks."""
+"""Profile of a model: latents, parameters by part, multiply-accumulates per pixel, receptive field."""
 
 import dataclasses
 import math
@@ -30,8 +30,8 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Anatomy:
-    """What `anatomy` finds out of a model without looking at its training.
+class Profile:
+    """Size and cost of a model, whatever its weights.
 
     Attributes:
         family, purpose, scale: what it is, and what for: "super-resolution" or "rescaling".
@@ -67,8 +67,8 @@ class Anatomy:
         return 2 * self.reach + 1
 
 
-def anatomy(model: ImageFlow, lr_size: tuple[int, int] = (160, 160)) -> Anatomy:
-    """Takes a model's measure.
+def profile_model(model: ImageFlow, lr_size: tuple[int, int] = (160, 160)) -> Profile:
+    """Profile of a model: size and cost.
 
     Args:
         model: any image model; it is left as it is.
@@ -79,10 +79,10 @@ def anatomy(model: ImageFlow, lr_size: tuple[int, int] = (160, 160)) -> Anatomy:
     """
     if min(lr_size) < 1 or any(side % model.lr_multiple for side in lr_size):
         got = " × ".join(map(str, lr_size))
-        raise ValueError(f"anatomy: sides of an LR image must be multiples of {model.lr_multiple}, got {got}")
+        raise ValueError(f"profile_model: sides of an LR image must be multiples of {model.lr_multiple}, got {got}")
     draw = cost(model, lambda lr: model.upscale(lr, 1, 0.0, torch.Generator()))
     both = cost(model, lambda lr: model.upscale(lr, 2, 0.0, torch.Generator()))
-    return Anatomy(
+    return Profile(
         type(model).__name__,
         PURPOSES[model.config.purpose],
         model.scale,
@@ -98,7 +98,7 @@ def anatomy(model: ImageFlow, lr_size: tuple[int, int] = (160, 160)) -> Anatomy:
 
 
 def parameters_by_part(model: ImageFlow) -> dict[str, int]:
-    """The number of parameters in bodies, latents and feature networks of the levels (finest 0), and in the rest."""
+    """Number of parameters in bodies, latents and feature networks of the levels (finest 0), and in the rest."""
     parts: dict[str, nn.Module] = {}
     for i, level in enumerate(model.flow.levels):
         parts[f"level {i}: body"] = level.body
@@ -138,7 +138,7 @@ def _macs(run: Callable[[Tensor], object], lr: Tensor) -> float:
 
 @torch.no_grad()
 def reach(model: ImageFlow) -> int:
-    """How many LR pixels to a side can change an HR pixel of `upscale`, whatever the weights.
+    """Reach of `upscale`: how many LR pixels to a side can change an HR pixel, whatever the weights.
 
     One LR pixel is made NaN, which no operation swallows, not even a weight of zero; the HR pixels that become NaN
     depend on it. Width and weights don't matter, so a twin of the same depth and kernels with narrow networks is
@@ -162,7 +162,7 @@ def reach(model: ImageFlow) -> int:
 
 
 def _reach_in_strip(model: ImageFlow, width: int) -> int | None:
-    """The largest of all places on the grid of the squeezes, in a strip of a width; None if an end of it is reached."""
+    """Largest reach of all places on the grid of the squeezes, in a strip; None if an end of the strip is reached."""
     multiple = model.lr_multiple
     farthest = 0
     for column in range(width // 2, width // 2 + multiple):

@@ -175,7 +175,7 @@ def finish_rescaling(
 
 
 def _note_own_lr(out: Path, crops: AlignedCrops, device: torch.device) -> None:
-    """Notes in a run's checkpoints, as "own_lr", what their LR images are told by (see `foreign.calibrate`)."""
+    """Notes in a run's checkpoints, as "own_lr", what their LR images are told by (see `lr_provenance.calibrate`)."""
     found: dict[str, float] = {}
     for path in (out / "last.safetensors", out / "best.safetensors"):
         if path.is_file():

@@ -10,8 +10,8 @@ from safetensors.torch import save_file
 import flowkit_models
 from flowkit_models.cli.model import open_model
 from flowkit_models.cli.options import Upscale
-from flowkit_models.diagnostics.examine import examine
-from flowkit_models.diagnostics.profile import anatomy
+from flowkit_models.diagnostics.examine import examine_model
+from flowkit_models.diagnostics.profile import profile_model
 from flowkit_models.spandrel import Loader
 
 HCFLOW = {"steps": 1, "conditional_steps": 1, "hidden": 2, "conditional_hidden": 2, "features": 2, "growth": 2}
@@ -69,11 +69,11 @@ def test_info_and_doctor_agree(name, more) -> None:
     """The doctor wants the latents of a model for super-resolution standard normal, and no other's."""
     model = small(name, **(more if name.startswith("hcflow") else {}))
     rescaling = name in RESCALING
-    assert anatomy(model, (2, 2)).purpose == ("rescaling" if rescaling else "super-resolution")
+    assert profile_model(model, (2, 2)).purpose == ("rescaling" if rescaling else "super-resolution")
     for part in model.modules():
         if isinstance(part, flowkit_models.models.hcflow.model.ActNorm):
             part.log_scale.data.fill_(5.0)  # so that no latent is of unit variance
-    found = [f for f in examine(model, torch.rand(1, 3, 16, 16)).findings if f.subject.startswith("latent")]
+    found = [f for f in examine_model(model, torch.rand(1, 3, 16, 16)).findings if f.subject.startswith("latent")]
     assert all(f.severity == "ok" for f in found) == rescaling
 
 

@@ -12,8 +12,8 @@ from support import SIZES
 import flowkit
 import flowkit_models
 from flowkit_models.data.sample_photos import test_photos
-from flowkit_models.diagnostics.examine import examine
-from flowkit_models.diagnostics.layer_stats import walk
+from flowkit_models.diagnostics.examine import examine_model
+from flowkit_models.diagnostics.layer_stats import trace
 from flowkit_models.images.resize import bicubic_resize
 from flowkit_models.training.prior_init import fit_priors, initialize_latents
 
@@ -55,12 +55,12 @@ def by_subject(report):
 
 def test_a_healthy_model_passes(healthy, hr) -> None:
     before = {name: tensor.clone() for name, tensor in healthy.state_dict().items()}
-    report = examine(healthy, hr)
+    report = examine_model(healthy, hr)
     assert report.verdict == "ok", report.findings
     assert all(not finding.remedy for finding in report.findings)
     assert all(torch.equal(tensor, before[name]) for name, tensor in healthy.state_dict().items())
     assert not any("inverse" in m.__dict__ or m._forward_hooks for m in healthy.modules())
-    again = examine(healthy, hr)
+    again = examine_model(healthy, hr)
     assert again == report
 
 
@@ -71,7 +71,7 @@ def test_the_other_families(name, hr) -> None:
     model = moved(flowkit_models.create(name, **small.get(name, {"steps": 2, "blocks": ((0, 0), (0, 0))})))
     lr = bicubic_resize(hr, Fraction(1, 4))
     flowkit.initialize(model, hr, lr)
-    report = examine(model, hr)
+    report = examine_model(model, hr)
     assert report.verdict != "bad", report.findings
     assert {"round trip", "scales", "latent 0"} <= {f.subject.removesuffix(" (coarsest)") for f in report.findings}
 
@@ -83,7 +83,7 @@ def test_log_dets_of_the_layers_add_up(memory, hr, healthy) -> None:
     model.load_state_dict(healthy.state_dict())
     with torch.no_grad():
         whole = model.encode(hr).logdet.mean() / (math.log(2) * hr[0].numel())
-    seen = walk(model, hr, bicubic_resize(hr, Fraction(1, 4)))
+    seen = trace(model, hr, bicubic_resize(hr, Fraction(1, 4)))
     assert len(seen.layers) == 2 * 4 + 2 * 4
     assert sum(layer.bits for layer in seen.layers) == pytest.approx(float(whole), abs=1e-5)
     assert seen.layers[0].error == pytest.approx(seen.image_error)
@@ -92,7 +92,7 @@ def test_log_dets_of_the_layers_add_up(memory, hr, healthy) -> None:
 
 def test_a_weight_that_is_not_a_number(model, hr) -> None:
     model.get_parameter(f"{STEP}.3.net.conv2.weight").data[0, 0] = math.nan
-    report = examine(model, hr)
+    report = examine_model(model, hr)
     assert report.verdict == "bad"
     assert f"{STEP}.3.net.conv2.weight" in by_subject(report)["weights"].text
     assert report.layers == ()
@@ -100,7 +100,7 @@ def test_a_weight_that_is_not_a_number(model, hr) -> None:
 
 def test_a_scale_that_explodes(model, hr) -> None:
     model.get_parameter(f"{STEP}.1.log_scale").data[4] = 16.0
-    report = examine(model, hr)
+    report = examine_model(model, hr)
     found = by_subject(report)["scales"]
     assert found.severity == "bad"
     assert f"{STEP}.1 (factors" in found.text
@@ -112,7 +112,7 @@ def test_numbers_that_overflow_on_the_way_back_only(model, hr) -> None:
     prior = model.flow.levels[0].latent.parts[-1].net
     prior.log_scale.data.zero_()
     prior.bias.data[1::2] = 100.0  # log σ
-    report = examine(model, hr)
+    report = examine_model(model, hr)
     found = by_subject(report)
     assert found["forward"].severity == "ok"
     assert found["inverse"].severity == "bad"
@@ -121,7 +121,7 @@ def test_numbers_that_overflow_on_the_way_back_only(model, hr) -> None:
 
 def test_numbers_that_overflow_on_the_way_forward(model, hr) -> None:
     model.get_parameter(f"{STEP}.1.log_scale").data[4] = 100.0
-    found = by_subject(examine(model, hr))
+    found = by_subject(examine_model(model, hr))
     assert f"{STEP}.1 (ActNorm)" in found["forward"].text
     assert f"{STEP}.1 (factors" in found["scales"].text
 
@@ -129,7 +129,7 @@ def test_numbers_that_overflow_on_the_way_forward(model, hr) -> None:
 def test_a_singular_convolution(model, hr) -> None:
     weight = model.get_parameter(f"{STEP}.2.weight").data
     weight[3] = weight[2]
-    report = examine(model, hr)
+    report = examine_model(model, hr)
     found = by_subject(report)
     assert found["1×1 convolutions"].severity == "bad"
     assert f"{STEP}.2 (condition" in found["1×1 convolutions"].text
@@ -139,7 +139,7 @@ def test_a_singular_convolution(model, hr) -> None:
 def test_a_convolution_that_is_nearly_singular_loses_most(model, hr) -> None:
     weight = model.get_parameter(f"{STEP}.2.weight").data
     weight[3] = weight[2] + 1e-4 * weight[3]
-    report = examine(model, hr)
+    report = examine_model(model, hr)
     found = by_subject(report)
     assert found["1×1 convolutions"].severity == "warn"
     assert f"{STEP}.2 (InvertibleConv1x1) loses most" in found["round trip"].text
@@ -159,7 +159,7 @@ def test_an_inverse_that_is_none(model, hr) -> None:
     wrong = Wrong(24)
     wrong.load_state_dict(model.get_submodule(f"{STEP}.1").state_dict())
     model.flow.levels[1].body.parts[1] = wrong
-    found = by_subject(examine(model, hr))
+    found = by_subject(examine_model(model, hr))
     assert found["round trip, float64"].severity == "bad"
     assert f"{STEP}.1 (Wrong) loses most" in found["round trip"].text
 
@@ -167,31 +167,31 @@ def test_an_inverse_that_is_none(model, hr) -> None:
 def test_act_norms_that_never_saw_data(model, hr) -> None:
     torch.manual_seed(0)
     fresh = flowkit_models.create("hcflow_sr_x4_small", **SIZES, conditional_hidden=4)
-    report = examine(fresh, hr)
+    report = examine_model(fresh, hr)
     assert by_subject(report)["ActNorm"].severity == "warn"
     assert by_subject(report)["ActNorm"].text.startswith("12 of 12 ActNorms are not initialised")
     model.get_buffer("flow.levels.0.latent.parts.2.net.conv1.initialized").fill_(False)
-    report = examine(model, hr)
+    report = examine_model(model, hr)
     assert report.uninitialised == ("flow.levels.0.latent.parts.2.net.conv1",)
     assert "1 of 12" in by_subject(report)["ActNorm"].text
 
 
 def test_channels_and_units_that_carry_nothing(model, hr) -> None:
     model.get_parameter(f"{STEP}.3.net.conv1.bias").data[:3] = -1e4
-    report = examine(model, hr)
+    report = examine_model(model, hr)
     assert report.dead[f"{STEP}.3.net.conv1"] == (0, 1, 2)
     assert f"{STEP}.3.net.conv1 (3 of 4)" in by_subject(report)["dead units"].text
     weight = model.get_parameter(f"{STEP}.2.weight").data
     weight[5] = 1e-12 * weight[5]
     model.get_parameter(f"{STEP}.1.bias").data[:] = 1.0
-    found = by_subject(examine(model, hr))
+    found = by_subject(examine_model(model, hr))
     assert found["1×1 convolutions"].severity == "bad"
 
 
 def test_a_flat_image(healthy) -> None:
     healthy = copy.deepcopy(healthy)
     healthy.config = replace(healthy.config, purpose="rescaling")  # so that no noise is added
-    found = by_subject(examine(healthy, torch.full((1, 3, 32, 32), 0.5)))["constant channels"]
+    found = by_subject(examine_model(healthy, torch.full((1, 3, 32, 32), 0.5)))["constant channels"]
     assert found.severity == "warn"
     assert "first in flow.levels.0.body.parts.0" in found.text
 
@@ -200,7 +200,7 @@ def test_latents_that_are_not_standard_normal(model, hr) -> None:
     prior = model.flow.levels[0].latent.parts[-1].net
     prior.log_scale.data[1::2] = 0
     prior.bias.data[1::2] = -7.0  # log σ
-    found = by_subject(examine(model, hr))
+    found = by_subject(examine_model(model, hr))
     assert found["latent 1"].severity == "bad"
     assert found["latent 0 (coarsest)"].severity == "ok"
 
@@ -216,4 +216,4 @@ def test_the_statistics_of_draws() -> None:
 
 def test_images_that_do_not_fit(healthy) -> None:
     with pytest.raises(ValueError, match="multiples of 4"):
-        examine(healthy, torch.rand(1, 3, 30, 32))
+        examine_model(healthy, torch.rand(1, 3, 30, 32))

@@ -5,7 +5,7 @@ import torch
 
 import flowkit_models
 from flowkit_models.data.sample_photos import bundled_photos, test_photos
-from flowkit_models.diagnostics.lr_provenance import WINDOW, calibrate, looks_foreign, ownness
+from flowkit_models.diagnostics.lr_provenance import WINDOW, calibrate, provenance_score, provenance_warning
 from flowkit_models.images.convert import to_float, to_uint8
 from flowkit_models.images.resize import bicubic_resize
 
@@ -54,8 +54,8 @@ def test_own_images_pass_and_foreign_ones_are_named(training) -> None:
     threshold = calibrate(model, training)
     assert 0.2 < threshold < 1
     for hr in parts(test_photos()):
-        assert looks_foreign(model, model.downscale(hr[None]), threshold) is None
-        message = looks_foreign(model, bicubic(hr), threshold)
+        assert provenance_warning(model, model.downscale(hr[None]), threshold) is None
+        message = provenance_warning(model, bicubic(hr), threshold)
         assert message is not None
         assert "looks as if Chequered had not made it" in message
         assert "\n" not in message
@@ -64,7 +64,7 @@ def test_own_images_pass_and_foreign_ones_are_named(training) -> None:
 def test_a_model_that_hides_nothing_calls_no_image_of_its_own_foreign(training) -> None:
     model = Chequered(hidden=0)
     threshold = calibrate(model, training)
-    assert all(looks_foreign(model, model.downscale(hr[None]), threshold) is None for hr in training)
+    assert all(provenance_warning(model, model.downscale(hr[None]), threshold) is None for hr in training)
 
 
 def test_flat_and_tiny_images_pass() -> None:
@@ -72,22 +72,22 @@ def test_flat_and_tiny_images_pass() -> None:
     grey = torch.full((1, 3, 40, 40), 0.5)
     rounded = to_float(to_uint8(grey + torch.rand(grey.shape, generator=torch.Generator().manual_seed(0)) / 255))
     for lr in (grey, rounded, torch.rand(1, 3, 15, 40), torch.rand(1, 3, 40, 1)):
-        assert ownness(model, lr) is None
-        assert looks_foreign(model, lr, 9.0) is None
-    assert looks_foreign(model, torch.rand(1, 3, 17, 19), 9.0) is not None  # sides that are no multiples
+        assert provenance_score(model, lr) is None
+        assert provenance_warning(model, lr, 9.0) is None
+    assert provenance_warning(model, torch.rand(1, 3, 17, 19), 9.0) is not None  # sides that are no multiples
 
 
 def test_nothing_to_calibrate_on_names_nothing() -> None:
     model = Chequered()
     assert calibrate(model, []) == 0.0
     assert calibrate(model, [torch.rand(3, 32, 32)]) == 0.0
-    assert looks_foreign(model, torch.rand(1, 3, 32, 32), 0.0) is None
+    assert provenance_warning(model, torch.rand(1, 3, 32, 32), 0.0) is None
 
 
 def test_models_for_super_resolution_make_no_lr_images() -> None:
     model = flowkit_models.create("srflow_x4_small", steps=1).eval()
     assert calibrate(model, [torch.rand(3, 96, 96)]) == 0.0
-    assert looks_foreign(model, torch.rand(1, 3, 24, 24), 9.0) is None
+    assert provenance_warning(model, torch.rand(1, 3, 24, 24), 9.0) is None
 
 
 def test_the_most_detailed_part_is_looked_at() -> None:
@@ -95,14 +95,14 @@ def test_the_most_detailed_part_is_looked_at() -> None:
     lr = torch.full((1, 3, 3 * WINDOW, 2 * WINDOW + 10), 0.5)
     detail = torch.rand(3, WINDOW, WINDOW)
     lr[0, :, -WINDOW:, -WINDOW:] = detail
-    assert looks_foreign(model, lr, 9.0) is not None
+    assert provenance_warning(model, lr, 9.0) is not None
     assert torch.equal(model.decoded[0][0], detail)
 
 
 def test_a_real_model_is_asked_as_it_is() -> None:
     torch.manual_seed(0)
     model = flowkit_models.create("irn_x4_small").eval()
-    found = ownness(model, model.downscale(torch.rand(1, 3, 100, 90)))
+    found = provenance_score(model, model.downscale(torch.rand(1, 3, 100, 90)))
     assert found is not None
     assert found > 0
     assert not model.training

@@ -5,7 +5,7 @@ import torch
 from support import SIZES
 
 import flowkit_models
-from flowkit_models.diagnostics.profile import anatomy, cost, parameters_by_part, reach
+from flowkit_models.diagnostics.profile import cost, parameters_by_part, profile_model, reach
 
 MODELS = {
     "hcflow": lambda: flowkit_models.create("hcflow_sr_x4_small", **SIZES, conditional_hidden=4, init="orthogonal"),
@@ -71,9 +71,9 @@ def test_multiplications_by_hand() -> None:
 
 def test_further_draws_are_cheaper_where_they_share_features() -> None:
     torch.manual_seed(0)
-    found = anatomy(flowkit_models.create("srflow_x4_small"), (8, 8))
+    found = profile_model(flowkit_models.create("srflow_x4_small"), (8, 8))
     assert found.further_draw.per_hr_pixel < found.draw.per_hr_pixel / 5
-    irn = anatomy(flowkit_models.create("irn_x4_small"), (8, 8))
+    irn = profile_model(flowkit_models.create("irn_x4_small"), (8, 8))
     assert irn.further_draw == irn.draw
 
 
@@ -89,7 +89,7 @@ def test_the_model_and_torch_s_generator_are_left_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    found = anatomy(model, (6, 4))
+    found = profile_model(model, (6, 4))
     assert torch.equal(torch.rand(3), expected)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert found.latents == model.latent_shapes(6, 4)
@@ -98,7 +98,7 @@ def test_the_model_and_torch_s_generator_are_left_alone() -> None:
 
 
 def test_what_for() -> None:
-    told = {name: anatomy(make(), (4, 4)).purpose for name, make in MODELS.items()}
+    told = {name: profile_model(make(), (4, 4)).purpose for name, make in MODELS.items()}
     assert told == {
         "hcflow": "super-resolution",
         "bands": "rescaling",
@@ -109,4 +109,4 @@ def test_what_for() -> None:
 
 def test_a_size_that_does_not_divide() -> None:
     with pytest.raises(ValueError, match=r"multiples of 2, got 5 × 4"):
-        anatomy(MODELS["srflow"](), (5, 4))
+        profile_model(MODELS["srflow"](), (5, 4))
