@@ -1,0 +1,277 @@
+"""The laws of how a map is used, in float64: far values, any y, grad modes, batches, layouts, stated facts."""
+
+import copy
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from flowkit.bijector import Bijector
+from flowkit.testing.compare import (
+    close,
+    drawn,
+    equal,
+    expect,
+    fresh,
+    gradients_of,
+    inner,
+    jacobian,
+    noise_source,
+    repeated,
+    row,
+    stated,
+    stretched,
+)
+from flowkit.testing.exact import STEPS, derivatives, slope
+from flowkit.tree import Value, leaves, map_leaves
+
+ROWS = 40
+"""Of a large batch."""
+
+
+def far_values(b: Any, x: Value, context: Value = None) -> None:
+    """Round trip, sign, log-det and gradients at 3 and 10 times x, where the map is finite there."""
+    for factor in (3.0, 10.0):
+        where = f"at {factor:g} times x"
+        far, its_context = _accepted(b, stretched(stated(b, "domain"), x, factor), context)
+        if far is None:
+            continue
+        y, forward = b(far, its_context)
+        back, inverse = b.inverse(y, its_context)
+        slack = _sensitivity(b.inverse, y, its_context, (back, inverse))
+        close(back, far, b, f"round trip (inverse after forward, {where})", slack=slack[0])
+        close(inverse, -forward, b, f"inverse's sign (its log-det is minus the forward's, {where})", slack=slack[1])
+        _jacobian_of_the_farthest(b, far, its_context, forward, where)
+        if factor == 3:
+            try:
+                derivatives(b, far, its_context)
+            except AssertionError as error:
+                raise AssertionError(f"{error} [{where}]") from None
+
+
+def onto(b: Any, x: Value, context: Value = None) -> None:
+    """Every y of the codomain has an x in the domain. A foreign map that states no codomain may refuse a y."""
+    y0 = b(x, context)[0]
+    codomain = stated(b, "codomain")
+    if codomain is None and isinstance(b, Bijector):
+        return  # a chain whose image nobody states
+    y = drawn(codomain, y0, 3.0)
+    hint = "a map that does not reach all reals states its codomain"
+    try:
+        back, inverse = b.inverse(y, context)
+    except Exception as error:
+        expect(codomain is None, b, "onto", f"the inverse raised {type(error).__name__}: {error}; {hint}")
+        return
+    finite = all(leaf.isfinite().all() for leaf in (*leaves(back), inverse))
+    if codomain is None and not finite:
+        return
+    expect(finite, b, "onto (every y of the codomain has an x)", f"the inverse is not finite; {hint}")
+    again, forward = b(back, context)
+    slack = _sensitivity(b, back, context, (again, forward))
+    close(again, y, b, "onto (every y of the codomain has an x; forward after inverse)", slack=slack[0])
+    close(forward, -inverse, b, "inverse's sign (its log-det is minus the forward's, at any y)", slack=slack[1])
+    _inside(b, back, "domain")
+
+
+def grad_modes(b: Any, x: Value, context: Value = None) -> None:
+    """Value and log-det are the same under no_grad, with gradients, and for an input that wants none."""
+    for name, method, value in _both_ways(b, x, context):
+        expected = method(map_leaves(fresh, value), context)
+        close(method(value, context), expected, b, f"grad mode ({name}, for an input that wants no gradient)")
+        with torch.no_grad():
+            close(method(value, context), expected, b, f"grad mode ({name} under no_grad)")
+
+
+def batches(b: Any, x: Value, context: Value = None) -> None:
+    """Samples are the same in a large batch, n draws that share a context too."""
+    rows = next(leaves(x)).shape[0]
+    n = -(-ROWS // rows)
+    for name, method, value in _both_ways(b, x, context):
+        expected = repeated(method(value, context), n)
+        many = repeated(value, n)
+        close(method(many, repeated(context, n)), expected, b, f"per-sample independence ({name} of {n * rows} rows)")
+        if context is None:
+            continue
+        try:
+            shared = method(many, context)
+        except Exception:  # sharing is offered, not owed: only a wrong order is a fault
+            continue
+        close(shared, expected, b, f"shared context ({name}; {rows} rows for {n * rows}, all of the first draw first)")
+
+
+def layouts(b: Any, x: Value, context: Value = None) -> None:
+    """The memory layout of x does not matter."""
+    for name, method, value in _both_ways(b, x, context):
+        expected = method(map_leaves(Tensor.contiguous, value), context)
+        for layout, lay_out in LAYOUTS.items():
+            got = method(map_leaves(lay_out, value), map_leaves(lay_out, context))
+            close(got, expected, b, f"layout ({name} of {layout} tensors)")
+        alike = map_leaves(lambda leaf: leaf[:1].expand(leaf.shape), (value, context))
+        close(row(method(*alike), 0), row(expected, 0), b, f"layout ({name} of expanded tensors)")
+
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "transposed": lambda leaf: leaf.transpose(0, -1).contiguous().transpose(0, -1),
+    "strided": lambda leaf: torch.stack([leaf, leaf + 1], -1)[..., 0],
+    "channels-last": lambda leaf: leaf.movedim(1, -1).contiguous().movedim(-1, 1) if leaf.ndim > 1 else leaf,
+}
+
+
+def curvature(b: Any, x: Value, context: Value = None) -> None:
+    """Second derivatives are slopes of the first, or asking for them raises."""
+    b = copy.deepcopy(b)  # its parameters are moved
+    for name, method, value in _both_ways(b, x, context):
+        side = stated(b, "domain" if name == "forward" else "codomain")
+        parameters = [p for p in b.parameters() if p.requires_grad]
+        errors: list[float] = []
+        for factor in (1, 0.99, 0.97):  # a kink (ReLU) beside one x is not beside all
+            errors.append(_curvature(method, stretched(side, value, factor), context, parameters))
+            if errors[-1] <= 1:
+                break
+        why = f"off by {min(errors):.3g} times what is allowed"
+        expect(min(errors) <= 1, b, f"second derivatives (against the slope of the first, {name})", why)
+
+
+def facts(b: Any, x: Value, context: Value = None) -> None:
+    """What a bijector states of itself is so: channels, stride, shrink, a constant log-det, domain and codomain."""
+    y, logdet = b(x, context)
+    law = "stated facts"
+    for fact, value, channels in (("x_is_tensor", x, "in_channels"), ("y_is_tensor", y, "out_channels")):
+        expect(not getattr(b, fact, False) or isinstance(value, Tensor), b, law, f"{fact}, but it is a tree")
+        number = getattr(b, channels, None) if isinstance(b, Bijector) else None
+        if number is not None and isinstance(value, Tensor):
+            expect(value.shape[1] == number, b, law, f"{channels} is {number}, but there are {value.shape[1]}")
+    shrink = getattr(b, "shrink", None) if isinstance(b, Bijector) else None
+    if shrink is not None and isinstance(x, Tensor) and isinstance(y, Tensor):
+        sides = list(x.shape[2:]), list(y.shape[2:])
+        expect(
+            sides[0] == [shrink * side for side in sides[1]],
+            b,
+            law,
+            f"shrink is {shrink}, but {sides[0]} became {sides[1]}",
+        )
+        expect(b.stride % shrink.numerator == 0, b, law, f"stride {b.stride} is no multiple of shrink {shrink}")
+    if getattr(b, "constant_logdet", False) is True:
+        other = stretched(stated(b, "domain"), x, 2.0, 1.0)
+        close(b(other, context)[1], logdet, b, f"{law} (constant_logdet: it does not depend on x)")
+    _inside(b, x, "domain")
+    _inside(b, y, "codomain")
+
+
+def random_state(b: Any, x: Value, context: Value = None) -> None:
+    """A call leaves the process's random streams alone: torch's, numpy's and Python's."""
+    for name, method, value in _both_ways(b, x, context):
+        before = _streams()
+        method(value, context)
+        equal(_streams(), before, b, f"random state ({name} changed the process's)")
+
+
+REGIMES: tuple[Callable[..., None], ...] = (
+    far_values,
+    onto,
+    grad_modes,
+    batches,
+    layouts,
+    curvature,
+    facts,
+    random_state,
+)
+"""The laws of use."""
+
+
+def _both_ways(b: Any, x: Value, context: Value) -> list[tuple[str, Any, Value]]:
+    y = map_leaves(Tensor.detach, b(x, context)[0])
+    return [("forward", b, x), ("inverse", b.inverse, y)]
+
+
+def _accepted(b: Any, x: Value, context: Value) -> tuple[Value, Value]:
+    """The rows for which the map is finite, with their context; None if it takes none."""
+    try:
+        y, logdet = b(x, context)
+    except Exception:  # outside a domain that nobody stated
+        return None, None
+    fine = logdet.isfinite()
+    for leaf in (*leaves(x), *leaves(y)):
+        fine = fine & leaf.isfinite().flatten(1).all(1)
+    if not fine.any():
+        return None, None
+    return map_leaves(lambda leaf: leaf[fine].detach(), x), map_leaves(lambda leaf: leaf[fine], context)
+
+
+def _sensitivity(method: Any, value: Value, context: Value, result: tuple[Value, Tensor]) -> tuple[Value, Tensor]:
+    """How far rounding of the value may carry value and log-det of the result: what 10⁴ roundings do to it."""
+    noise = noise_source()
+    try:
+        moved = method(map_leaves(lambda leaf: leaf * (1 + 1e-13 * noise(leaf)), value), context)
+    except Exception:  # over the edge of a domain
+        return map_leaves(lambda leaf: torch.full_like(leaf, torch.inf), result)
+    others = leaves(moved)
+
+    def largest(leaf: Tensor) -> Tensor:
+        change = (leaf - next(others)).detach().abs().nan_to_num(torch.inf)
+        rows: Tensor = 1e3 * change.flatten(1).amax(1) if change.ndim > 1 else 1e3 * change
+        return rows.view(-1, *(1 for _ in leaf.shape[1:])).expand(leaf.shape)
+
+    slack: tuple[Value, Tensor] = map_leaves(largest, result)
+    return slack
+
+
+def _jacobian_of_the_farthest(b: Any, x: Value, context: Value, stated_logdet: Tensor, where: str) -> None:
+    size = torch.stack([leaf.flatten(1).abs().amax(1) for leaf in leaves(x)]).amax(0)
+    i = int(size.argmax())
+    matrix = jacobian(b, row(x, i), row(context, i))
+    if matrix.shape[0] != matrix.shape[1]:
+        return  # the law of the log-det says so
+    true = torch.linalg.slogdet(matrix).logabsdet
+    condition = torch.linalg.cond(matrix, 1)
+    slack = 1e-13 * condition if condition.isfinite() else torch.zeros(())
+    law = f"log-det (against the autograd Jacobian, {where})"
+    close(stated_logdet[i], true, b, law, 1e-6, slack)
+
+
+def _curvature(method: Any, value: Value, context: Value, parameters: list[Tensor]) -> float:
+    """The error of the second derivative along two directions, over what is allowed."""
+    value, context = map_leaves(fresh, value), map_leaves(fresh, context)
+    inputs = [leaf for leaf in (*leaves(value), *leaves(context), *parameters) if leaf.requires_grad]
+    noise = noise_source()
+    directions, others = ([noise(leaf) for leaf in inputs] for _ in range(2))
+    weights = map_leaves(noise, method(value, context)[0])
+
+    def first() -> Tensor:
+        """The gradient along one direction."""
+        with torch.enable_grad():
+            y, logdet = method(value, context)
+            grads = gradients_of(inner(weights, y) + logdet.sum(), inputs, create_graph=True)
+            return torch.stack([(g * d).sum() for g, d in zip(grads, directions, strict=True)]).sum()
+
+    try:
+        start = first()
+        seconds = gradients_of(start, inputs)
+    except RuntimeError:  # says that it can't
+        return 0.0
+    along = torch.stack([(g * d).sum() for g, d in zip(seconds, others, strict=True)]).sum()
+    errors = []
+    for step in STEPS:
+        measured = slope(first, inputs, others, step).detach()
+        allowed = 1e-4 * max(1.0, float(measured.abs())) + 1e-14 * float(start.detach().abs()) / step
+        errors.append(float((measured - along).abs()) / allowed)
+    return min(errors)
+
+
+def _inside(b: Any, value: Value, side: str) -> None:
+    constraint = stated(b, side)
+    if constraint is None or constraint is constraints.real:
+        return
+    inside = all(constraint.check(leaf).all() for leaf in leaves(value))
+    expect(inside, b, "stated facts", f"a value lies outside its {side} {constraint}")
+
+
+def _streams() -> tuple[Tensor, ...]:
+    others: Any = np.random.get_state(legacy=False)
+    keys, position = others["state"]["key"], others["state"]["pos"]
+    python = random.getstate()[1]
+    return torch.get_rng_state(), torch.tensor([*keys.tolist(), position]), torch.tensor(python)

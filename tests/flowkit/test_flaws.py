@@ -1,0 +1,113 @@
+"""The checker names every flaw of the list, whatever mode it is handed over in, and none of what is right."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from flaws import FLAWS, PlainAttribute, Scale
+
+from flowkit import ActNorm, Bijector
+from flowkit.testing import check_bijector
+
+SIZES = [(2, 6), (3, 5)]
+
+
+def given() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    x, context = torch.randn(2, 3, 2, 4, 4, generator=generator)
+    return x, context
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("flaw", FLAWS, ids=lambda flaw: flaw.__name__)
+def test_every_flaw_is_named(flaw: type[Scale], training: bool) -> None:
+    with pytest.raises(AssertionError, match=f"{flaw.__name__} breaks the law: .*({FLAWS[flaw]})"):
+        check_bijector(flaw().train(training), *given(), sizes=SIZES)
+
+
+def test_there_are_enough() -> None:
+    assert len(FLAWS) >= 33
+
+
+@pytest.mark.parametrize("right", [Scale, PlainAttribute])
+def test_what_is_right_passes(right: type[Scale]) -> None:
+    x, context = given()
+    check_bijector(right(), x, context, sizes=SIZES)
+    check_bijector(right(), x, sizes=SIZES)
+    check_bijector(right(), x[:, :, 0, 0], context[:, :, 0, 0])
+
+
+class Logit(Bijector):
+    """(0, 1) to all reals; it refuses what lies outside."""
+
+    domain = torch.distributions.constraints.unit_interval
+
+    def forward(self, x, context=None):
+        if not bool(((x > 0) & (x < 1)).all()):
+            raise ValueError("Logit: x must lie in (0, 1)")
+        return x.logit(), -(x.log() + (-x).log1p()).flatten(1).sum(1)
+
+    def inverse(self, y, context=None):
+        x = y.sigmoid()
+        return x, (torch.nn.functional.logsigmoid(y) + torch.nn.functional.logsigmoid(-y)).flatten(1).sum(1)
+
+
+class Log(Bijector):
+    """Positive numbers to all reals."""
+
+    domain = torch.distributions.constraints.positive
+
+    def forward(self, x, context=None):
+        if not bool((x > 0).all()):
+            raise ValueError("Log: x must be positive")
+        return x.log(), -x.log().flatten(1).sum(1)
+
+    def inverse(self, y, context=None):
+        return y.exp(), y.flatten(1).sum(1)
+
+
+@pytest.mark.parametrize("kind", [Logit, Log])
+@pytest.mark.parametrize("says", [True, False], ids=["stated", "unstated"])
+def test_maps_of_a_bounded_domain_pass_with_sizes(kind: type[Bijector], says: bool) -> None:
+    b = kind()
+    if not says:
+        b.domain = Bijector.domain
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        x = 0.01 + 0.98 * torch.rand(3, 2, 4, 4, generator=generator)
+        check_bijector(b, x, sizes=SIZES)
+        check_bijector(b >> ActNorm(2), x, sizes=SIZES)
+        if says:
+            check_bijector(b.inv, x.logit(), sizes=SIZES)
+            check_bijector(ActNorm(2) >> b.inv, x.logit(), sizes=SIZES)
+            check_bijector(b.inv >> ActNorm(2), x.logit(), sizes=SIZES)
+            check_bijector(b.inv >> ActNorm(2) >> b, x.logit())
+
+
+def test_an_image_that_nobody_states_is_asked_for() -> None:
+    class Sigmoid(Bijector):
+        forward, inverse = Logit.inverse, Logit.forward
+
+    with pytest.raises(AssertionError, match="Sigmoid breaks the law: onto: .*states its codomain"):
+        check_bijector(Sigmoid(), torch.randn(3, 2))
+
+
+def test_the_random_streams_of_the_process_are_left_alone() -> None:
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    seen = []
+
+    def draw() -> None:
+        while not done.is_set():
+            seen.append(float(torch.rand((), dtype=torch.float64)))
+
+    done = threading.Event()
+    thread = threading.Thread(target=draw)
+    check_bijector(Scale(), *given(), sizes=SIZES)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()
+    thread.start()
+    check_bijector(Scale().eval(), given()[0])
+    done.set()
+    thread.join()
+    assert len(set(seen)) == len(seen)  # nobody rewound the stream meanwhile
