@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from flowkit.checks import checked_method
 from flowkit.tree import Value
@@ -32,6 +33,8 @@ class Bijector(nn.Module):
         shrink: how much smaller the sides of y are than those of x, None for "not stated".
         x_is_tensor, y_is_tensor: x, or y, is one tensor and no tree.
         constant_logdet: the log-det does not depend on the values of x.
+        domain, codomain: where x and y live, constraints of `torch.distributions`, both all reals if nothing else is
+            said; None for "not stated". `flowkit.testing.check_bijector` draws its values there.
         shares_y: in the inverse, a part of y may have fewer rows, shared by several draws of the rest.
 
     Raises:
@@ -54,6 +57,8 @@ class Bijector(nn.Module):
     x_is_tensor: bool = False
     y_is_tensor: bool = False
     constant_logdet: bool = False
+    domain: constraints.Constraint | None = constraints.real
+    codomain: constraints.Constraint | None = constraints.real
     shares_y: bool = False
 
     # what `>>` makes: flowkit.chain sets it, since a chain is itself a bijector
@@ -95,6 +100,7 @@ class Inverse(Bijector):
         self.x_is_tensor, self.y_is_tensor = bijector.y_is_tensor, bijector.x_is_tensor
         self.shrink = None if bijector.shrink is None else 1 / bijector.shrink
         self.constant_logdet = bijector.constant_logdet
+        self.domain, self.codomain = bijector.codomain, bijector.domain
 
     @property
     def inv(self) -> Bijector:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from flowkit.bijector import Bijector, full_precision, no_logdet
 from flowkit.fusion import compose, runs_of
@@ -44,6 +46,7 @@ class Chain(Bijector):
         self.x_is_tensor = bool(flat) and getattr(flat[0], "x_is_tensor", False)
         self.y_is_tensor = bool(flat) and getattr(flat[-1], "y_is_tensor", False)
         self.constant_logdet = all(getattr(part, "constant_logdet", False) for part in flat)
+        self.domain, self.codomain = _ends(flat)
         self.in_channels, self.stride, self.shrink = _entrance(flat)
         self.out_channels = _entrance([part.inv if isinstance(part, Bijector) else part for part in flat[::-1]])[0]
 
@@ -103,6 +106,16 @@ def _apply(part: nn.Module, method: Any, x: Value, context: Value) -> tuple[Valu
     with full_precision(first):
         value, logdet = method(x, map_leaves(lambda c: repeat_rows(widen(c), len(first)), context))
         return value, logdet
+
+
+def _ends(parts: list[nn.Module]) -> tuple[constraints.Constraint | None, constraints.Constraint | None]:
+    """Where a chain lives: the first's domain, the last's codomain, if each part reaches just what the next takes."""
+    if not parts:
+        return constraints.real, constraints.real
+    joints = [(getattr(a, "codomain", None), getattr(b, "domain", None)) for a, b in itertools.pairwise(parts)]
+    if any(reached is None or repr(reached) != repr(taken) for reached, taken in joints):
+        return None, None
+    return getattr(parts[0], "domain", None), getattr(parts[-1], "codomain", None)
 
 
 def _entrance(parts: list[nn.Module]) -> tuple[int | None, int, Fraction | None]:

@@ -142,6 +142,23 @@ def stretched(constraint: constraints.Constraint | None, value: Value, factor: f
     return map_leaves(move, value)
 
 
+def coordinates(constraint: constraints.Constraint | None, value: Value) -> tuple[Value, Callable[[Value], Value]]:
+    """Coordinates that may take small steps, no further out than the edge, and the way from them to the value."""
+    if _unbounded(constraint):
+        return map_leaves(fresh, value), lambda value: value
+    transform = biject_to(constraint)
+    free = map_leaves(lambda leaf: fresh(transform.inv(leaf).clamp(-EDGE, EDGE)), value)
+    return free, lambda value: map_leaves(transform, value)
+
+
+def clear_of_the_edge(constraint: constraints.Constraint | None, value: Tensor) -> Tensor:
+    """Which numbers have not been rounded to the edge of their set, or nearly so."""
+    if _unbounded(constraint):
+        return torch.ones_like(value, dtype=torch.bool)
+    inside: Tensor = biject_to(constraint).inv(value).abs() < 3 * EDGE
+    return inside
+
+
 def drawn(constraint: constraints.Constraint | None, like: Value, spread: float) -> Value:
     """A value of the shapes of `like`: normal numbers of that spread, mapped into the set."""
     noise = noise_source()

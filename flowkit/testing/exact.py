@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flowkit.testing.compare import (
     close,
+    coordinates,
     equal,
     expect,
     finite_logdet,
@@ -20,11 +21,17 @@ from flowkit.testing.compare import (
     name_of,
     noise_source,
     row,
+    stated,
+    stretched,
 )
 from flowkit.tree import Value, leaves, map_leaves
 
 STEPS = (1e-6, 1e-7)
 """Of the finite differences: small beside every curve, large beside float64's rounding."""
+
+
+KINKS = (1.0, 0.99, 0.97)
+"""Factors of x to try: a kink (ReLU) beside one x, where differences are no slopes, is not beside all."""
 
 
 def protocol(b: Any, x: Value, context: Value = None) -> None:
@@ -46,7 +53,8 @@ def memory(b: Any, x: Value, context: Value = None) -> None:
     """Nothing is remembered from one call to the next: a call in between changes nothing."""
     first = b(x, context)
     back = b.inverse(first[0], context)
-    b(map_leaves(lambda leaf: leaf.roll(1, 0) + 0.1, x), map_leaves(lambda leaf: leaf.roll(1, 0), context))
+    between = map_leaves(lambda leaf: 0.7 * leaf + 0.3 * leaf.roll(1, 0), x)  # inside any convex domain
+    b(between, map_leaves(lambda leaf: leaf.roll(1, 0), context))
     equal(b.inverse(first[0], context), back, b, "no memory (the inverse depends on an earlier call)")
     equal(b(x, context), first, b, "no memory (the forward depends on an earlier call)")
 
@@ -65,15 +73,15 @@ def round_trip(b: Any, x: Value, context: Value = None) -> None:
 
 def logdet(b: Any, x: Value, context: Value = None) -> None:
     """The log-det is that of the autograd Jacobian, sample by sample."""
-    stated = b(x, context)[1]
-    for i in range(stated.shape[0]):
+    claimed = b(x, context)[1]
+    for i in range(claimed.shape[0]):
         one, its_context = row(x, i), row(context, i)
         matrix = jacobian(b, one, its_context)
         square = matrix.shape[0] == matrix.shape[1]
         why = f"{matrix.shape[1]} numbers became {matrix.shape[0]}, so the map is not bijective"
         expect(square, b, "log-det", why)
         true = torch.linalg.slogdet(matrix).logabsdet
-        close(stated[i], true, b, "log-det (against the autograd Jacobian)", 1e-6)
+        close(claimed[i], true, b, "log-det (against the autograd Jacobian)", 1e-6)
 
 
 def inverse_sign(b: Any, x: Value, context: Value = None) -> None:
@@ -133,19 +141,34 @@ def gradients(b: Any, x: Value, context: Value = None) -> None:
     expect(all(g.isfinite().all() for g in one_way), b, "gradients (inverse)", "not finite")
 
 
-def derivatives(b: Any, x: Value, context: Value = None) -> None:
+def derivatives(b: Any, x: Value, context: Value = None, inverse: bool = True) -> None:
     """The gradients of value and log-det are their slopes along a random direction of x, context and parameters."""
+    for factor in KINKS:
+        try:
+            _derivatives(b, stretched(stated(b, "domain"), x, factor), context, inverse)
+        except AssertionError:
+            if factor == KINKS[-1]:
+                raise
+        else:
+            return
+
+
+def _derivatives(b: Any, x: Value, context: Value, inverse: bool) -> None:
     b = copy.deepcopy(b)
     x, context = (map_leaves(fresh, value) for value in (x, context))
     steering = [leaf for leaf in (*leaves(context), *b.parameters()) if leaf.requires_grad]
-    for name, method, argument in (("forward", b, x), ("inverse", b.inverse, map_leaves(fresh, b(x, context)[0]))):
+    ways = (("forward", b, x, "domain"), ("inverse", b.inverse, b(x, context)[0], "codomain"))
+    for name, method, value, side in ways[: 2 if inverse else 1]:
+        argument, value_of = coordinates(stated(b, side), value)
         inputs = [*leaves(argument), *steering]
         noise = noise_source()
         directions = [noise(leaf) for leaf in inputs]
-        weights = map_leaves(noise, method(argument, context)[0])
+        weights = map_leaves(noise, method(value_of(argument), context)[0])
 
-        def total(method: Any = method, argument: Value = argument, weights: Value = weights) -> Tensor:
-            value, logdet = method(argument, context)
+        def total(
+            method: Any = method, argument: Value = argument, weights: Value = weights, value_of: Any = value_of
+        ) -> Tensor:
+            value, logdet = method(value_of(argument), context)
             return inner(weights, value) + logdet.sum()
 
         start = total()

@@ -14,7 +14,7 @@ from flowkit.testing.exact import (
     untouched,
 )
 from flowkit.testing.policies import POLICIES, agreement, precision, rejected_inputs, state_dict
-from flowkit.testing.regimes import REGIMES
+from flowkit.testing.regimes import REGIMES, facts
 from flowkit.testing.tracing import compiled
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "agreement",
     "compiled",
     "derivatives",
+    "facts",
     "gradients",
     "image_size",
     "inverse_sign",

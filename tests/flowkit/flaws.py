@@ -1,5 +1,6 @@
 """y = eᵃ·x, per channel and with a context, and bijectors that are it but for one flaw each: what the checker sees."""
 
+import random
 from typing import Any
 
 import torch
@@ -196,6 +197,21 @@ class Reseeds(Scale):
         return super().forward(x, context)
 
 
+class Forks(Scale):
+    """Draws, and puts the process's stream back: other threads' draws come twice."""
+
+    def forward(self, x, context=None):
+        with torch.random.fork_rng():
+            torch.rand(2)
+        return super().forward(x, context)
+
+
+class ReseedsPython(Scale):
+    def inverse(self, y, context=None):
+        random.seed(0)
+        return super().inverse(y, context)
+
+
 class CutCurvature(Scale):
     """The first derivative is right, the second is not: the slope is a constant to it."""
 
@@ -351,7 +367,7 @@ FLAWS: dict[type[Scale], str] = {
     TrainDropout: "same call, same result",
     NoGradLogdet: "grad mode",
     GradModeValue: "grad mode|gradients",
-    WantsGradient: "grad mode",
+    WantsGradient: "grad mode|round trip",
     BigBatch: "per-sample independence",
     WrongOrderOfDraws: "shared context",
     FirstContextForAll: "per-sample independence",
@@ -359,7 +375,7 @@ FLAWS: dict[type[Scale], str] = {
     ChannelsLast: "layout",
     HalfLogdet: "log-det in float32",
     BfloatInside: "round trip|log-det",
-    FloatInside: "round trip",
+    FloatInside: "round trip|gradients",
     ForgottenBuffer: "state dict",
     NotConstant: "stated facts .*constant_logdet",
     LiesOfShrinking: "stated facts: shrink",
@@ -367,6 +383,8 @@ FLAWS: dict[type[Scale], str] = {
     LiesOfOutputChannels: "protocol: inverse raised ValueError: .* expected 3 channels",
     LiesOfItsCodomain: "codomain",
     Reseeds: "random state",
+    ReseedsPython: "random state",
+    Forks: "random state",
     CutCurvature: "second derivatives",
     Hutchinson: "same call, same result",
     SeededNoise: "round trip|per-sample",
@@ -379,7 +397,7 @@ FLAWS: dict[type[Scale], str] = {
     CutContext: "gradients",
     StaleScale: "memory|log-det|gradients|per-sample",
     StaleContext: "no memory",
-    StaleLogdet: "memory|log-det",
+    StaleLogdet: "memory|log-det|per-sample",
     RemembersX: "round trip|memory",
 }
 """Each flaw, and the law that names it."""

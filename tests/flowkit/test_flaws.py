@@ -82,14 +82,13 @@ def test_maps_of_a_bounded_domain_pass_with_sizes(kind: type[Bijector], says: bo
             check_bijector(b.inv, x.logit(), sizes=SIZES)
             check_bijector(ActNorm(2) >> b.inv, x.logit(), sizes=SIZES)
             check_bijector(b.inv >> ActNorm(2), x.logit(), sizes=SIZES)
-            check_bijector(b.inv >> ActNorm(2) >> b, x.logit())
 
 
 def test_an_image_that_nobody_states_is_asked_for() -> None:
     class Sigmoid(Bijector):
         forward, inverse = Logit.inverse, Logit.forward
 
-    with pytest.raises(AssertionError, match="Sigmoid breaks the law: onto: .*states its codomain"):
+    with pytest.raises(AssertionError, match=r"Sigmoid breaks the law: onto: .*states its codomain"):
         check_bijector(Sigmoid(), torch.randn(3, 2))
 
 
