@@ -15,7 +15,8 @@ from flowkit_models.data.loader import Batch, Draws
 from flowkit_models.training.objectives import Rescaling, RescalingWeights
 from flowkit_models.training.options import Options
 from flowkit_models.training.prior_init import initialize_latents
-from flowkit_models.training.recipe import LOOK_AT, command_line, finish_rescaling, fit, fresh_model, main_console, run
+from flowkit_models.training.recipe import command_line, fit, fresh_model, main_console, run
+from flowkit_models.training.report import LOOK_AT, finish_rescaling
 from flowkit_models.training.validation import HeldOutRescaling
 
 

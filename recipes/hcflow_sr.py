@@ -20,18 +20,8 @@ from flowkit_models.training.objectives import SRWeights, SuperResolution
 from flowkit_models.training.optim import Adam, Milestones
 from flowkit_models.training.options import Options
 from flowkit_models.training.prior_init import fit_priors
-from flowkit_models.training.recipe import (
-    LOOK_AT,
-    command_line,
-    finish_sr,
-    first_batch,
-    fit,
-    fresh_model,
-    initial_model,
-    learned_distances,
-    main_console,
-    run,
-)
+from flowkit_models.training.recipe import command_line, first_batch, fit, fresh_model, initial_model, main_console, run
+from flowkit_models.training.report import LOOK_AT, finish_sr, learned_distances
 from flowkit_models.training.validation import HeldOut
 
 Preset = Literal["quick", "small-x4", "shipped-x4", "paper-x4", "paper-x8"]

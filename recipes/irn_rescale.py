@@ -15,16 +15,8 @@ from flowkit_models.training.discriminator import Discriminator
 from flowkit_models.training.objectives import IRNRescaling, IRNWeights
 from flowkit_models.training.optim import Adam, Milestones
 from flowkit_models.training.options import Options
-from flowkit_models.training.recipe import (
-    LOOK_AT,
-    command_line,
-    finish_rescaling,
-    fit,
-    fresh_model,
-    initial_model,
-    main_console,
-    run,
-)
+from flowkit_models.training.recipe import command_line, fit, fresh_model, initial_model, main_console, run
+from flowkit_models.training.report import LOOK_AT, finish_rescaling
 from flowkit_models.training.validation import HeldOutRescaling
 
 

@@ -17,27 +17,22 @@ import numpy as np
 import torch
 import tyro
 from rich.console import Console
-from rich.table import Table
 
 import flowkit
 import flowkit_models
 from flowkit_models.data.image_pair import Pair
 from flowkit_models.data.loader import Batch, Draws
-from flowkit_models.evaluation.scores import Distance, score
-from flowkit_models.evaluation.sweep import comparison_sheet, markdown, spread, sweep, table_cells, temperature_curves
+from flowkit_models.evaluation.evaluator import Distance, Evaluator, means
+from flowkit_models.evaluation.figures import comparison_sheet, temperature_curves
+from flowkit_models.evaluation.systems import FlowSystem
+from flowkit_models.evaluation.tables import markdown, spread, spread_table
 from flowkit_models.files import write_text
+from flowkit_models.metrics.registry import METRICS, Rules
 from flowkit_models.training.objectives import SRWeights, SuperResolution
 from flowkit_models.training.options import Options
 from flowkit_models.training.prior_init import fit_priors
-from flowkit_models.training.recipe import (
-    command_line,
-    first_batch,
-    fit,
-    fresh_model,
-    learned_distances,
-    main_console,
-    run,
-)
+from flowkit_models.training.recipe import command_line, first_batch, fit, fresh_model, main_console, run
+from flowkit_models.training.report import learned_distances, score_sr, terminal_table
 from flowkit_models.training.run_folder import plain
 from flowkit_models.training.settings import RESUMABLE_FIELDS
 from flowkit_models.training.validation import HeldOut
@@ -214,9 +209,11 @@ def one(
 
     # Scores (section 4.2)
     with console.status("scores"):
-        scores = score(trained.model, pairs, config.temperature, config.draws, seed, distances)
+        scores = score_sr(trained.model, pairs, config.temperature, config.draws, seed, distances)
         others = [tau for tau in config.taus if tau not in (0.0, config.temperature)]
-        swept = sweep(trained.model, pairs, others, config.draws, seed, distances)
+        rules = Rules(model.scale, ("psnr", "consistency", *distances, "diversity"), config.draws, seed, rounded=True)
+        rows = Evaluator(rules, networks=distances).score(FlowSystem(trained.model, design, others), pairs)
+    swept = [{"temperature": row["temperature"], **means(row)} for row in rows]
     ends = [{"temperature": tau, "diversity": 0.0, **scores[f"tau_{tau:g}"]} for tau in {0.0, config.temperature}]
     record = {
         "about": about,
@@ -231,18 +228,14 @@ def one(
 
 
 TABLE1 = {
-    "psnr": ("PSNR ↑", ".2f"),
-    "ssim": ("SSIM ↑", ".4f"),
-    "lpips": ("LPIPS ↓", ".4f"),
-    "consistency": ("consistency ↑", ".2f"),
-    "lr_psnr": ("LR-PSNR ↑", ".2f"),
+    name: (METRICS[name].title, METRICS[name].form) for name in ("psnr", "ssim", "lpips", "consistency", "lr_psnr")
 }
 """The columns of Table 1."""
 BESIDE = {
     "parameters": ("parameters", ",.0f"),
     "start_psnr": ("PSNR untrained", ".2f"),
     "psnr": ("PSNR trained", ".2f"),
-    "bits_per_dim": ("bits/dim ↓", ".3f"),
+    "bits_per_dim": (METRICS["bits_per_dim"].title, ".3f"),
     "diversity": ("diversity", ".2f"),
     "train_minutes": ("minutes", ".1f"),
 }
@@ -274,9 +267,9 @@ def report(
         f"PSNR, SSIM at τ = 0; LPIPS, consistency, diversity at τ = {tau:g}; means over {', '.join(pairs)} (RGB, dB); "
         f"{config.steps} steps; seeds {', '.join(map(str, seeds))}{': mean ± deviation' if len(seeds) > 1 else ''}"
     )
-    tables = [table_cells(part, columns) for part, columns in ((summaries, TABLE1), (trained, BESIDE))]
+    tables = [spread_table(part, columns) for part, columns in ((summaries, TABLE1), (trained, BESIDE))]
     for headings, cells in tables:
-        console.print(as_table(headings, cells))
+        console.print(terminal_table(headings, cells))
     console.print(caption, highlight=False)
 
     out = config.out / config.preset
@@ -290,16 +283,6 @@ def report(
     }
     comparison_sheet(models, dict(list(pairs.items())[: config.shown]), out / "samples.png", tau, seeds[0])
     console.print(f"see {out}: table.md, table.json, tau.png, samples.png", highlight=False)
-
-
-def as_table(headings: list[str], cells: list[list[str]]) -> Table:
-    """For the terminal."""
-    table = Table()
-    for heading in headings:
-        table.add_column(heading, justify="right" if heading else "left")
-    for row in cells:
-        table.add_row(*row)
-    return table
 
 
 def run_folder(config: Config, design: Design, seed: int) -> Path:

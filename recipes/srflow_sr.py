@@ -16,16 +16,8 @@ from flowkit_models.data.loader import Batch, Draws
 from flowkit_models.models.srflow.encoder import load_encoder
 from flowkit_models.training.objectives import EncoderPretraining, SRFlowLikelihood
 from flowkit_models.training.options import Options
-from flowkit_models.training.recipe import (
-    LOOK_AT,
-    command_line,
-    finish_sr,
-    fit,
-    fresh_model,
-    learned_distances,
-    main_console,
-    run,
-)
+from flowkit_models.training.recipe import command_line, fit, fresh_model, main_console, run
+from flowkit_models.training.report import LOOK_AT, finish_sr, learned_distances
 from flowkit_models.training.validation import EncoderHeldOut, HeldOut
 
 

@@ -17,6 +17,7 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "Info": ("info", "show_info"),
     "Convert": ("convert", "convert_file"),
     "Doctor": ("doctor", "examine_file"),
+    "Evaluate": ("evaluate", "evaluate_systems"),
     "Prepare": ("prepare", "prepare_dataset"),
     "Demo": ("demo", "serve_demo"),
 }

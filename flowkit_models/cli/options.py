@@ -1,5 +1,6 @@
 """Options of the subcommands: a dataclass each. They import no torch, so that `--help` is quick."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -323,3 +324,67 @@ class Demo:
     """Longest side of HR images, in pixels; larger photographs are cut or shrunk."""
     device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto"
     """cpu, cuda, cuda:1, mps, xpu; auto: the accelerator, if there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """Scores systems as Tables 2, 3 and 4 of the paper do: checkpoints of any kind, bicubic, folders of result images.
+
+    Writes table.md, results.json with the whole protocol, the images that it shows, and a picture sheet of each set. A
+    system that is scored already is not scored again: an interrupted run can be started anew.
+    """
+
+    set: tuple[Path, ...]
+    """Sets to score on, each with HR and LR files (HR/ + LR_bicubic/X4/, GTmod12/ + LRbicx4/, DIV2K's, SelfExSR's), or
+    HR files alone, whose LR images are then made."""
+    lr_set: Path | None = None
+    """Folder of the LR files, for a single set, if they lie elsewhere."""
+    systems: tuple[str, ...] = ("bicubic",)
+    """bicubic, or checkpoints: ours, published ones of HCFlow, SRFlow and IRN, SRCNN, EDSR, RDN, SRResNet, RankSRGAN,
+    and what spandrel recognises. NAME=PATH names one in the table."""
+    results: tuple[str, ...] = ()
+    """Folders of a system's output images, or of one such folder per set, called as the set. NAME=DIR names it."""
+    table: Literal["sr", "face", "rescaling"] = "sr"
+    """Which table: 2 (×4), 3 (faces, ×8) or 4 (×4, Y; flows make the LR image themselves)."""
+    scale: int | None = None
+    """HR size over LR size. None: the table's."""
+    metrics: tuple[str, ...] = ()
+    """Columns. None given: the table's. A name that is none lists all."""
+    temperatures: tuple[float, ...] = ()
+    """τ of flow models, a row for each. None given: 0 and 0.9; faces 0 and 0.8; rescaling 1."""
+    draws: int = 5
+    """Samples per image and temperature."""
+    seed: int = 0
+    """Seed of the draws, started anew for each row."""
+    crop: int | None = None
+    """Pixels left out at every edge by PSNR and SSIM. None: the scale. SRFlow's own script: 0."""
+    window: Literal["gaussian", "uniform"] = "gaussian"
+    """SSIM's window. SRFlow's own script: uniform."""
+    luma: Literal["exact", "integer"] = "exact"
+    """Y as it is, as HCFlow and IRN have it, or rounded, as in MATLAB's tables."""
+    rounding: Literal["round", "truncate"] = "round"
+    """How results become 8 bits. SRFlow's own script: truncate."""
+    edges: Literal["mirror", "clamp"] = "mirror"
+    """Edges of the bicubic that makes LR where a set has none: clamp for the usual benchmarks."""
+    ties: Literal["even", "up"] = "even"
+    """Halves in that bicubic: up for the usual benchmarks."""
+    weights: Path | None = None
+    """File or folder of AlexNet's and VGG-16's weights, for LPIPS and DISTS. None: torch's cache, or a download."""
+    pictures: int = 4
+    """Images per set that the picture sheet shows, the first ones; their first draws are kept as files, too."""
+    out: Path = Path("runs/evaluate")
+    """Folder of the results."""
+    overwrite: bool = False
+    """Score systems anew that are scored already."""
+    device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto"
+    """cpu, cuda, cuda:1, mps; auto: the GPU, if there is one."""
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
+        if self.lr_set is not None and len(self.set) > 1:
+            raise UsageError("--lr-set goes with a single --set")
+        scale_is_fine = self.scale is None or self.scale >= 1
+        if self.draws < 1 or self.pictures < 0 or (self.crop or 0) < 0 or not scale_is_fine:
+            raise UsageError("draws and scale must be at least 1, pictures and crop at least 0")
+        if not all(0 <= temperature < math.inf for temperature in self.temperatures):
+            raise UsageError(f"temperatures must be at least 0, got {self.temperatures}")

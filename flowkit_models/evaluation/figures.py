@@ -1,15 +1,19 @@
 """Pictures of a run: sheets of images, and the curves of training."""
 
+import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from flowkit_models.data.image_pair import Pair
+from flowkit_models.evaluation.systems import FlowSystem
 from flowkit_models.files import atomic_path
-from flowkit_models.images.convert import luma, to_float, to_uint8
+from flowkit_models.images.convert import luma, to_uint8
 from flowkit_models.metrics.full_reference import psnr
 from flowkit_models.models.base import ImageFlow
 
@@ -23,6 +27,18 @@ class Shown(NamedTuple):
     title: str
     image: Tensor
     note: str = ""
+
+
+def with_psnr(title: str, image: Tensor, pair: Pair, border: int, on_luma: bool = False) -> Shown:
+    """A result, uint8 or in [0, 1], with its PSNR below it, on RGB or on Y; nan where the border leaves nothing."""
+    image = to_uint8(image)
+    if 2 * border >= min(pair.hr.shape[2:]):
+        decibels = math.nan
+    elif on_luma:
+        decibels = psnr(luma(image), luma(pair.hr), border).item()
+    else:
+        decibels = psnr(image, pair.hr, border).item()
+    return Shown(title, image, f"{decibels:.2f} dB{' (Y)' if on_luma else ''}")
 
 
 @torch.no_grad()
@@ -47,17 +63,16 @@ def sample_sheet(
         centres: where to look, as fractions of height and width; the middle by default.
     """
     generator = torch.Generator().manual_seed(seed)
-    device = next(model.parameters()).device
-    name = type(model).__name__
+    system = FlowSystem(model, type(model).__name__, (0.0, temperature))
+    titles = ["bicubic", f"{system.name} τ = 0", *(f"τ = {temperature:g}, sample {i + 1}" for i in range(draws))]
     rows = {}
     for key, pair in pairs.items():
-        lr = to_float(pair.lr).to(device)
-        images = [model.upscale(lr, temperature=0.0)[0], *model.upscale(lr, draws, temperature, generator)]
-        titles = [f"{name} τ = 0", *(f"τ = {temperature:g}, sample {i + 1}" for i in range(draws))]
-        made = [("bicubic", pair.bicubic), *zip(titles, (to_uint8(image.cpu()) for image in images), strict=True)]
+        mode = system.draw(key, pair, 0.0, 1, None).images
+        samples = system.draw(key, pair, temperature, draws, generator).images
+        made = zip(titles, (pair.bicubic, *mode.split(1), *samples.split(1)), strict=True)
         rows[key] = [
             Shown("LR", pair.lr),
-            *(Shown(title, image, f"{psnr(image, pair.hr, model.scale).item():.2f} dB") for title, image in made),
+            *(with_psnr(title, image, pair, model.scale) for title, image in made),
             Shown("HR", pair.hr),
         ]
     draw_sheet(rows, path, model.scale, centres)
@@ -74,19 +89,16 @@ def rescaling_sheet(
 ) -> None:
     """Draws a row per image: bicubic LR, the model's LR, each of them up again, HR. Arguments as `sample_sheet`."""
     generator = torch.Generator().manual_seed(seed)
-    device = next(model.parameters()).device
-    name = type(model).__name__
+    system = FlowSystem(model, type(model).__name__, (temperature,), rescaling=True)
     rows = {}
     for key, pair in pairs.items():
-        height, width = pair.hr.shape[2:]
-        lr = model.downscale(to_float(pair.hr).to(device))
-        again = to_uint8(model.upscale(lr, temperature=temperature, generator=generator)[0].cpu())
-        up = [("bicubic down and up", pair.bicubic), (f"{name} down and up", again[..., :height, :width])]
-        notes = [f"{psnr(luma(image), luma(pair.hr), model.scale).item():.2f} dB (Y)" for _, image in up]
+        drawn = system.draw(key, pair, temperature, 1, generator)
+        assert drawn.lr is not None, "it makes its own"
         rows[key] = [
             Shown("bicubic LR", pair.lr),
-            Shown(f"{name}'s LR", to_uint8(lr.cpu())),
-            *(Shown(title, image, note) for (title, image), note in zip(up, notes, strict=True)),
+            Shown(f"{system.name}'s LR", to_uint8(drawn.lr)),
+            with_psnr("bicubic down and up", pair.bicubic, pair, model.scale, on_luma=True),
+            with_psnr(f"{system.name} down and up", drawn.images, pair, model.scale, on_luma=True),
             Shown("HR", pair.hr),
         ]
     draw_sheet(rows, path, model.scale, centres)
@@ -132,6 +144,76 @@ def curves(
     for axis in (left, right):
         axis.grid(alpha=0.3)
     save(figure, path)
+
+
+def temperature_curves(
+    curves: Mapping[str, Sequence[Sequence[Mapping[str, float]]]],
+    path: str | os.PathLike[str],
+    shown: Mapping[str, str],
+    zoom: Sequence[str] = (),
+) -> None:
+    """Plots values against the temperature, a line for each model; a band spans its runs.
+
+    Args:
+        curves: by name of the model, for each of its runs, what `sweep` returns.
+        path: the PNG to write.
+        shown: titles of the panels by name of the value; one that is missing is left out.
+        zoom: models that get a second row of panels to themselves, where the others are far off.
+    """
+    from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
+
+    first = next(iter(curves.values()))[0][0]
+    panels = {key: title for key, title in shown.items() if key in first}
+    rows = [list(curves), *([list(zoom)] if 0 < len(zoom) < len(curves) else [])]
+    styles = {name: (f"C{i}", "osv^Dxp*"[i % 8]) for i, name in enumerate(curves)}
+    figure = Figure(figsize=(4.2 * len(panels), 3.4 * len(rows) + 0.4), dpi=110, layout="constrained")
+    grid = figure.subplots(len(rows), len(panels), squeeze=False)
+    for i, (axes, names) in enumerate(zip(grid, rows, strict=True)):
+        for axis, (key, title) in zip(axes, panels.items(), strict=True):
+            for name in names:
+                colour, marker = styles[name]
+                taus = [row["temperature"] for row in curves[name][0]]
+                values = list(zip(*([row[key] for row in run] for run in curves[name]), strict=True))
+                axis.fill_between(taus, [min(v) for v in values], [max(v) for v in values], color=colour, alpha=0.2)
+                axis.plot(taus, [fmean(v) for v in values], marker=marker, color=colour, label=name, markersize=4)
+            axis.grid(alpha=0.3)
+            axis.set(title=title if i == 0 else "", xlabel="τ" if i == len(rows) - 1 else "")
+        if i > 0:
+            axes[0].set_ylabel(f"without {', '.join(name for name in curves if name not in names)}")
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    save(figure, path)
+
+
+@torch.no_grad()
+def comparison_sheet(
+    models: Mapping[str, ImageFlow],
+    pairs: dict[str, Pair],
+    path: str | os.PathLike[str],
+    temperature: float,
+    seed: int = 0,
+    centres: Mapping[str, tuple[float, float]] | None = None,
+) -> None:
+    """Draws two rows per image, τ = 0 and a sample at τ: LR or bicubic, each model, HR; windows, enlarged.
+
+    Args:
+        models: in eval mode, by title.
+        pairs: images by name.
+        path: the PNG to write.
+        temperature: τ of the samples.
+        seed: of the draws.
+        centres: where to look, as fractions of height and width; the middle by default.
+    """
+    rows = {}
+    for name, pair in pairs.items():
+        for tau, first in ((0.0, Shown("LR, bicubic", pair.lr)), (temperature, Shown("", pair.bicubic))):
+            row = [first]
+            for title, model in models.items():
+                generator = torch.Generator().manual_seed(seed)
+                image = FlowSystem(model, title, (tau,)).draw(name, pair, tau, 1, generator).images
+                row.append(with_psnr(title, image, pair, model.scale))
+            rows[f"{Path(name).stem}, τ = {tau:g}"] = [*row, Shown("HR", pair.hr)]
+    draw_sheet(rows, path, next(iter(models.values())).scale, centres)
 
 
 def draw_sheet(

@@ -210,7 +210,7 @@ class ResultsFolder:
         return Drawn(found[None, :, :height, :width].contiguous())
 
 
-def named(given: str) -> tuple[str | None, str]:
+def split_name(given: str) -> tuple[str | None, str]:
     """Splits NAME=PATH; a path that is there as it stands has no name."""
     name, equals, path = given.partition("=")
     return (name, path) if equals and name and not Path(given).exists() else (None, given)
@@ -239,7 +239,7 @@ def open_system(
         FileNotFoundError: if there is no such file.
         ValueError: if it is none of these, or of another scale.
     """
-    name, where = named(given)
+    name, where = split_name(given)
     if where == "bicubic":
         return Bicubic(scale, name or "bicubic")
     path = Path(where)

@@ -1,32 +1,13 @@
-"""Tables 2, 3 and 4 of the paper: their columns, and results as Markdown."""
+"""Tables of results: Tables 2, 3 and 4 of the paper, mean ± deviation, and Markdown."""
 
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import Any
 
-from flowkit_models.evaluation.evaluator import MetricName
-
-HEADINGS: dict[MetricName, tuple[str, int]] = {
-    "psnr": ("PSNR ↑", 2),
-    "ssim": ("SSIM ↑", 4),
-    "psnr_y": ("PSNR (Y) ↑", 2),
-    "ssim_y": ("SSIM (Y) ↑", 4),
-    "lpips": ("LPIPS ↓", 4),
-    "dists": ("DISTS ↓", 4),
-    "niqe": ("NIQE ↓", 2),
-    "brisque": ("BRISQUE ↓", 2),
-    "consistency": ("consistency ↑", 2),
-    "consistency_hr": ("consistency (HR) ↑", 2),
-    "lr_psnr": ("LR-PSNR ↑", 2),
-    "diversity": ("diversity ↑", 2),
-    "ntire": ("NTIRE diversity ↑", 2),
-    "ntire_mse": ("NTIRE diversity (MSE) ↑", 2),
-    "nll": ("NLL ↓", 3),
-    "bits_per_dim": ("bits/dim ↓", 3),
-}
-"""What a table calls a metric, with which way is better, and its decimals."""
+from flowkit_models.metrics.registry import METRICS
 
 
 @dataclass(frozen=True)
@@ -35,7 +16,7 @@ class Preset:
 
     title: str
     scale: int
-    metrics: tuple[MetricName, ...]
+    metrics: tuple[str, ...]
     temperatures: tuple[float, ...]
     rescaling: bool = False
 
@@ -58,57 +39,122 @@ PRESETS = {
 
 
 def row_label(name: str, temperature: float | None) -> str:
-    """What a table calls a row."""
+    """Label of a row."""
     return name if temperature is None else f"{name} τ = {temperature:g}"
 
 
-def markdown(title: str, results: Mapping[str, Sequence[Mapping[str, Any]]], metrics: Sequence[MetricName]) -> str:
-    """Results as a Markdown table with notes.
+def cell(mean: float, spread: float | None, form: str) -> str:
+    """Text of a number with its deviation, if it has one.
+
+    Example:
+        >>> cell(27.123, 0.456, ".2f")
+        '27.12 ± 0.46'
+    """
+    return f"{mean:{form}}" if spread is None else f"{mean:{form}} ± {spread:{form}}"
+
+
+def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, numbers to the right.
+
+    Example:
+        >>> print(markdown(["", "PSNR"], [["bicubic", "28.42"]]))
+        |  | PSNR |
+        |---|---:|
+        | bicubic | 28.42 |
+    """
+    lines = [headings, None, *rows]
+    rule = "|---|" + "---:|" * (len(headings) - 1)
+    return "\n".join(rule if line is None else f"| {' | '.join(line)} |" for line in lines)
+
+
+def spread(runs: Sequence[Mapping[str, float]]) -> dict[str, dict[str, Any]]:
+    """Mean and standard deviation over runs, of every value that all of them have.
+
+    Returns:
+        By name, "mean", "std" (n − 1 in the denominator; None for one run, or for infinite values) and "values".
+
+    Example:
+        >>> spread([{"psnr": 27.0}, {"psnr": 28.0, "ssim": 0.7}])
+        {'psnr': {'mean': 27.5, 'std': 0.7071067811865476, 'values': [27.0, 28.0]}}
+    """
+    out = {}
+    for name in runs[0]:
+        if all(name in run for run in runs):
+            values = [float(run[name]) for run in runs]
+            finite = all(math.isfinite(value) for value in values)
+            std = stdev(values) if finite and len(values) > 1 else None
+            out[name] = {"mean": fmean(values), "std": std, "values": values}
+    return out
+
+
+def spread_table(
+    summaries: Mapping[str, Mapping[str, Mapping[str, Any]]], columns: Mapping[str, tuple[str, str]]
+) -> tuple[list[str], list[list[str]]]:
+    """Headings and rows of a table of mean ± standard deviation over runs.
+
+    Args:
+        summaries: `spread` of each model, by the name of its row.
+        columns: heading and number format by name of the value. One that no model has is left out.
+
+    Returns:
+        The headings, the first one empty, and the rows, with "–" for a value that a model has not.
+    """
+    shown = {key: how for key, how in columns.items() if any(key in summary for summary in summaries.values())}
+    rows = []
+    for name, summary in summaries.items():
+        found = [(summary.get(key), form) for key, (_, form) in shown.items()]
+        cells = [
+            cell(value["mean"], value["std"] or None, form) if value and math.isfinite(value["mean"]) else "–"
+            for value, form in found  # a deviation of 0, of equal values, says nothing
+        ]
+        rows.append([name, *cells])
+    return ["", *(heading for heading, _ in shown.values())], rows
+
+
+def results_page(title: str, results: Mapping[str, Sequence[Mapping[str, Any]]], metrics: Sequence[str]) -> str:
+    """Results in Markdown: the table, why something was not computed, and how it was measured.
 
     Args:
         title: its heading.
         results: for each set's name one entry per system, in the same order: "system" with its name, "protocol",
-            and the "rows" of `Scorer.score`.
+            and the "rows" of `Evaluator.score`.
         metrics: the columns, for each set.
-
-    Returns:
-        The table; below it why something was not computed, and how it was measured.
     """
     notes: dict[str, int] = {}
-    several = len(results) > 1
     columns = [(name, metric) for name in results for metric in metrics]
-    heads = [f"{name} {HEADINGS[metric][0]}" if several else HEADINGS[metric][0] for name, metric in columns]
-    lines = [f"| system | draws | {' | '.join(heads)} |", f"|---|---|{'---|' * len(columns)}"]
+    heads = [
+        f"{name} {METRICS[metric].title}" if len(results) > 1 else METRICS[metric].title for name, metric in columns
+    ]
+    lines = []
     for systems in zip(*results.values(), strict=True):
         by_set = dict(zip(results, systems, strict=True))
         for i, row in enumerate(systems[0]["rows"]):
             rows = {name: system["rows"][i] for name, system in by_set.items()}
-            cells = [_cell(rows[name], metric, notes, systems[0]["system"]["name"]) for name, metric in columns]
+            cells = [_result(rows[name], metric, notes, systems[0]["system"]["name"]) for name, metric in columns]
             label = row_label(systems[0]["system"]["name"], row["temperature"])
-            lines.append(f"| {_plain(label)} | {row['draws']} | {' | '.join(cells)} |")
+            lines.append([_plain(label), str(row["draws"]), *cells])
     said = [f"[{number}] not computed: {why}" for why, number in notes.items()]
-    return "\n\n".join([f"## {title}", "\n".join(lines), *said, _protocol(results)]) + "\n"
+    table = markdown(["system", "draws", *heads], lines)
+    return "\n\n".join([f"## {title}", table, *said, _protocol(results)]) + "\n"
 
 
-def _cell(row: Mapping[str, Any], metric: MetricName, notes: dict[str, int], system: str) -> str:
+def _result(row: Mapping[str, Any], metric: str, notes: dict[str, int], system: str) -> str:
     if why := row["not_computed"].get(metric):
-        number = notes.setdefault(f"{_plain(system)}, {HEADINGS[metric][0][:-2]}: {_plain(why)}", len(notes) + 1)
+        number = notes.setdefault(f"{_plain(system)}, {METRICS[metric].heading}: {_plain(why)}", len(notes) + 1)
         return f"not computed [{number}]"
     if metric not in row["metrics"]:
         return "–"
-    decimals = HEADINGS[metric][1]
     found = row["metrics"][metric]
     mean, spread = (None if value is None else float(value) for value in (found["mean"], found["spread"]))
     assert mean is not None, "every metric has a mean"
-    text = f"{mean:.{decimals}f}" if math.isfinite(mean) else str(mean)
-    return text if spread is None else f"{text} ± {spread:.{decimals}f}"
+    return cell(mean, spread, METRICS[metric].form)
 
 
 def _protocol(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """The protocol in a list: what is the same for all systems and sets, then the sets, then the systems."""
     first = next(iter(results.values()))[0]["protocol"]
     lines = [f"- {first['images']}; mean {first['mean']}"]
-    lines += [f"- {HEADINGS[name][0][:-2]}: {words}" for name, words in first["metrics"].items()]
+    lines += [f"- {METRICS[name].heading}: {words}" for name, words in first["metrics"].items()]
     lines += [f"- weights of {name}: {checksum}" for name, checksum in first["weights"].items()]
     lines.append(f"- at most {first['draws']} draws, seed {first['seed']}")
     for name, systems in results.items():

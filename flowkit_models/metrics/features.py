@@ -11,16 +11,16 @@ from flowkit_models.metrics.pretrained import StrPath, WeightsError, find_weight
 
 Net: TypeAlias = Literal["alexnet", "vgg16", "vgg19"]
 
-_VGG_BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}  # convolutions between two poolings
+_LAST_CONV = {"vgg16": 28, "vgg19": 34}  # conv5_3 and conv5_4
 _SMALLEST = {"alexnet": 31, "vgg16": 16, "vgg19": 16}  # a side that leaves one pixel of the last features
 
 
 class FeatureNet(nn.Module):
-    """The convolutions of an ImageNet classifier, numbered as in torchvision, frozen.
+    """The convolutional layers of one of torchvision's ImageNet classifiers, frozen.
 
     Args:
         net: "alexnet", "vgg16" or "vgg19".
-        taps: numbers of the layers whose outputs are wanted, ascending; the network ends at the last.
+        taps: torchvision's numbers of the layers whose outputs are wanted, ascending; the network ends at the last.
         weights: file or folder of its weights, as for `find_weights`.
         pool: makes the pooling layers instead of max-pooling, from their number of channels.
 
@@ -29,7 +29,7 @@ class FeatureNet(nn.Module):
         checksum: which weights they are (`Weights`).
 
     Raises:
-        WeightsError: if the weights are not found or are another network's.
+        WeightsError: if the weights are not found or are another network's, or torchvision is not installed.
     """
 
     def __init__(
@@ -43,8 +43,7 @@ class FeatureNet(nn.Module):
         if net not in _SMALLEST:
             raise ValueError(f"feature networks are {', '.join(_SMALLEST)}, got {net!r}")
         found = find_weights(net, weights)
-        with torch.device("meta"):  # no random weights, not even for a moment
-            layers = (_alexnet() if net == "alexnet" else _vgg(net))[: taps[-1] + 1]
+        layers = _layers(net)[: taps[-1] + 1]
         wanted = {f"features.{name}": p for name, p in layers.named_parameters()}
         for name, parameter in wanted.items():
             shape = tuple(found.tensors[name].shape) if name in found.tensors else None
@@ -59,9 +58,7 @@ class FeatureNet(nn.Module):
                 channels = layer.out_channels
             elif pool and isinstance(layer, nn.MaxPool2d):
                 layers[index] = pool(channels)
-        layers.load_state_dict(
-            {name.removeprefix("features."): found.tensors[name] for name in wanted}, strict=False, assign=True
-        )
+        layers.load_state_dict({name.removeprefix("features."): found.tensors[name] for name in wanted}, assign=True)
         self.net, self.taps, self.source, self.checksum = net, taps, found.source, found.checksum
         self.features = layers.requires_grad_(False)
 
@@ -101,10 +98,10 @@ class VGGFeatures(nn.Module):
 
     def __init__(self, net: Literal["vgg16", "vgg19"] = "vgg19", weights: StrPath | None = None) -> None:
         super().__init__()
-        if net not in _VGG_BLOCKS:
-            raise ValueError(f"VGG features are those of {' or '.join(_VGG_BLOCKS)}, got {net!r}")
+        if net not in _LAST_CONV:
+            raise ValueError(f"VGG features are those of {' or '.join(_LAST_CONV)}, got {net!r}")
         self.label = "VGG-19 conv5_4" if net == "vgg19" else "VGG-16 conv5_3 (stand-in for VGG-19 conv5_4)"
-        self.net = FeatureNet(net, (34 if net == "vgg19" else 28,), weights)
+        self.net = FeatureNet(net, (_LAST_CONV[net],), weights)
         self.source, self.checksum = self.net.source, self.net.checksum
         self.normalize = ImageNetRange()
 
@@ -142,22 +139,15 @@ class ImageNetRange(nn.Module):
         return (self.unit(x) - self.mean) / self.std
 
 
-def _vgg(net: str) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    inputs = 3
-    for channels, convolutions in zip((64, 128, 256, 512, 512), _VGG_BLOCKS[net], strict=True):
-        for _ in range(convolutions):
-            layers += [nn.Conv2d(inputs, channels, 3, padding=1), nn.ReLU()]
-            inputs = channels
-        layers.append(nn.MaxPool2d(2, 2))
-    return nn.Sequential(*layers)
-
-
-def _alexnet() -> nn.Sequential:
-    return nn.Sequential(
-        *(nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
-        *(nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
-        *(nn.Conv2d(192, 384, 3, padding=1), nn.ReLU()),
-        *(nn.Conv2d(384, 256, 3, padding=1), nn.ReLU()),
-        *(nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2)),
-    )
+def _layers(net: str) -> nn.Sequential:
+    """The convolutional layers of torchvision's classifier, without values: none are drawn, not even for a moment."""
+    try:
+        from torchvision import models  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise WeightsError(f'{net} needs torchvision ({error}): pip install "flowkit-torch[metrics]"') from None
+    with torch.device("meta"):
+        layers: nn.Sequential = getattr(models, net)().features
+    for layer in layers:
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = False  # the convolution before it may be wanted, too
+    return layers

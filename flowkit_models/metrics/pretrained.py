@@ -1,15 +1,17 @@
 """Weights of other people's networks: where they are found, and a checksum that says which they are."""
 
+import contextlib
 import hashlib
 import http.client
 import importlib.util
-import logging
 import os
-import urllib.request
+import pickle
+import socket
+import sys
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import safetensors.torch
 import torch
@@ -31,8 +33,6 @@ _WHEELS = {
 }
 _URL = "https://download.pytorch.org/models/"
 _TIMEOUT = 20  # seconds without a byte
-
-_log = logging.getLogger(__name__)
 
 
 class WeightsError(ValueError):
@@ -78,7 +78,7 @@ def find_weights(name: str, path: StrPath | None = None) -> Weights:
         return _read(places[0], "features.")
     places.append(_hub_folder() / _HUB[name])
     found = next((place for place in places if place.is_file()), None)
-    return _read(found or _download(name, places), "features.")
+    return _download(name, places) if found is None else _read(found, "features.")
 
 
 def is_cached(name: str) -> bool:
@@ -101,33 +101,32 @@ def _in_wheel(name: str) -> Path:
     return found
 
 
-def _download(name: str, places: list[Path]) -> Path:
-    """Downloads to the last of `places`, wholly or not at all."""
-    target, file = places[-1], _HUB[name]
-    unfinished = target.with_name(f".{file}.{os.getpid()}")
-    digest = hashlib.sha256()
+def _download(name: str, places: list[Path]) -> Weights:
+    """Downloads into torch's hub cache, wholly or not at all."""
+    file, target = _HUB[name], places[-1]
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_TIMEOUT)  # torch.hub has no such option
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(_URL + file, timeout=_TIMEOUT) as source, unfinished.open("wb") as out:
-            _log.warning("downloading %s (%d MB)", file, int(source.headers.get("Content-Length", 0)) // 10**6)
-            while block := source.read(1 << 20):
-                digest.update(block)
-                out.write(block)
-        if not digest.hexdigest().startswith(file.removesuffix(".pth").rpartition("-")[2]):
-            raise OSError("its checksum is wrong")
-        unfinished.replace(target)
-    except (OSError, http.client.HTTPException) as error:
-        looked = ", ".join(map(str, places))
+        with contextlib.redirect_stdout(sys.stderr):  # it says what it downloads
+            content = torch.hub.load_state_dict_from_url(
+                _URL + file,
+                str(target.parent),
+                map_location="cpu",
+                progress=sys.stderr.isatty(),
+                check_hash=True,
+                weights_only=True,
+            )
+    except (OSError, http.client.HTTPException, RuntimeError, pickle.UnpicklingError) as error:
+        looked, reason = ", ".join(map(str, places)), str(error).partition("\n")[0]
         raise WeightsError(
-            f"{name} weights: not in {looked}, and the download failed ({error}): give the path of {file}"
+            f"{name} weights: not in {looked}, and the download failed ({reason}): give the path of {file}"
         ) from None
     finally:
-        unfinished.unlink(missing_ok=True)
-    return target
+        socket.setdefaulttimeout(before)
+    return _checked(content, target, "features.")
 
 
 def _read(path: Path, prefix: str = "") -> Weights:
-    """The floating-point tensors of a file whose names start with `prefix`."""
     try:
         if path.suffix == ".safetensors":
             content = safetensors.torch.load_file(path)
@@ -140,6 +139,11 @@ def _read(path: Path, prefix: str = "") -> Weights:
     except Exception as error:  # a damaged file can fail in any way
         reason = str(error).partition("\n")[0][:120]
         raise WeightsError(f"{path}: not a file of weights, or a damaged one ({reason})") from None
+    return _checked(content, path, prefix)
+
+
+def _checked(content: Any, path: Path, prefix: str) -> Weights:
+    """The floating-point tensors of a file's content whose names start with `prefix`."""
     tensors = {
         str(key): value.float()
         for key, value in (content.items() if isinstance(content, dict) else ())

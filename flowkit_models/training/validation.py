@@ -1,16 +1,14 @@
-"""Held-out scores while a model trains: the engine calls one of these every so many steps."""
+"""Held-out scores while a model trains: the trainer calls one of these every so many steps."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from flowkit_models.data.image_pair import Pair
+from flowkit_models.evaluation.evaluator import Distance, Evaluator, means
 from flowkit_models.evaluation.figures import rescaling_sheet, sample_sheet
-from flowkit_models.evaluation.scores import Distance, score_rescaling
-from flowkit_models.images.convert import to_float, to_uint8
-from flowkit_models.metrics.full_reference import psnr
+from flowkit_models.evaluation.systems import FlowSystem, Network, System
+from flowkit_models.metrics.registry import METRICS, Rules
 from flowkit_models.models.base import ImageFlow
 
 Centres = Mapping[str, tuple[float, float]]
@@ -19,16 +17,16 @@ Centres = Mapping[str, tuple[float, float]]
 class HeldOut:
     """Scores a super-resolution model on test pairs, and draws a sheet of samples.
 
-    PSNR at τ = 0, and learned distances of one sample at τ. The best checkpoint is the one with the best `by`.
+    PSNR at τ = 0, and learned metrics of one sample at τ. The best checkpoint is the one with the best `by`.
 
     Args:
         pairs: test images by name.
         temperature: τ.
-        distances: learned distances by name; smaller is better.
+        distances: networks of learned metrics by the metric's name.
         picture: the sheet, drawn anew each time; None for none.
         centres: where the sheet looks.
         seed: of the samples.
-        by: "psnr", or the name of a distance.
+        by: "psnr", or the name of a learned metric.
     """
 
     def __init__(
@@ -44,24 +42,16 @@ class HeldOut:
         self.pairs, self.temperature, self.distances = pairs, temperature, distances
         self.picture, self.centres, self.seed, self.by = picture, centres, seed, by
 
-    @torch.no_grad()
     def __call__(self, model: ImageFlow, step: int) -> dict[str, float]:
         """The metrics, and the score that picks the best."""
-        device = next(model.parameters()).device
-        generator = torch.Generator().manual_seed(self.seed)
-        values: dict[str, list[float]] = {"psnr": [], **{name: [] for name in self.distances}}
-        for pair in self.pairs.values():
-            lr = to_float(pair.lr).to(device)
-            mode = to_uint8(model.upscale(lr, temperature=0.0)[0].cpu())
-            values["psnr"].append(psnr(mode, pair.hr, model.scale).item())
-            if self.distances:
-                sample = to_uint8(model.upscale(lr, 1, self.temperature, generator)[0].cpu())
-                for name, distance in self.distances.items():
-                    values[name].append(distance(to_float(sample), to_float(pair.hr)).item())
+        metrics = _means(Rules(model.scale, ("psnr",)), FlowSystem(model, "τ = 0", (0.0,)), self.pairs)
+        if self.distances:
+            rules = Rules(model.scale, tuple(self.distances), draws=1, seed=self.seed, rounded=True)
+            sample = FlowSystem(model, "sample", (self.temperature,))
+            metrics |= _means(rules, sample, self.pairs, self.distances)
         if self.picture is not None:
             sample_sheet(model, self.pairs, self.picture, self.temperature, seed=self.seed, centres=self.centres)
-        metrics = {name: sum(found) / len(found) for name, found in values.items()}
-        return {**metrics, "score": metrics["psnr"] if self.by == "psnr" else -metrics[self.by]}
+        return {**metrics, "score": metrics[self.by] * (1 if METRICS[self.by].better == "higher" else -1)}
 
 
 class EncoderHeldOut:
@@ -70,16 +60,12 @@ class EncoderHeldOut:
     def __init__(self, pairs: dict[str, Pair]) -> None:
         self.pairs = pairs
 
-    @torch.no_grad()
     def __call__(self, model: Any, step: int) -> dict[str, float]:
         """The metric, and the score that picks the best."""
         device = next(model.parameters()).device
-        found = [
-            psnr(to_uint8(model.encoder.super_resolve(to_float(pair.lr).to(device)).cpu()), pair.hr, model.scale).item()
-            for pair in self.pairs.values()
-        ]
-        mean = sum(found) / len(found)
-        return {"psnr": mean, "score": mean}
+        encoder = Network(model.encoder.super_resolve, model.scale, "encoder", {}, device)
+        metrics = _means(Rules(model.scale, ("psnr",)), encoder, self.pairs)
+        return {**metrics, "score": metrics["psnr"]}
 
 
 class HeldOutRescaling:
@@ -104,7 +90,22 @@ class HeldOutRescaling:
 
     def __call__(self, model: ImageFlow, step: int) -> dict[str, float]:
         """The metrics, and the score that picks the best."""
-        found = score_rescaling(model, self.pairs, self.temperature, seed=self.seed)["model"]
+        rules = Rules(model.scale, ("psnr_y", "ssim_y", "lr_psnr"), draws=1, seed=self.seed)
+        found = _means(rules, FlowSystem(model, "model", (self.temperature,), rescaling=True), self.pairs)
         if self.picture is not None:
             rescaling_sheet(model, self.pairs, self.picture, self.temperature, self.seed, self.centres)
         return {"psnr": found["psnr_y"], "ssim": found["ssim_y"], "lr_psnr": found["lr_psnr"], "score": found["psnr_y"]}
+
+
+def _means(
+    rules: Rules, system: System, pairs: dict[str, Pair], networks: Mapping[str, Distance] | None = None
+) -> dict[str, float]:
+    """The means of a system's one row.
+
+    Raises:
+        ValueError: if a metric can't be computed.
+    """
+    (row,) = Evaluator(rules, networks=networks).score(system, pairs)
+    for metric, why in row["not_computed"].items():
+        raise ValueError(f"{metric} of the test images: {why}")
+    return means(row)

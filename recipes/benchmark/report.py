@@ -14,7 +14,7 @@ from rich.table import Table as RichTable
 
 from benchmark.measures import has_bf16, processor
 from benchmark.stopwatch import Spread
-from flowkit_models.evaluation.sweep import markdown
+from flowkit_models.evaluation.tables import markdown
 from flowkit_models.files import write_text
 
 LIBRARIES = ("flowkit-torch", "torch", "nflows", "normflows", "FrEIA")

@@ -3,13 +3,14 @@
 import importlib
 import importlib.util
 
-import layouts
 import pytest
 import torch
 from safetensors.torch import save_file
+from support import edsr
 
 import flowkit_models
 from flowkit_models.data.image_pair import make_pairs
+from flowkit_models.evaluation.baselines.checkpoints import known_baseline
 from flowkit_models.evaluation.systems import Bicubic, FlowSystem, Network, ResultsFolder, open_system
 from flowkit_models.images.convert import to_float, to_uint8
 from flowkit_models.images.image_file import ImageError, write_image
@@ -115,9 +116,7 @@ def test_results_of_other_sizes(tmp_path, pair):
 
 def test_opening(tmp_path, flow, pair):
     flow.save(tmp_path / "best.safetensors")
-    torch.manual_seed(0)
-    edsr = layouts.EDSR(4)
-    torch.save({"model": edsr.state_dict()}, tmp_path / "edsr.pt")
+    torch.save({"model": edsr(4)}, tmp_path / "edsr.pt")
     published = flowkit_models.create("hcflow_sr_x4", **TINY | {"growth": 4})
     torch.save(published.official_state_dict(), tmp_path / "official.pth")
 
@@ -132,14 +131,14 @@ def test_opening(tmp_path, flow, pair):
     network = open_system(str(tmp_path / "edsr.pt"), 4, (0.0,))
     assert (network.name, network.about["kind"], network.temperatures) == ("edsr", "EDSR", (None,))
     with torch.no_grad():
-        expected = (edsr(255 * to_float(pair.lr)) / 255).clamp(0, 1)
+        expected = known_baseline(edsr(4))[1](to_float(pair.lr)).clamp(0, 1)
     torch.testing.assert_close(network.draw("a", pair, None, 1, None).images, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_one_line_for_what_cannot_be_opened(tmp_path, flow):
-    torch.save(layouts.EDSR(2).state_dict(), tmp_path / "x2.pt")
+    torch.save(edsr(2), tmp_path / "x2.pt")
     save_file({"fc.weight": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
-    torch.save({**layouts.EDSR(4).state_dict(), "head.0.weight": torch.zeros(6, 1, 3, 3)}, tmp_path / "grey.pt")
+    torch.save({**edsr(4), "head.0.weight": torch.zeros(6, 1, 3, 3)}, tmp_path / "grey.pt")
     (tmp_path / "text.pth").write_text("no checkpoint")
     for given, said in (
         ("x2.pt", r"x2.pt: EDSR ×2, and the table is of ×4: see --scale"),

@@ -1,5 +1,7 @@
 """Feature networks are torchvision's, with its weights and no others; the perceptual loss's features."""
 
+import sys
+
 import pytest
 import torch
 import torchvision
@@ -30,29 +32,34 @@ def made_up(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("net", "last"), [("alexnet", 12), ("vgg16", 30), ("vgg19", 36)])
-def test_layers_are_those_of_torchvision(made_up, net, last):
+def test_taps_are_the_outputs_of_torchvision_s_layers(made_up, net, last):
     with torch.device("meta"):
         theirs = getattr(torchvision.models, net)().features
     ours = FeatureNet(net, tuple(range(last + 1)), made_up)
-    assert len(ours.features) == len(theirs) == last + 1
-    for a, b in zip(ours.features, theirs, strict=True):
-        assert str(a) == str(b).replace("inplace=True", "")
     theirs.load_state_dict(ours.features.state_dict(), assign=True)
-    x = expected = torch.rand(1, 3, 80, 72)
-    for tap, layer in zip(ours(x), theirs, strict=True):
-        expected = layer(expected)
+    x = torch.rand(1, 3, 80, 72)
+    taps, expected = list(ours(x)), x
+    assert len(taps) == len(theirs) == last + 1
+    for tap, layer in zip(taps, theirs, strict=True):
+        expected = layer(expected.clone())  # torchvision's ReLU writes into its argument; a tap must survive it
         assert torch.equal(tap, expected)
 
 
-def test_random_weights_are_never_drawn(made_up):
-    torch.manual_seed(0)
+@pytest.mark.parametrize("net", ["alexnet", "vgg16", "vgg19"])
+def test_random_weights_are_never_drawn(made_up, net):
     before = torch.get_rng_state()
-    net = FeatureNet("alexnet", (4,), made_up)
+    ours = FeatureNet(net, (4,), made_up)
     assert torch.equal(torch.get_rng_state(), before)
-    assert not any(p.requires_grad or p.is_meta for p in net.parameters())
-    expected = random_weights("alexnet")
-    assert all(torch.equal(p, expected[name]) for name, p in net.named_parameters())
-    assert len(net.features) == 5
+    assert not any(p.requires_grad or p.is_meta for p in ours.parameters())
+    expected = random_weights(net)
+    assert all(torch.equal(p, expected[name]) for name, p in ours.named_parameters())
+    assert len(ours.features) == 5
+
+
+def test_without_torchvision_the_error_names_the_extra(made_up, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    with pytest.raises(WeightsError, match=r'alexnet needs torchvision .*: pip install "flowkit-torch\[metrics\]"'):
+        FeatureNet("alexnet", (4,), made_up)
 
 
 @pytest.mark.parametrize(("net", "smallest"), [("alexnet", 31), ("vgg16", 16), ("vgg19", 16)])

@@ -1,4 +1,4 @@
-"""Metrics against the official codes' numbers, published rows and scikit-image, and by their laws."""
+"""PSNR, SSIM, luma, consistency: the official codes' numbers, published rows, scikit-image, and laws."""
 
 import math
 from fractions import Fraction
@@ -11,7 +11,6 @@ from flowkit_models.images.convert import luma, to_uint8
 from flowkit_models.images.image_file import read_image
 from flowkit_models.images.resize import bicubic_resize
 from flowkit_models.metrics.full_reference import consistency, consistency_with_hr, lr_psnr, psnr, ssim
-from flowkit_models.metrics.stochastic import diversity, diversity_score, squared_error_map
 
 
 def photo(*size, seed=0, batch=2):
@@ -49,11 +48,6 @@ def test_hcflow_golden_consistency_of_float_bicubic(golden, pair):
     close(ssim(a, b), [expected["ssim"]])
     close(psnr(luma(a), luma(b)), [expected["psnr_y"]])
     close(ssim(luma(a), luma(b)), [expected["ssim_y"]])
-
-
-def test_hcflow_golden_diversity(golden):
-    g = golden("hcflow_components")
-    close(diversity(g["diversity.samples"][:, None]), [g.about["scalars"]["diversity"]], atol=1e-4)  # float32
 
 
 @pytest.mark.parametrize("i", [0, 1, 2])
@@ -191,44 +185,6 @@ def test_to_uint8_clamps_and_rounds():
     assert to_uint8(levels) is levels
 
 
-def test_diversity_is_the_unbiased_deviation():
-    samples = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1, 1).expand(2, 2, 3, 4, 5)
-    close(diversity(samples), 255 / 2**0.5)
-    close(diversity(samples[:1].expand(4, -1, -1, -1, -1)), 0.0)
-
-
-def test_diversity_score_of_known_samples():
-    hr = torch.zeros(2, 3, 4, 6)
-    left, right = hr.clone(), hr.clone()
-    left[..., :3], right[..., 3:] = 0.5, 0.5  # each right in one half
-    close(diversity_score(torch.stack((left, right)), hr), 100.0)
-    close(diversity_score(torch.stack((left, left)), hr), 0.0)
-    close(diversity_score(torch.stack((left, hr)), hr), 0.0)  # 0 / 0 would be NaN
-    right[..., 3:] = 0.25  # mean errors 1/8 and 1/32; the best of both is zero everywhere
-    close(diversity_score(torch.stack((left, right)), hr), 100.0)
-    left[..., 3:] = 0.25  # 5/32 and 1/32; the best: 0 on the left and 1/16 on the right
-    close(diversity_score(torch.stack((left, right)), hr), 0.0)
-
-
-def test_diversity_score_is_that_of_its_definition():
-    samples, hr = torch.rand(5, 2, 3, 8, 9), torch.rand(2, 3, 8, 9)
-    error = torch.stack([((s - hr).double() ** 2).mean(1) for s in samples])
-    best = error.mean((2, 3)).amin(0)
-    close(diversity_score(samples, hr), 100 * (best - error.amin(0).mean((1, 2))) / best, 1e-6)
-    absolute = lambda a, b: (a - b).abs().sum(1)  # noqa: E731
-    error = torch.stack([absolute(s, hr) for s in samples]).double()
-    best = error.mean((2, 3)).amin(0)
-    close(diversity_score(samples, hr, absolute), 100 * (best - error.amin(0).mean((1, 2))) / best, 1e-6)
-    more = torch.cat((samples, samples.flip(1)))
-    assert (diversity_score(more, hr) >= 0).all()
-    assert (diversity_score(samples, hr) < 100).all()
-
-
-def test_squared_error_map_is_the_psnr_of_each_pixel():
-    a, b = photo(6, 7, seed=1), photo(6, 7, seed=2)
-    close(-10 * squared_error_map(a, b).mean((1, 2)).log10(), psnr(a, b))
-
-
 def test_lr_psnr_is_of_8_bits():
     lr = photo(6, 7)
     assert lr_psnr(lr / 255 + 0.4 / 255, lr).isinf().all()
@@ -261,8 +217,6 @@ def test_consistency_shrinks_the_stored_image():
         (lambda: ssim(photo(18, 40), photo(18, 40), 4), "got 10 × 32 after cropping 4"),
         (lambda: psnr(photo(8, 8).int(), photo(8, 8).int()), "torch.int32"),
         (lambda: luma(photo(8, 8)[:, :1]), r"RGB.*\(2, 1, 8, 8\)"),
-        (lambda: diversity(torch.rand(1, 2, 3, 4, 4)), "n >= 2"),
-        (lambda: diversity(torch.rand(2, 3, 4, 4)), "n >= 2"),
         (lambda: consistency(photo(33, 32), photo(8, 8)), "whole multiple"),
         (lambda: consistency(photo(32, 64), photo(8, 8)), "whole multiple"),
         (lambda: consistency(photo(4, 4), photo(8, 8)), "whole multiple"),
@@ -274,12 +228,8 @@ def test_consistency_shrinks_the_stored_image():
         (lambda: psnr(torch.full((1, 3, 8, 8), math.inf), torch.zeros(1, 3, 8, 8)), "infinite"),
         (lambda: luma(photo(8, 8) / math.nan), "NaN"),
         (lambda: luma(photo(8, 8).long()), "torch.int64"),
-        (lambda: diversity(torch.full((2, 1, 3, 4, 4), math.nan)), "NaN"),
-        (lambda: diversity(torch.ones(2, 1, 3, 4, 4).int()), "torch.int32"),
         (lambda: consistency(torch.full((1, 3, 8, 8), math.nan), photo(2, 2, batch=1)), "NaN"),
         (lambda: to_uint8(torch.ones(3).int()), "torch.int32"),
-        (lambda: diversity_score(torch.rand(1, 2, 3, 4, 4), torch.rand(2, 3, 4, 4)), "n >= 2"),
-        (lambda: diversity_score(torch.rand(2, 2, 3, 4, 4), torch.rand(2, 3, 4, 5)), "of one size"),
         (lambda: consistency_with_hr(photo(8, 9), photo(8, 10), 4), r"\(2, 3, 8, 9\), \(2, 3, 8, 10\)"),
         (lambda: consistency_with_hr(photo(8, 8), photo(8, 8), 0), "scale is 1 or more, got 0"),
         (lambda: lr_psnr(photo(8, 8), photo(8, 12)), "of one size"),

@@ -1,0 +1,249 @@
+"""How a training recipe ends: final scores, metrics.json, tables for the terminal, curve and picture sheet."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import flowkit_models
+from flowkit_models.data.crops import AlignedCrops
+from flowkit_models.data.image_pair import Pair
+from flowkit_models.diagnostics.lr_provenance import calibrate
+from flowkit_models.evaluation.evaluator import Distance, Evaluator, means
+from flowkit_models.evaluation.figures import curves, rescaling_sheet, sample_sheet
+from flowkit_models.evaluation.systems import Bicubic, FlowSystem
+from flowkit_models.files import write_text
+from flowkit_models.metrics.perceptual import LPIPS
+from flowkit_models.metrics.pretrained import WeightsError, is_cached
+from flowkit_models.metrics.registry import METRICS, Rules
+from flowkit_models.models.base import ImageFlow
+from flowkit_models.models.checkpoint_file import read_about
+from flowkit_models.training.logs import read_log
+from flowkit_models.training.options import Options
+from flowkit_models.training.trainer import Result
+
+LOOK_AT = {"astronaut": (0.22, 0.45), "chelsea": (0.4, 0.5), "coffee": (0.45, 0.5)}
+"""Where a picture of the bundled test photographs looks, as fractions of height and width."""
+
+
+def score_sr(
+    model: ImageFlow,
+    pairs: dict[str, Pair],
+    temperature: float = 0.8,
+    draws: int = 5,
+    seed: int = 0,
+    distances: Mapping[str, Distance] | None = None,
+) -> dict[str, Any]:
+    """Final scores of a super-resolution model and of the bicubic upscale (section 4.2).
+
+    Args:
+        model: in eval mode.
+        pairs: test images by name.
+        temperature: τ of the draws; τ = 0 is always scored as well.
+        draws: samples per image for the means and the diversity.
+        seed: of the draws and of the dequantisation noise in bits/dim.
+        distances: networks of learned metrics by the metric's name, to be scored as well.
+
+    Returns:
+        The means over the images: PSNR and SSIM (RGB, 8 bits, cropped borders) of bicubic, τ = 0 and τ, and their
+        consistency with the LR file; diversity (grey levels); true bits per dim; LR-PSNR of the generated LR and the
+        largest round-trip error, for a model that makes LR; and the protocol that says all this in words.
+    """
+    of_model = ("lr_psnr", "bits_per_dim", "roundtrip_error")
+    metrics = ("psnr", "ssim", *(distances or {}), "consistency", "diversity", *of_model)
+    evaluator = Evaluator(Rules(model.scale, metrics, draws, seed, rounded=True), networks=distances)
+    (bicubic,) = evaluator.score(Bicubic(model.scale), pairs)
+    mode, sample = evaluator.score(FlowSystem(model, "model", (0.0, temperature)), pairs)
+    rows = {"bicubic": bicubic, "tau_0": mode, f"tau_{temperature:g}": sample}
+    table = {name: {k: v for k, v in means(row).items() if k not in of_model} for name, row in rows.items()}
+    own = means(mode)
+    errors = mode["metrics"]["roundtrip_error"]["images"].values()
+    return {
+        **table,
+        **({"lr_psnr": own["lr_psnr"]} if "lr_psnr" in own else {}),
+        "consistency": table[f"tau_{temperature:g}"]["consistency"],
+        "bits_per_dim": own["bits_per_dim"],
+        "roundtrip_max_error": max(error for (error,) in errors),
+        "protocol": {
+            "images": list(pairs),
+            "psnr, ssim": f"RGB, 8 bits, {model.scale} border pixels left out; mean over images and draws; dB",
+            "draws": draws,
+            "temperature": temperature,
+            "seed": seed,
+            "diversity": "standard deviation over the draws of each sub-pixel, mean, in grey levels",
+            "consistency": "PSNR between the bicubic of the 8-bit result and the LR file, dB; "
+            f"the top-level value is at τ = {temperature:g}",
+            "lr_psnr": "PSNR between the generated LR (8 bits) and the LR file, all pixels, dB",
+            "bits_per_dim": "−log₂ p(x | y*) per sub-pixel of the dequantised HR image, y not rounded",
+            "roundtrip_max_error": "largest |decode(encode(x)) − x| in float32, image range [0, 1]",
+        },
+    }
+
+
+def score_rescaling(
+    model: ImageFlow, pairs: dict[str, Pair], temperature: float = 1.0, draws: int = 1, seed: int = 0
+) -> dict[str, Any]:
+    """Final scores of a rescaling model, and of bicubic down and up again (section 4.3, Table 4).
+
+    Args:
+        model: in eval mode, one that makes LR images.
+        pairs: test images by name; their LR images are the bicubic ones.
+        temperature: τ of the latents that the image is made again with.
+        draws: how often.
+        seed: of the draws.
+
+    Returns:
+        The means over the images: PSNR and SSIM on Y (8-bit images, Y not rounded, cropped borders) of bicubic and of
+        the model, PSNR of the model's LR against the bicubic one, and the protocol.
+    """
+    evaluator = Evaluator(Rules(model.scale, ("psnr_y", "ssim_y", "lr_psnr"), draws, seed))
+    (bicubic,) = evaluator.score(Bicubic(model.scale), pairs)
+    (row,) = evaluator.score(FlowSystem(model, "model", (temperature,), rescaling=True), pairs)
+    return {
+        "bicubic": means(bicubic),
+        "model": means(row),
+        "protocol": {
+            "images": list(pairs),
+            "psnr_y, ssim_y": f"Y (not rounded), 8-bit images, {model.scale} border pixels left out; mean over images",
+            "lr": "made by the model, 8 bits; for bicubic the MATLAB-equivalent bicubic",
+            "lr_psnr": "PSNR between the model's LR and the bicubic LR, RGB, 8 bits, all pixels, dB",
+            "temperature": temperature,
+            "draws": draws,
+            "seed": seed,
+        },
+    }
+
+
+def finish_sr(
+    trained: Result,
+    pairs: dict[str, Pair],
+    options: Options,
+    temperature: float,
+    distances: Mapping[str, Distance],
+    console: Console,
+    by: str = "psnr",
+) -> None:
+    """Scores a super-resolution model and draws its pictures, with the curve of one metric, on the first process."""
+    if console.quiet:
+        return
+    out = options.out
+    metrics = score_sr(trained.model, pairs, temperature, options.draws, options.seed, distances)
+    _save_metrics(metrics, options, trained)
+    curves(_training(out), out / "curve.png", by, {"bicubic": metrics["bicubic"][by]})
+    sample_sheet(trained.model, pairs, out / "samples.png", temperature, seed=options.seed, centres=LOOK_AT)
+    console.print(sr_table(metrics, type(trained.model).__name__, temperature))
+    _farewell(trained, out, console)
+
+
+def finish_rescaling(
+    trained: Result,
+    crops: AlignedCrops,
+    pairs: dict[str, Pair],
+    options: Options,
+    temperature: float,
+    console: Console,
+) -> None:
+    """Scores a rescaling model, draws its pictures, and notes what its LR images are told by, on the first process."""
+    if console.quiet:
+        return
+    out = options.out
+    _note_own_lr(out, crops, next(trained.model.parameters()).device)
+    metrics = score_rescaling(trained.model, pairs, temperature, options.draws, options.seed)
+    _save_metrics(metrics, options, trained)
+    curves(_training(out), out / "curve.png", lines={"bicubic down and up": metrics["bicubic"]["psnr_y"]})
+    rescaling_sheet(trained.model, pairs, out / "samples.png", temperature, options.seed, LOOK_AT)
+    console.print(rescaling_table(metrics, type(trained.model).__name__))
+    _farewell(trained, out, console)
+
+
+def learned_distances(weights: Path | None, console: Console) -> dict[str, Distance]:
+    """LPIPS by name, if its weights are at hand: in `weights`, or in torch's cache. Nothing is downloaded."""
+    if weights is None and not is_cached("alexnet"):
+        console.print("LPIPS: not computed: no weights at hand; --weights names their file or folder")
+        return {}
+    try:
+        return {"lpips": LPIPS("alexnet", weights)}
+    except WeightsError as error:
+        console.print(f"LPIPS: not computed: {error}")
+        return {}
+
+
+def sr_table(metrics: Mapping[str, Any], name: str, temperature: float) -> Table:
+    """The results of a super-resolution model, as a table for the terminal."""
+    rows = {"bicubic": "bicubic", f"{name} τ = 0": "tau_0", f"{name} τ = {temperature:g}": f"tau_{temperature:g}"}
+    columns = ("psnr", "ssim", "lpips", "consistency", "diversity")
+    shown = [key for key in columns if any(key in metrics[row] for row in rows.values())]
+    cells = [[label, *(_cell(metrics[row], key) for key in shown)] for label, row in rows.items()]
+    table = terminal_table(["", *(METRICS[key].heading for key in shown)], cells)
+    table.title = f"means over {', '.join(metrics['protocol']['images'])} (dB, RGB)"
+    lr = f"LR-PSNR of the generated LR {metrics['lr_psnr']:.2f} dB; " if "lr_psnr" in metrics else ""
+    table.caption = (
+        f"{lr}{metrics['bits_per_dim']:.2f} bits/dim; largest round-trip error {metrics['roundtrip_max_error']:.1e}"
+    )
+    return table
+
+
+def rescaling_table(metrics: Mapping[str, Any], name: str) -> Table:
+    """The results of a rescaling model, as a table for the terminal."""
+    rows = {"bicubic down and up": "bicubic", f"{name} down and up": "model"}
+    cells = [
+        [label, *(_cell(metrics[row], key) for key in ("psnr_y", "ssim_y", "lr_psnr"))] for label, row in rows.items()
+    ]
+    table = terminal_table(["", "PSNR", "SSIM", "LR-PSNR"], cells)
+    table.title = f"means over {', '.join(metrics['protocol']['images'])} (Y)"
+    return table
+
+
+def terminal_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table for the terminal, numbers to the right."""
+    table = Table()
+    for heading in headings:
+        table.add_column(heading, justify="right" if heading else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _cell(row: Mapping[str, float], metric: str) -> str:
+    return format(row[metric], METRICS[metric].form) if metric in row else "–"
+
+
+def _note_own_lr(out: Path, crops: AlignedCrops, device: torch.device) -> None:
+    """Notes in a run's checkpoints, as "own_lr", what their LR images are told by (see `lr_provenance.calibrate`)."""
+    found: dict[str, float] = {}
+    for path in (out / "last.safetensors", out / "best.safetensors"):
+        if path.is_file():
+            model, about = flowkit_models.load(path), read_about(path)
+            if about["step"] not in found:
+                photos = (crops.part(i, 48 * model.scale).to(device) for i in range(16))
+                found[about["step"]] = calibrate(model.to(device), photos)
+            model.cpu().save(path, **{**about, "own_lr": f"{found[about['step']]:.4g}"})
+
+
+def _training(out: Path) -> list[dict[str, Any]]:
+    return [row for row in read_log(out / "log.jsonl") if row["kind"] in ("train", "validation")]
+
+
+def _farewell(trained: Result, out: Path, console: Console) -> None:
+    console.print(
+        f"trained in {trained.seconds / 60:.1f} minutes; "
+        f"see {out}: samples.png, curve.png, metrics.json, last.safetensors"
+    )
+
+
+def _save_metrics(metrics: dict[str, Any], options: Options, trained: Result) -> None:
+    """Writes the results as JSON, with how they came about; numbers that are not finite become null."""
+    metrics["protocol"] |= {"options": dataclasses.asdict(options), "train_minutes": round(trained.seconds / 60, 2)}
+    write_text(options.out / "metrics.json", json.dumps(_finite(metrics), indent=2, default=str) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
