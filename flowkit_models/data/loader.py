@@ -94,7 +94,7 @@ def key(*parts: int | str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-def loader(
+def load_batches(
     samples: Samples,
     batch: int,
     steps: Iterable[int],

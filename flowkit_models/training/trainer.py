@@ -21,7 +21,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from rich.console import Console
 
-from flowkit_models.data.loader import Batch, Draws, Samples, key, loader
+from flowkit_models.data.loader import Batch, Draws, Samples, key, load_batches
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.training.display import Display
 from flowkit_models.training.distributed import agree, copy_from_first, on_first, start_processes
@@ -154,7 +154,7 @@ class _Run:
 
     def _initialize(self, samples: Samples, initialize: Initialize) -> None:
         p, s = self.processes, self.settings
-        batch = next(loader(samples, s.batch, [1], p.process_index, p.num_processes))
+        batch = next(load_batches(samples, s.batch, [1], p.process_index, p.num_processes))
         spoiled = in_batch(batch)
         if agree(p, spoiled is not None, None).bad:
             why = spoiled.text if spoiled else "another process says why"
@@ -167,7 +167,7 @@ class _Run:
         p, s, now = self.processes, self.settings, self.state.counters
         steps = range(now.step + 1, s.steps + 1)
         pin = p.device.type == "cuda"
-        batches = loader(samples, s.batch, steps, p.process_index, p.num_processes, s.workers, pin)
+        batches = load_batches(samples, s.batch, steps, p.process_index, p.num_processes, s.workers, pin)
         with ExitStack() as stack:
             stack.callback(batches.close)
             stack.callback(self._release)

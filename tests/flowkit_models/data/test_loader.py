@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowkit_models.data.loader import Batch, Draws, key, loader
+from flowkit_models.data.loader import Batch, Draws, key, load_batches
 
 
 class Counting:
@@ -18,14 +18,14 @@ def numbers(batches):
 
 
 def test_the_step_is_the_position_in_the_data() -> None:
-    assert numbers(loader(Counting(), 4, range(1, 4))) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
-    assert numbers(loader(Counting(), 4, range(3, 4))) == [[8, 9, 10, 11]]
+    assert numbers(load_batches(Counting(), 4, range(1, 4))) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    assert numbers(load_batches(Counting(), 4, range(3, 4))) == [[8, 9, 10, 11]]
 
 
 @given(processes=st.integers(1, 4), parts=st.integers(1, 3), first=st.integers(1, 10))
 def test_processes_and_parts_share_the_batch_in_order(processes, parts, first) -> None:
     batch = processes * parts * 2
-    shares = [next(loader(Counting(), batch, [first], rank, processes)) for rank in range(processes)]
+    shares = [next(load_batches(Counting(), batch, [first], rank, processes)) for rank in range(processes)]
     spread = [part for share in shares for part in share.split(parts)]
     assert [len(part.index) for part in spread] == [2] * (processes * parts)
     assert torch.cat([part.index for part in spread]).tolist() == list(range((first - 1) * batch, first * batch))
@@ -33,16 +33,18 @@ def test_processes_and_parts_share_the_batch_in_order(processes, parts, first) -
 
 
 def test_workers_give_the_same_in_the_same_order() -> None:
-    assert numbers(loader(Counting(), 2, range(2, 7), workers=1)) == numbers(loader(Counting(), 2, range(2, 7)))
+    assert numbers(load_batches(Counting(), 2, range(2, 7), workers=1)) == numbers(
+        load_batches(Counting(), 2, range(2, 7))
+    )
 
 
 def test_a_batch_that_cannot_be_shared() -> None:
     with pytest.raises(ValueError, match="batch 4 can't be shared equally by 3 processes"):
-        loader(Counting(), 4, [1], 0, 3)
+        load_batches(Counting(), 4, [1], 0, 3)
 
 
 def test_eight_bit_images_become_floats_on_the_device() -> None:
-    batch = next(loader(Counting(), 2, [26])).to("cpu")
+    batch = next(load_batches(Counting(), 2, [26])).to("cpu")
     assert batch.hr.dtype == torch.float32
     assert torch.equal(batch.hr[1, 0, 0, 0], torch.tensor(51 / 255))
 

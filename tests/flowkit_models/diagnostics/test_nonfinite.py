@@ -8,14 +8,14 @@ from support import Noise, Summed, noisy, tiny_flow
 from torch import nn
 
 import flowkit
-from flowkit_models.data.loader import Draws, loader
+from flowkit_models.data.loader import Draws, load_batches
 from flowkit_models.diagnostics.nonfinite import find_source
 from flowkit_models.training.guard import Guarded, in_batch, in_gradients
 from flowkit_models.training.objective import Objective, Outcome
 
 
 def a_batch(bad=()):
-    return next(loader(Noise(bad=bad), 4, [1]))
+    return next(load_batches(Noise(bad=bad), 4, [1]))
 
 
 def an_objective(kind=Summed, memory="plain"):
