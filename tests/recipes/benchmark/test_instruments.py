@@ -1,22 +1,17 @@
 """The benchmarks' tools: paired ratios, memory, operations, graph breaks; and every contender is a Glow."""
 
-import json
-import math
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from benchmark import bars, report
 from benchmark.contenders import BASE, CONTENDERS, Contender, Sizes, contender
 from benchmark.glow import images
-from benchmark.measures import MatrixProduct, flops, graph_breaks, parameters
+from benchmark.measures import MatrixProduct, flops
 from benchmark.memory import peak_bytes, saved_bytes, training_bytes
-from benchmark.stopwatch import Spread, interleave, ratios, spread
-from benchmark.subjects import share
+from benchmark.stopwatch import Spread, interleave, ratios
 from torch import nn
 
 TINY = Sizes(levels=2, steps=2, hidden=6, side=4, batch=2)
@@ -46,13 +41,6 @@ def test_ratios_are_of_one_round_whatever_the_machine_does_between_rounds() -> N
     assert ratios(rounds, "a", "b") == Spread(1.5, 1.5, 1.5)
     assert "".join(ticks) == "abc" + "abc" + "bca" + "cab"  # each begins once
     assert "".join(clock.ran) == "abc" + "aabbcc" + "bbccaa" + "ccaabb"
-
-
-def test_the_ratio_is_the_median_of_ratios_and_not_the_ratio_of_medians() -> None:
-    rounds = {"a": [1.0, 10.0, 100.0], "b": [1.0, 5.0, 1000.0]}
-    assert ratios(rounds, "a", "b") == spread([1.0, 2.0, 0.1])
-    assert ratios(rounds, "a", "b").median == 1.0
-    assert share([2.0], 300, [1.0], 200).median == 0.75
 
 
 def test_peak_memory_of_known_blocks() -> None:
@@ -149,20 +137,6 @@ def test_operations_of_passes_forward_and_backward() -> None:
     assert flops(product) == product.flops
 
 
-def test_graph_breaks_are_counted() -> None:
-    def broken(x):
-        y = x + 1
-        torch._dynamo.graph_break()
-        return y * 2
-
-    def impossible(x):
-        raise RuntimeError("no")
-
-    assert graph_breaks(lambda x: x + 1, torch.ones(2)) == "0"
-    assert graph_breaks(broken, torch.ones(2)) == "1"
-    assert "fails" in graph_breaks(impossible, torch.ones(2))
-
-
 def shaken(name: str, sizes: Sizes = TINY) -> Contender:
     """A contender in float64 whose parameters are all away from where they start."""
     made = contender(name, sizes)
@@ -194,16 +168,6 @@ def test_every_contender_inverts_itself_and_knows_its_log_det(name) -> None:
     assert abs(expected) > 0.1
 
 
-def test_the_networks_are_of_one_size_and_the_rest_differs_as_stated() -> None:
-    count = {name: parameters(contender(name, TINY).module) for name in CONTENDERS}
-    channels = TINY.level_channels()
-    own = count[BASE]
-    assert count["flowkit"] == count["flowkit reversible"] == count["normflows"] == own
-    assert count["nflows"] == own + TINY.steps * sum(channels)  # a bias
-    assert count["FrEIA"] == own - TINY.steps * sum(c * c for c in channels)  # no 1×1 convolution
-    assert count["flowkit conditional"] > own
-
-
 def test_ours_is_the_hand_written_glow_with_other_words() -> None:
     by_hand, ours = shaken(BASE), contender("flowkit", TINY)
     ours.module.double()
@@ -219,48 +183,3 @@ def test_ours_is_the_hand_written_glow_with_other_words() -> None:
         (other_fine, other_coarse), other = by_hand.encode(x)
     for a, b in ((coarse, other_coarse), (fine, other_fine), (logdet, other)):
         torch.testing.assert_close(a, b)
-
-
-def test_an_unknown_contender_and_a_missing_library_say_what_to_do(monkeypatch) -> None:
-    with pytest.raises(ValueError, match="no contender 'glow'; there are hand-written, "):
-        contender("glow", TINY)
-    monkeypatch.setitem(sys.modules, "normflows", None)
-    monkeypatch.delitem(sys.modules, "benchmark.peers.glow_normflows", raising=False)
-    with pytest.raises(ImportError, match="pip install --group bench"):
-        contender("normflows", TINY)
-
-
-def test_bars_are_met_from_their_own_side() -> None:
-    measured = [
-        bars.Measured("time", 0.9, 1.0),
-        bars.Measured("time", 1.1, 1.0),
-        bars.Measured("rate", 0.9, 0.8, at_least=True),
-        bars.Measured("rate", 0.7, 0.8, at_least=True),
-        bars.Measured("bf16", 0.9, 0.7, excused="no bf16 in this processor"),
-    ]
-    assert [one.met for one in measured] == [True, False, True, False, False]
-    assert [one.cells()[2] for one in measured] == ["yes", "no", "yes", "no", "– (no bf16 in this processor)"]
-    assert measured[0].cells()[:2] == ["≤ 1.00", "0.90"]
-    said = bars.table({"glow_step": measured[:1], "rate": measured[2:4]})
-    assert [row[-1] for row in said.rows] == ["yes", "yes", "no"]
-    assert said.rows[2][0] == ""
-    json.dumps(said.numbers, allow_nan=False)
-    json.dumps(bars.table({"breaks": [bars.Measured("x", math.inf, 0)]}).numbers, allow_nan=False)
-
-
-@dataclass(frozen=True)
-class Some:
-    """Options."""
-
-    threads: int = 2
-    out: Path = Path("/home/someone/runs")
-
-
-def test_files_say_how_it_was_measured_and_not_where(tmp_path) -> None:
-    about = report.protocol(Some(), "cpu")
-    result = report.Results("Speed", ["", "time"], [["a", "1 s"]], ["a note"], {"a": Spread(1.0, 1.0, 1.0)})
-    report.write(tmp_path, [result], about)
-    text = (tmp_path / "table.md").read_text() + (tmp_path / "results.json").read_text()
-    assert "someone" not in text
-    assert "| a | 1 s |" in text
-    assert json.loads((tmp_path / "results.json").read_text())["protocol"]["options"] == {"threads": 2}

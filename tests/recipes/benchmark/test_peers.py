@@ -7,7 +7,6 @@ import re
 import runpy
 import sys
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -152,36 +151,6 @@ def test_the_page_shows_these_sources_and_their_count(sources: Any) -> None:
     assert count.table() in PAGE
 
 
-def test_the_new_design_takes_several_draws_that_share_an_lr_image(sources: Any) -> None:
-    peer = Peer("design_flowkit", sources)
-    (y, z), _ = peer.encode(peer.x, *peer.context)
-    shared = flowkit.Latents(y[:1], z), peer.context[0][:1]
-    whole = flowkit.Latents(y[:1].repeat(4, 1, 1, 1), z), peer.context[0][:1].repeat(4, 1, 1, 1)
-    assert torch.allclose(peer.decode(*shared)[0], peer.decode(*whole)[0])
-
-
-def test_what_counts(sources: Any) -> None:
-    source = """'Doc.'
-import x
-
-def f(a):  # why
-    'Doc'
-    # why
-    return (
-        a
-    )
-
-if __name__ == "__main__":
-    f(1)
-"""
-    assert sources("count").count(source) == (4, 10)
-
-
-def test_the_page_names_the_versions() -> None:
-    for name in ("nflows", "normflows", "FrEIA"):
-        assert f"{name} {version(name)}" in PAGE
-
-
 def rows_of_the_page(name: str) -> list[str]:
     match = re.search(rf"^\| {re.escape(name)} \|(.*)\|$", PAGE, re.MULTILINE)
     assert match, f"the page has no row {name!r}"
@@ -200,39 +169,3 @@ def test_the_facts_of_the_page_are_true(kind: str, sources: Any) -> None:
                 assert 0.1 < float(value) / float(told) < 10, (library, name)
             else:
                 assert value == told, (library, name)
-
-
-def test_a_condition_of_freia_comes_from_outside_the_graph() -> None:
-    framework, modules = pytest.importorskip("FrEIA.framework"), pytest.importorskip("FrEIA.modules")
-    split = framework.Node(image := framework.InputNode(4, 4, 4), modules.Split, {"section_sizes": [2, 2]})
-    net = {"subnet_constructor": lambda i, o: torch.nn.Conv2d(i, o, 1)}
-    body = framework.Node(split.out0, modules.AllInOneBlock, net)
-    latent = framework.Node(split.out1, modules.AllInOneBlock, net, conditions=body)
-    outputs = [framework.OutputNode(latent), framework.OutputNode(body)]
-    graph = framework.GraphINN([image, split, body, latent, *outputs])
-    with pytest.raises(KeyError):
-        graph(graph(torch.randn(2, 4, 4, 4))[0], rev=True)
-
-
-def test_the_actnorm_of_freia_counts_the_pixels_it_was_built_for() -> None:
-    layer = pytest.importorskip("FrEIA.modules").ActNorm([(3, 8, 8)])
-    layer.init_on_next_batch = False
-    layer.scale.data.fill_(0.1)
-    assert torch.allclose(layer([torch.randn(1, 3, 4, 4)])[1], torch.tensor(0.1 * 3 * 8 * 8))
-
-
-def test_normflows_has_no_context_for_images_and_a_float32_logdet_for_float64() -> None:
-    normflows = pytest.importorskip("normflows")
-    base = normflows.distributions.DiagGaussian((4, 4, 4), trainable=False)
-    flow = normflows.ConditionalNormalizingFlow(base, [normflows.flows.GlowBlock(4, 8)])
-    with pytest.raises(TypeError, match="context"):
-        flow.log_prob(torch.randn(2, 4, 4, 4), torch.randn(2, 3, 4, 4))
-    flow = normflows.NormalizingFlow(base, [normflows.flows.GlowBlock(4, 8)]).double()
-    assert flow.inverse_and_log_det(torch.randn(2, 4, 4, 4).double())[1].dtype == torch.float32
-
-
-@pytest.mark.parametrize("name", ["realnvp_nflows", "realnvp_freia"])
-def test_the_samples_of_nflows_are_float32(name: str, sources: Any) -> None:
-    peer = Peer(name, sources)
-    with pytest.raises(RuntimeError, match="dtype"):
-        getattr(peer.module, "sample", lambda flow, n: flow.sample(n))(peer.flow, 2)
