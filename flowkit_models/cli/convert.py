@@ -8,10 +8,10 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-import flowkit_models
 from flowkit_models.cli.model import overrides
 from flowkit_models.cli.options import Convert
 from flowkit_models.files import write_whole
+from flowkit_models.models import factory
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import OWN_NOTES, read_about
 from flowkit_models.models.detect import known_sizes
@@ -34,11 +34,11 @@ def convert_file(options: Convert) -> int:
         raise FileExistsError(f"{options.target}: is there already; --overwrite replaces it")
     if not options.target.parent.is_dir():
         raise FileNotFoundError(f"{options.target}: there is no folder {options.target.parent}")
-    model = flowkit_models.load(options.source, **overrides(options))
+    model = factory.load(options.source, **overrides(options))
     proof = options.target.with_name(f".{os.getpid()}.{options.target.name}")
     try:
         write(model, proof, read_about(options.source))
-        copy = flowkit_models.load(proof, **overrides(model.config))
+        copy = factory.load(proof, **overrides(model.config))
         count = check_equal(model, copy, options.target)
         proof.replace(options.target)
     finally:

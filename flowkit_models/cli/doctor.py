@@ -11,13 +11,13 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-import flowkit_models
 from flowkit_models.cli.model import overrides
 from flowkit_models.cli.options import Doctor
 from flowkit_models.data.sample_photos import test_photos
 from flowkit_models.diagnostics import findings
 from flowkit_models.diagnostics.examine import Report, examine_model
 from flowkit_models.images.image_file import read_image
+from flowkit_models.models import factory
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import read_weights
 
@@ -33,7 +33,7 @@ def examine_file(options: Doctor) -> int:
     """
     finding = findings.weights(read_weights(options.checkpoint)[0])
     if finding.severity == "ok":
-        model = flowkit_models.load(options.checkpoint, **overrides(options))
+        model = factory.load(options.checkpoint, **overrides(options))
         report = examine_model(model, _images(options, model))
     else:  # which `load` refuses
         report = Report((finding,))

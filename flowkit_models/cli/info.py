@@ -12,10 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 
 import flowkit
-import flowkit_models
 from flowkit_models.cli.model import overrides
 from flowkit_models.cli.options import Info
 from flowkit_models.diagnostics.profile import Cost, Profile, profile_model
+from flowkit_models.models import factory
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import OWN_NOTES, read_about, read_weights
 
@@ -27,7 +27,7 @@ def show_info(options: Info) -> int:
         FileNotFoundError: if there is no checkpoint.
         ValueError: if it is none of a known model, or the size does not suit it.
     """
-    model = flowkit_models.load(options.checkpoint, **overrides(options))
+    model = factory.load(options.checkpoint, **overrides(options))
     found = profile_model(model, options.size)
     file, training = about_file(options.checkpoint), about_training(options.checkpoint)
     layers = layer_table(model) if options.layers else None

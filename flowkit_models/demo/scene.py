@@ -9,12 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-import flowkit_models
 from flowkit_models.images.convert import to_float, to_uint8
 from flowkit_models.images.image_file import read_image
 from flowkit_models.images.resize import bicubic_resize
 from flowkit_models.inference.editing import diversity_map
 from flowkit_models.metrics.full_reference import consistency, psnr
+from flowkit_models.models import factory
 from flowkit_models.models.base import ImageFlow
 
 Kind = Literal["lr", "bicubic", "model"]
@@ -71,7 +71,7 @@ class Draws:
 
 @lru_cache(maxsize=2)
 def _opened(path: str, changed: int, device: str) -> ImageFlow:
-    return flowkit_models.load(path).to(device).eval().requires_grad_(False)
+    return factory.load(path).to(device).eval().requires_grad_(False)
 
 
 def open_model(path: str, device: str = "cpu") -> ImageFlow:

@@ -14,7 +14,7 @@ import tyro
 from rich.console import Console
 from torch import Tensor
 
-import flowkit_models
+from flowkit_models.models import factory
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import read_about
 from flowkit_models.training.objective import Objective
@@ -38,7 +38,7 @@ def fresh_model(name: str, options: Options, **sizes: Any) -> Any:
     if options.resume and folder.state.exists() and folder.config.exists():
         sizes = {**json.loads(folder.config.read_text()).get("sizes", {}), **sizes}
     torch.manual_seed(options.seed)
-    return flowkit_models.create(name, options.memory, options.networks, **sizes)
+    return factory.create(name, options.memory, options.networks, **sizes)
 
 
 def initial_model(path: Path, like: ImageFlow, stages: tuple[str, ...], memory: str, networks: str) -> ImageFlow:
@@ -49,7 +49,7 @@ def initial_model(path: Path, like: ImageFlow, stages: tuple[str, ...], memory: 
     Raises:
         ValueError: if it is another model, or was trained in another stage.
     """
-    model = flowkit_models.load(path, memory, networks)
+    model = factory.load(path, memory, networks)
     own = {"quant", "centred", "lr_rounded", "gain", "init", "prior", "purpose"}  # no sizes, so they may differ
     sizes = {f.name for f in dataclasses.fields(like.config)} - own
     if type(model) is not type(like) or any(getattr(model.config, o) != getattr(like.config, o) for o in sizes):

@@ -11,7 +11,6 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-import flowkit_models
 from flowkit_models.data.crops import AlignedCrops
 from flowkit_models.data.image_pair import Pair
 from flowkit_models.diagnostics.lr_provenance import calibrate
@@ -22,6 +21,7 @@ from flowkit_models.files import write_text
 from flowkit_models.metrics.perceptual import LPIPS
 from flowkit_models.metrics.pretrained import WeightsError, is_cached
 from flowkit_models.metrics.registry import METRICS, Rules
+from flowkit_models.models import factory
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import read_about
 from flowkit_models.training.logs import read_log
@@ -219,7 +219,7 @@ def _note_own_lr(out: Path, crops: AlignedCrops, device: torch.device) -> None:
     found: dict[str, float] = {}
     for path in (out / "last.safetensors", out / "best.safetensors"):
         if path.is_file():
-            model, about = flowkit_models.load(path), read_about(path)
+            model, about = factory.load(path), read_about(path)
             if about["step"] not in found:
                 photos = (crops.part(i, 48 * model.scale).to(device) for i in range(16))
                 found[about["step"]] = calibrate(model.to(device), photos)
