@@ -46,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("flowkit: stopped; nothing is half-written", file=sys.stderr)
         return 130
-    except Exception as error:
+    except Exception as failure:
+        error = explained(failure)
         if getattr(options, "debug", False):
             traceback.print_exc()
         print(f"flowkit: {one_line(error)}", file=sys.stderr)
@@ -57,15 +58,13 @@ def parse(arguments: Sequence[str] | None) -> Any:
     """The options that a command line stands for, of a class in `options`.
 
     Raises:
-        UsageError: if an option is out of range, or the packages that parse are not there.
+        UsageError: if an option is out of range.
         SystemExit: for `--help`, and for a line that can't be parsed.
     """
-    try:
-        import tyro  # noqa: PLC0415 - an extra
+    import tyro  # noqa: PLC0415 - an extra
 
-        from flowkit_models.cli import options  # noqa: PLC0415 - made of tyro's marks
-    except ModuleNotFoundError as error:
-        raise UsageError(f'the command needs {error.name}: pip install "flowkit-torch[cli]"') from None
+    from flowkit_models.cli import options  # noqa: PLC0415 - made of tyro's marks
+
     kinds: Any = Union[tuple(getattr(options, name) for name in SUBCOMMANDS)]  # noqa: UP007 - made of a table
     return tyro.cli(
         kinds,
@@ -81,3 +80,11 @@ def function_of(options: Any) -> Callable[[Any], int]:
     module, name = SUBCOMMANDS[type(options).__name__]
     function: Callable[[Any], int] = getattr(importlib.import_module(f"flowkit_models.cli.{module}"), name)
     return function
+
+
+def explained(error: Exception) -> Exception:
+    """The error, or if it is the lack of a package that all subcommands need, one that names its extra."""
+    package = str(error.name).partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if package in ("tyro", "rich"):
+        return UsageError(f'the command needs {package}: pip install "flowkit-torch[cli]"')
+    return error

@@ -25,7 +25,7 @@ from flowkit_models.cli.paths import Naming, find_inputs
 from flowkit_models.cli.provenance import signed
 from flowkit_models.files import write_whole
 from flowkit_models.images import photo_file
-from flowkit_models.images.formats import endings, named_format
+from flowkit_models.images.formats import endings, labels, named_format, written_formats
 from flowkit_models.images.photo_file import Header, Picture, stored
 from flowkit_models.images.resize import bicubic_resize
 from flowkit_models.models.base import ImageFlow
@@ -82,7 +82,8 @@ def decode_files(options: Decode) -> int:
             pixels, alpha, header = _decoded(opened, job.source, job.targets[0], lr)
             header = job.fit(header)
             if not named_format(header.format).keeps_pixels(options.quality):
-                job.warn_once("this format changes pixels: PNG and TIFF don't")
+                exact = labels((form for form in written_formats() if not form.lossy), "and")
+                job.warn_once(f"this format changes pixels: {exact} don't")
             job.write_picture(stored(pixels, alpha, header), header, options.quality)
     return batch.summary()
 

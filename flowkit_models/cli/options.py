@@ -8,10 +8,14 @@ from typing import Annotated, Literal
 import tyro
 
 from flowkit_models.cli.errors import UsageError
-from flowkit_models.images.formats import photo_labels, written_endings, written_names
+from flowkit_models.images.formats import labels, read_formats, written_formats
 
-WRITTEN = "|".join(written_names())
-FILES = f"Files, folders (searched with those below them) or quoted globs. Pictures are {photo_labels()}."
+FILES = f"Files, folders (searched with those below them) or quoted globs. Pictures are {labels(read_formats())}."
+WRITTEN = "|".join(form.short_name for form in written_formats())
+LOSSY = [form for form in written_formats() if form.lossy]
+QUALITY = (
+    f"Of {labels(LOSSY, 'and')}, 1 to 100; 100 is lossless {labels(form for form in LOSSY if form.lossless_at_100)}."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +51,7 @@ class PictureOptions(ModelOptions):
 
     format: Annotated[str | None, tyro.conf.arg(metavar=WRITTEN)] = None
     """Of the results. Without it: that of -o or of the input."""
-    quality: int = 95
-    """Of JPEG and WebP, 1 to 100; 100 is lossless WebP."""
+    quality: Annotated[int, tyro.conf.arg(help=QUALITY)] = 95
 
     @property
     def extension(self) -> str | None:
@@ -57,7 +60,7 @@ class PictureOptions(ModelOptions):
 
     def __post_init__(self) -> None:
         """Raises UsageError for options out of range, before anything is read."""
-        if self.extension not in (None, *written_endings()):
+        if self.format is not None and self.format not in WRITTEN.split("|"):
             raise UsageError(f"--format {self.format}: one of {WRITTEN}")
         if not 1 <= self.quality <= 100:
             raise UsageError(f"--quality {self.quality}: from 1 to 100")

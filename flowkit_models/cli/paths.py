@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flowkit_models.cli.errors import UsageError
-from flowkit_models.images.formats import find_files, written_endings, written_format
+from flowkit_models.images.formats import find_files, written_format
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,8 @@ def _names_file(output: str, single: bool) -> bool:
     """True if -o names a file: its end says so, and it is no folder."""
     if not output or output.endswith(("/", os.sep)) or _is_folder(Path(output)):
         return False
-    suffix = Path(output).suffix.lower()
-    return suffix in written_endings() or (single and bool(suffix))
+    path = Path(output)
+    return written_format(path) is not None or (single and bool(path.suffix))
 
 
 def _is_folder(path: Path) -> bool:

@@ -4,7 +4,7 @@ A format more is a row more. The readers tell formats by content (`magic`), neve
 """
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,11 @@ class ImageFormat:
     def keeps_pixels(self, quality: int) -> bool:
         """True if every pixel that is written at this quality is read again."""
         return not self.lossy or (self.lossless_at_100 and quality == 100)
+
+    @property
+    def short_name(self) -> str:
+        """The first ending without its dot, as `--format` takes it."""
+        return self.endings[0][1:]
 
     def options(self, quality: int) -> dict[str, Any]:
         """Options of libvips' saver."""
@@ -126,36 +131,43 @@ def endings() -> list[str]:
     return sorted(ending for row in FORMATS for ending in row.endings)
 
 
-def photo_labels() -> str:
-    """The formats that `photo_file` reads, for a sentence."""
-    *first, last = (row.label for row in FORMATS if row.vips_loader)
-    return f"{', '.join(first)} or {last}"
+def read_formats() -> list[ImageFormat]:
+    """The formats that `photo_file` reads."""
+    return [row for row in FORMATS if row.vips_loader]
 
 
-def written_endings() -> list[str]:
-    """Endings of the formats that `photo_file` writes."""
-    return [ending for row in FORMATS if row.vips_saver for ending in row.endings]
-
-
-def written_names() -> list[str]:
-    """Names of these formats as `--format` takes them: their first endings, without the dot."""
-    return [row.endings[0][1:] for row in FORMATS if row.vips_saver]
+def written_formats() -> list[ImageFormat]:
+    """The formats that `photo_file` writes."""
+    return [row for row in FORMATS if row.vips_saver]
 
 
 def written_format(path: str | Path) -> ImageFormat | None:
     """The format that the end of a file's name asks for; None if it is none that is written."""
     ending = Path(path).suffix.lower()
-    return next((row for row in FORMATS if row.vips_saver and ending in row.endings), None)
+    return next((row for row in written_formats() if ending in row.endings), None)
 
 
 def named_format(name: str) -> ImageFormat:
-    """The row with this key."""
-    return next(row for row in FORMATS if row.name == name)
+    """The row with this key; ValueError if there is none."""
+    for row in FORMATS:
+        if row.name == name:
+            return row
+    raise ValueError(f"no image format {name!r}; there are {', '.join(row.name for row in FORMATS)}")
 
 
 def recognised_format(start: bytes) -> ImageFormat | None:
     """The format of a file that `photo_file` reads, by its first 16 bytes; None: another."""
-    return next((row for row in FORMATS if row.vips_loader and re.match(row.magic, start, re.DOTALL)), None)
+    return next((row for row in read_formats() if re.match(row.magic, start, re.DOTALL)), None)
+
+
+def labels(rows: Iterable[ImageFormat], joint: str = "or") -> str:
+    """Formats as a sentence names them.
+
+    >>> labels(FORMATS[:3])
+    'JPEG, PNG or WebP'
+    """
+    *first, last = (row.label for row in rows)
+    return f"{', '.join(first)} {joint} {last}" if first else last
 
 
 def find_files(folder: Path, wanted: Collection[str]) -> list[Path]:

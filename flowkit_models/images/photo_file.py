@@ -19,11 +19,12 @@ from flowkit_models.files import write_whole
 from flowkit_models.images.convert import to_uint8
 from flowkit_models.images.formats import (
     ImageFormat,
+    labels,
     named_format,
-    photo_labels,
+    read_formats,
     recognised_format,
-    written_endings,
     written_format,
+    written_formats,
 )
 
 MAX_PIXELS = 2**28
@@ -166,7 +167,7 @@ def write(path: str | Path, array: NDArray[Any], header: Header, quality: int = 
     """Writes a picture wholly or not at all; the end of the name says the format.
 
     Args:
-        path: ends in one of `formats.written_endings()`.
+        path: ends as one of `formats.written_formats()` does.
         array: what `stored` returns, put together: (H, W, header.channels). It is not copied.
         header: fitted to the format.
         quality: 1 to 100, of JPEG and WebP; 100 makes WebP lossless.
@@ -200,7 +201,8 @@ def format_of(path: str | Path) -> ImageFormat:
     """The format that the end of a file's name asks for; raises PictureError if it is none that is written."""
     row = written_format(path)
     if row is None:
-        raise PictureError(f"{path}: pictures are written as {', '.join(written_endings())}: end the name with one")
+        known = ", ".join(ending for row in written_formats() for ending in row.endings)
+        raise PictureError(f"{path}: pictures are written as {known}: end the name with one of these")
     return row
 
 
@@ -208,8 +210,9 @@ def check_size(path: str | Path, height: int, width: int) -> None:
     """Raises PictureError if the format of a name can't hold a picture of this size."""
     longest = format_of(path).max_side
     if max(height, width) > longest:
+        larger = ", ".join(row.short_name for row in written_formats() if row.max_side >= max(height, width))
         raise PictureError(
-            f"{path}: {height} × {width} pixels, and this format ends at {longest}: choose another (png, tif)"
+            f"{path}: {height} × {width} pixels, and this format ends at {longest}: choose another ({larger})"
         )
 
 
@@ -256,7 +259,7 @@ def _format(path: Path) -> ImageFormat:
         raise PictureError(f"{path}: empty file (zero bytes)")
     row = recognised_format(start)
     if row is None:
-        raise PictureError(f"{path}: not a {photo_labels()} file: convert it to one of them")
+        raise PictureError(f"{path}: not a {labels(read_formats())} file: convert it to one of them")
     return row
 
 

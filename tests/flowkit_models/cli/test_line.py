@@ -137,6 +137,14 @@ def test_without_its_packages(capsys, monkeypatch, tmp_path, checkpoint):
     assert capsys.readouterr().err == 'flowkit: the command needs tyro: pip install "flowkit-torch[cli]"\n'
 
 
+def test_without_the_package_that_draws_bars(capsys, monkeypatch, checkpoint):
+    monkeypatch.delitem(sys.modules, "flowkit_models.cli.info", raising=False)
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    monkeypatch.setitem(sys.modules, "rich", None)
+    assert command.main(["info", str(checkpoint())]) == 2
+    assert capsys.readouterr().err == 'flowkit: the command needs rich: pip install "flowkit-torch[cli]"\n'
+
+
 def test_as_a_process_of_its_own(tmp_path, checkpoint):
     path = save(tmp_path / "x.png")
     run = [sys.executable, "-m", "flowkit_models.cli", "upscale", "-m", str(checkpoint()), str(path)]
