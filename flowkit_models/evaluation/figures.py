@@ -29,6 +29,19 @@ class Shown(NamedTuple):
     note: str = ""
 
 
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure of this size in inches.
+
+    Raises:
+        ModuleNotFoundError: without matplotlib; it names the extra that brings it.
+    """
+    try:
+        from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError('pictures need matplotlib: pip install "flowkit-torch[metrics]"') from None
+    return Figure(figsize=(width, height), dpi=110, layout="constrained")
+
+
 def with_psnr(title: str, image: Tensor, pair: Pair, border: int, on_luma: bool = False) -> Shown:
     """A result, uint8 or in [0, 1], with its PSNR below it, on RGB or on Y; nan where the border leaves nothing."""
     image = to_uint8(image)
@@ -118,9 +131,7 @@ def curves(
         held_out: the metric to plot.
         lines: levels to compare it with, by name.
     """
-    from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
-
-    figure = Figure(figsize=(9, 3.4), dpi=110, layout="constrained")
+    figure = new_figure(9, 3.4)
     left, right = figure.subplots(1, 2)
     names = ("bits_per_dim", "loss", "all_loss", "discriminator_loss")  # of several turns, each has a loss of its own
     shown = next(name for name in names if any(name in row for row in rows))
@@ -160,13 +171,11 @@ def temperature_curves(
         shown: titles of the panels by name of the value; one that is missing is left out.
         zoom: models that get a second row of panels to themselves, where the others are far off.
     """
-    from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
-
     first = next(iter(curves.values()))[0][0]
     panels = {key: title for key, title in shown.items() if key in first}
     rows = [list(curves), *([list(zoom)] if 0 < len(zoom) < len(curves) else [])]
     styles = {name: (f"C{i}", "osv^Dxp*"[i % 8]) for i, name in enumerate(curves)}
-    figure = Figure(figsize=(4.2 * len(panels), 3.4 * len(rows) + 0.4), dpi=110, layout="constrained")
+    figure = new_figure(4.2 * len(panels), 3.4 * len(rows) + 0.4)
     grid = figure.subplots(len(rows), len(panels), squeeze=False)
     for i, (axes, names) in enumerate(zip(grid, rows, strict=True)):
         for axis, (key, title) in zip(axes, panels.items(), strict=True):
@@ -230,10 +239,8 @@ def draw_sheet(
         scale: HR size over LR size.
         centres: where to look, as fractions of height and width; the middle by default.
     """
-    from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
-
     columns = len(next(iter(rows.values())))
-    figure = Figure(figsize=(2.05 * columns, 2.3 * len(rows)), dpi=110, layout="constrained")
+    figure = new_figure(2.05 * columns, 2.3 * len(rows))
     axes = figure.subplots(len(rows), columns, squeeze=False)
     for i, (name, row) in enumerate(rows.items()):
         whole = row[-1].image

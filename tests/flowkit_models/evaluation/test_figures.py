@@ -1,5 +1,7 @@
 """Pictures: curves against the temperature, models side by side, sheets of samples."""
 
+import sys
+
 import pytest
 import torch
 
@@ -52,3 +54,9 @@ def test_the_note_is_the_psnr_of_the_8_bit_image(pairs) -> None:
         == f"{psnr(luma(rounded), luma(pair.hr), 4).item():.2f} dB (Y)"
     )
     assert with_psnr("t", image, pair, 16).note == "nan dB"
+
+
+def test_without_matplotlib_the_error_says_what_to_install(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ModuleNotFoundError, match=r'pictures need matplotlib: pip install "flowkit-torch\[metrics\]"'):
+        figures.new_figure(1, 1)
