@@ -59,7 +59,7 @@ def read_set(
 
 
 def _converted(files: PairFiles) -> Iterator[tuple[str, str]]:
-    """Those of a pair's files that don't hold 8-bit RGB, and what `read_image` does about it."""
+    """Files of a pair that don't hold 8-bit RGB, and what `read_image` does about each."""
     for path in (files.hr, files.lr):
         if path is None:
             continue

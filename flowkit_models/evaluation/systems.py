@@ -1,4 +1,4 @@
-"""What can be scored: flows, networks that make one image, the bicubic, and folders of anybody's results."""
+"""Systems to score: flows, networks that make one image, the bicubic, and folders of anybody's results."""
 
 import hashlib
 import importlib
@@ -24,7 +24,7 @@ from flowkit_models.models.factory import load
 
 
 class Drawn(NamedTuple):
-    """What a system made of a pair.
+    """Results of a system for one pair.
 
     Attributes:
         images: (n, 3, H, W) of the size of HR; floating point in [0, 1] where it was not rounded, else uint8.

@@ -1,4 +1,4 @@
-"""How natural an image looks without a reference: NIQE and BRISQUE, from the statistics of natural scenes.
+"""No-reference image quality: NIQE and BRISQUE, from the statistics of natural scenes.
 
 Images are RGB (B, 3, H, W), uint8 or floating point in [0, 1], which is rounded to 8 bits; smaller is more
 natural. Both follow the MATLAB releases of the Laboratory for Image and Video Engineering, The University of

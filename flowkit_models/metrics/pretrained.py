@@ -1,4 +1,4 @@
-"""Weights of other people's networks: where they are found, and a checksum that says which they are."""
+"""Pretrained weights of feature networks and learned metrics: lookup, download, checksum."""
 
 import contextlib
 import hashlib
@@ -82,7 +82,7 @@ def find_weights(name: str, path: StrPath | None = None) -> Weights:
 
 
 def is_cached(name: str) -> bool:
-    """Whether a network's weights lie in torch's hub cache, so that `find_weights` needs neither path nor download."""
+    """Tells whether weights lie in torch's hub cache, so that `find_weights` needs neither path nor download."""
     return (_hub_folder() / _HUB[name]).is_file()
 
 

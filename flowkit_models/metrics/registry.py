@@ -1,4 +1,4 @@
-"""The registry of metrics: a metric is a function and a `Metric` row, and everything that scores asks here.
+"""The metric registry: a metric is a function and a `Metric` row, and everything that scores asks here.
 
 `flowkit evaluate`, the recipes' tables and validation while training all go through `METRICS`. To add a metric, write
 the function and `register` a row; its name then works in `flowkit evaluate --metrics`.
@@ -20,7 +20,7 @@ from flowkit_models.metrics.stochastic import diversity, diversity_score, square
 
 @dataclass(frozen=True)
 class Rules:
-    """How images are scored.
+    """Scoring protocol: metrics, draws, borders, colour, rounding.
 
     Attributes:
         scale: HR size over LR size.
@@ -64,7 +64,7 @@ class Rules:
         return {name: METRICS[name].words.format_map(said) for name in self.metrics}
 
     def protocol(self) -> dict[str, Any]:
-        """All of this, for a file of results."""
+        """The protocol in values and words, for a file of results."""
         values = asdict(self)
         del values["rounded"]  # the words say it
         return {
@@ -99,7 +99,7 @@ class Case:
 
     @property
     def device(self) -> torch.device:
-        """Where the network is; the CPU if it has no weights."""
+        """The network's device; the CPU if it has no weights."""
         weights = self.network.parameters() if isinstance(self.network, nn.Module) else iter(())
         return next((p.device for p in weights), torch.device("cpu"))
 

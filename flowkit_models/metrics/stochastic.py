@@ -1,4 +1,4 @@
-"""How much samples of one image differ: diversity, and the score of NTIRE 2021."""
+"""Diversity of samples: standard deviation, and the diversity score of NTIRE 2021."""
 
 from collections.abc import Callable
 
@@ -6,13 +6,11 @@ import torch
 from torch import Tensor
 
 from flowkit_models.images.convert import _check_values, _levels
-from flowkit_models.metrics.full_reference import (
-    _pair,
-)
+from flowkit_models.metrics.full_reference import _pair
 
 
 def diversity(samples: Tensor) -> Tensor:
-    """How much samples (n, B, C, H, W) in [0, 1] differ: unbiased std over n, times 255, mean over pixels.
+    """Diversity of samples (n, B, C, H, W) in [0, 1]: unbiased std over n, times 255, mean over pixels.
 
     Returns:
         (B,) float64, in grey levels. A ValueError says so if n < 2.
@@ -31,7 +29,7 @@ def squared_error_map(a: Tensor, b: Tensor) -> Tensor:
 def diversity_score(
     samples: Tensor, hr: Tensor, error_map: Callable[[Tensor, Tensor], Tensor] = squared_error_map
 ) -> Tensor:
-    """How much closer the best sample at each pixel comes to the truth than the best whole sample, in percent.
+    """NTIRE's diversity score: how much closer than the best whole sample the best one at each pixel is, in percent.
 
     With d_i(k) the error of sample i at pixel k, the global best is min_i mean_k d_i(k), the local best
     mean_k min_i d_i(k), and the score (global best − local best) / global best · 100: 0 for equal samples,

@@ -1,4 +1,4 @@
-"""How a training recipe ends: final scores, metrics.json, tables for the terminal, curve and picture sheet."""
+"""End of a training recipe: final scores, metrics.json, tables for the terminal, curve and picture sheet."""
 
 import dataclasses
 import json
@@ -29,7 +29,7 @@ from flowkit_models.training.options import Options
 from flowkit_models.training.trainer import Result
 
 LOOK_AT = {"astronaut": (0.22, 0.45), "chelsea": (0.4, 0.5), "coffee": (0.45, 0.5)}
-"""Where a picture of the bundled test photographs looks, as fractions of height and width."""
+"""Centres of the windows that a sheet shows of the bundled test photographs, as fractions of height and width."""
 
 
 def score_sr(

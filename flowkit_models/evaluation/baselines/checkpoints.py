@@ -1,4 +1,4 @@
-"""Which of the networks in `baselines` a checkpoint holds, told from its names and shapes."""
+"""Baseline networks from checkpoints of any published layout, told by names and shapes."""
 
 import math
 import re

@@ -63,7 +63,7 @@ class ResidualBlock(nn.Module):
 
 @dataclass(frozen=True)
 class ResidualSizes:
-    """What tells one residual network from another.
+    """Sizes and variants of a residual network.
 
     Attributes:
         features, blocks: width, and number of residual blocks.
