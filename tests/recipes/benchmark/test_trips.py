@@ -24,4 +24,4 @@ def test_the_trips_of_architecture_md() -> None:
     assert len(load_trip(PACKAGE).files) <= 8
     trip = upscale_trip(PACKAGE)
     assert len(trip.files) <= 22
-    assert trip.depth <= 14
+    assert trip.depth <= 16
