@@ -5,7 +5,7 @@ import operator
 import os
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -22,6 +22,9 @@ from flowkit_models.images.image_file import ImageError, list_images
 
 Photos: TypeAlias = Mapping[str, Tensor] | str | os.PathLike[str]
 """Images in memory by name, uint8 (3, H, W); or a folder of image files, searched with what is below it."""
+
+Weights: TypeAlias = Mapping[str, float] | Callable[[str], float] | None
+"""How often to see an image, 1 for those that a mapping doesn't name; or a function of its name."""
 
 Augment: TypeAlias = Literal["flip", "flips", "none"]
 """flip: left-right. flips: left-right, upside down, transposed. Each with probability 1/2."""
@@ -49,20 +52,21 @@ class _Crops(Dataset[tuple[Tensor, Tensor]]):
         size: int,
         scale: int,
         augment: Augment,
-        weights: Mapping[str, float] | None,
+        weights: Weights,
         seed: int,
         memory: int,
     ) -> None:
-        weights = weights or {}
         if augment not in ("flip", "flips", "none"):
             raise ValueError(f'augment is "flip", "flips" or "none", got {augment!r}')
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed is a whole number from 0 to 2⁶⁴ - 1, got {seed}")
-        if unknown := weights.keys() - images.keys():
+        if isinstance(weights, Mapping) and (unknown := weights.keys() - images.keys()):
             raise ValueError(f"weights for unknown images {sorted(unknown)}")
-        chances = [height * width * weights.get(name, 1.0) for name, ((height, width), _) in images.items()]
+        found = {name: weights(name) if callable(weights) else (weights or {}).get(name, 1.0) for name in images}
+        chances = [height * width * found[name] for name, ((height, width), _) in images.items()]
         if not chances or min(chances) < 0 or not 0 < sum(chances) < math.inf:
-            raise ValueError(f"weights must be finite, not negative and not all zero, got {dict(weights)}")
+            other = {name: weight for name, weight in found.items() if weight != 1}
+            raise ValueError(f"weights must be finite, not negative and not all zero, got {other}")
         self.names = list(images)
         self.size, self.scale, self.augment, self.seed = size, scale, augment, seed
         self._chances = np.cumsum(chances)
@@ -136,8 +140,7 @@ class RandomCrops(_Crops):
         size: side of an HR crop in pixels, a multiple of the degradation's scale.
         degradation: makes LR from the uint8 HR crop; default `Bicubic(4)`.
         augment: "flip" (as published), "flips" or "none"; done before the degradation.
-        weights: how often to see some photographs, 1 for those not named here. Names in a folder are paths relative
-            to it.
+        weights: see `Weights`. Names in a folder are paths relative to it, those of pairs are the pairs'.
         seed: of all draws, 0 … 2⁶⁴ - 1.
         memory: bytes for decoded files, see `Decoded`.
 
@@ -160,7 +163,7 @@ class RandomCrops(_Crops):
         degradation: Degradation = _STORED,
         *,
         augment: Augment = "flip",
-        weights: Mapping[str, float] | None = None,
+        weights: Weights = None,
         seed: int = 0,
         memory: int = MEMORY,
     ) -> None:
@@ -209,7 +212,7 @@ class AlignedCrops(_Crops):
         reference: Bicubic = _UNROUNDED,
         *,
         augment: Augment = "flips",
-        weights: Mapping[str, float] | None = None,
+        weights: Weights = None,
         seed: int = 0,
         memory: int = MEMORY,
     ) -> None:

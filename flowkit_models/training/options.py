@@ -1,14 +1,15 @@
-"""Options of the training recipes, and what they stand for: settings of the engine, training data, a test set."""
+"""Options of the training recipes, and the settings, training data and test set that they stand for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from flowkit_models.data.crops import AlignedCrops, Photos, RandomCrops
 from flowkit_models.data.degradation import Bicubic
 from flowkit_models.data.image_pair import Pair, make_pairs
-from flowkit_models.data.pairs import find_pairs, read_pair
+from flowkit_models.data.pairs import PairFiles, find_pairs, read_pair
 from flowkit_models.data.sample_photos import bundled_photos, test_photos
 from flowkit_models.images.image_file import check_writable, list_images
 from flowkit_models.training.optim import Adam, Cosine, Milestones
@@ -22,7 +23,8 @@ class Options:
     data: Path | None = None
     """Folder of HR photographs to train on, searched recursively. None: the photographs in the wheels."""
     source_weights: dict[str, float] = field(default_factory=dict)
-    """How often to see some of --data's photographs, by patterns of their paths: "nature_*" 0.5. The others: 1."""
+    """How often to see some photographs, by patterns of their paths in --data: "nature_*" 0.5 "old/*" 0. The others: 1;
+    where several patterns fit, the last counts."""
     paired: bool = False
     """--data is a set of HR and LR files (HR/ + LR_bicubic/X4/, GTmod12/ + LRbicx4/, DIV2K's, SelfExSR's)."""
     test: Path | None = None
@@ -38,7 +40,7 @@ class Options:
     batch: int = 16
     """Crops per iteration, over all processes."""
     accumulate: int = 1
-    """Parts into which each process's crops are split to save memory."""
+    """Micro-batches into which each process's crops are split to save memory."""
     crop: int = 160
     """Side of the HR crops, in pixels; a multiple of the scale."""
     lr: float = 2.5e-4
@@ -126,16 +128,17 @@ class Options:
     def crops(self, scale: int) -> RandomCrops | AlignedCrops:
         """Crops for super-resolution: LR made from the HR crop, flipped left-right; or from LR files."""
         if self.paired:
-            return AlignedCrops(self._pairs(scale), self.crop, Bicubic(scale), augment="flip", seed=self.seed)
-        photos, weights = self._photos()
-        return RandomCrops(photos, self.crop, Bicubic(scale), augment="flip", weights=weights, seed=self.seed)
+            return AlignedCrops(
+                self._pairs(scale), self.crop, Bicubic(scale), augment="flip", weights=self._weight, seed=self.seed
+            )
+        return RandomCrops(
+            self._photos(), self.crop, Bicubic(scale), augment="flip", weights=self._weight, seed=self.seed
+        )
 
     def aligned_crops(self, scale: int, rounded: bool) -> AlignedCrops:
-        """Crops for rescaling: LR of the whole photograph, flipped and transposed."""
-        if self.paired:
-            return AlignedCrops(self._pairs(scale), self.crop, Bicubic(scale), seed=self.seed)
-        photos, weights = self._photos()
-        return AlignedCrops(photos, self.crop, Bicubic(scale, rounded=rounded), weights=weights, seed=self.seed)
+        """Crops for rescaling: LR of the whole photograph, or from LR files; flipped and transposed."""
+        images, rounded = (self._pairs(scale), True) if self.paired else (self._photos(), rounded)
+        return AlignedCrops(images, self.crop, Bicubic(scale, rounded=rounded), weights=self._weight, seed=self.seed)
 
     def test_pairs(self, scale: int) -> dict[str, Pair]:
         """The test set."""
@@ -143,28 +146,33 @@ class Options:
             return make_pairs(test_photos(), scale)
         return {files.name: Pair.of(*read_pair(files, scale)) for files in find_pairs(self.test, scale)}
 
-    def _photos(self) -> tuple[Photos, dict[str, float]]:
-        """Photographs, and those of them to see rarely: two in the wheels look unlike everyday ones."""
-        if self.data is not None:
-            return self.data, self._weights()
-        photos = bundled_photos()
-        return photos, {name: 0.1 for name in ("retina", "hubble") if name in photos}
+    def _photos(self) -> Photos:
+        if self.data is None:
+            photos = bundled_photos()
+            self._check_patterns(list(photos))
+            return photos
+        if self.source_weights:
+            self._check_patterns([path.relative_to(self.data).as_posix() for path in list_images(self.data)])
+        return self.data
 
-    def _weights(self) -> dict[str, float]:
-        """The weights of the photographs that a pattern fits; of several patterns, the last."""
-        assert self.data is not None
-        names = (
-            [path.relative_to(self.data).as_posix() for path in list_images(self.data)] if self.source_weights else []
-        )
-        for pattern in self.source_weights:
-            if not any(fnmatch(name, pattern) for name in names):
-                raise ValueError(f"--source-weights: no photograph in {self.data} is called {pattern}")
-        return {n: w for n in names for pattern, w in self.source_weights.items() if fnmatch(n, pattern)}
-
-    def _pairs(self, scale: int) -> Any:
+    def _pairs(self, scale: int) -> list[PairFiles]:
         if self.data is None:
             raise ValueError("--paired needs --data, a set of HR and LR files")
         pairs = find_pairs(self.data, scale)
         if any(pair.lr is None for pair in pairs):
             raise ValueError(f"--paired: {self.data} holds HR files only")
+        self._check_patterns([pair.name for pair in pairs])
         return pairs
+
+    def _check_patterns(self, names: Sequence[str]) -> None:
+        """Raises ValueError for a pattern that fits no photograph, be it one that is skipped."""
+        for pattern in self.source_weights:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                where = self.data or "the photographs in the wheels"
+                raise ValueError(f"--source-weights: nothing in {where} is called {pattern}; there is {names[0]} …")
+
+    def _weight(self, name: str) -> float:
+        """How often to see a photograph; two in the wheels look unlike everyday ones."""
+        known = {"retina": 0.1, "hubble": 0.1} if self.data is None else {}
+        fitting = [w for pattern, w in {**known, **self.source_weights}.items() if fnmatchcase(name, pattern)]
+        return fitting[-1] if fitting else 1.0

@@ -1,0 +1,83 @@
+"""Options of the recipes: which photographs are seen how often."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+import tyro
+from PIL import Image
+
+from flowkit_models.training.options import Options
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Photographs of one size, each of one grey, in two folders; one is too small to be used."""
+    for name, grey, side in (("a_1", 50, 40), ("a_2", 100, 40), ("sub/b_1", 150, 40), ("tiny", 200, 8)):
+        path = tmp_path / "photos" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((side, side, 3), grey, dtype=np.uint8)).save(path)
+    return tmp_path / "photos"
+
+
+def shares(crops, count=300):
+    """How often each grey is drawn."""
+    greys = [round(float(crops[i][0].mean()) * 255) for i in range(count)]
+    return {grey: greys.count(grey) / count for grey in sorted(set(greys))}
+
+
+def crops(kind, **options):
+    given = Options(crop=16, **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of the small one
+        return given.crops(4) if kind == "random" else given.aligned_crops(4, rounded=True)
+
+
+@pytest.mark.parametrize("kind", ["random", "aligned"])
+def test_patterns_weigh_photographs(data, kind) -> None:
+    found = shares(crops(kind, data=data, source_weights={"a_*": 0.5, "a_2.png": 0}))
+    assert found == {50: pytest.approx(1 / 3, abs=0.09), 150: pytest.approx(2 / 3, abs=0.09)}
+    assert set(shares(crops(kind, data=data, source_weights={"*": 0, "sub/*": 0.1}))) == {150}
+
+
+def test_a_pattern_may_fit_what_is_skipped(data) -> None:
+    every = shares(crops("random", data=data))
+    assert shares(crops("random", data=data, source_weights={"tiny*": 0.5})) == every
+    assert set(every) == {50, 100, 150}
+
+
+@pytest.mark.parametrize("kind", ["random", "aligned"])
+def test_pairs_are_weighed_by_their_names(tmp_path, kind) -> None:
+    for folder, side in (("HR", 40), ("LR_bicubic/X4", 10)):
+        (tmp_path / folder).mkdir(parents=True)
+        for name, grey in (("a", 50), ("b", 150)):
+            Image.fromarray(np.full((side, side, 3), grey, dtype=np.uint8)).save(tmp_path / folder / f"{name}.png")
+    assert set(shares(crops(kind, data=tmp_path, paired=True, source_weights={"a*": 0}))) == {150}
+
+
+def test_the_photographs_in_the_wheels_have_weights_that_patterns_replace(monkeypatch) -> None:
+    photos = {n: torch.full((3, 40, 40), g, dtype=torch.uint8) for n, g in (("retina", 50), ("chelsea", 150))}
+    monkeypatch.setattr("flowkit_models.training.options.bundled_photos", lambda: photos)
+    assert shares(crops("random"))[50] == pytest.approx(0.1 / 1.1, abs=0.06)
+    assert shares(crops("random", source_weights={"ret*": 1}))[50] == pytest.approx(0.5, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ({"c*": 0.5}, r"--source-weights: nothing in .*photos is called c\*; there is a_1\.png"),
+        ({"A_1*": 0.5}, r"is called A_1\*"),
+        ({"a_*": -1.0}, r"not negative and not all zero, got {'a_1\.png': -1\.0, 'a_2\.png': -1\.0}"),
+        ({"*": 0.0}, "not all zero"),
+    ],
+)
+def test_weights_that_make_no_sense(data, weights, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        crops("random", data=data, source_weights=weights)
+
+
+def test_the_command_line_takes_pairs_of_pattern_and_weight() -> None:
+    parsed = tyro.cli(Options, args=["--source-weights", "nature_*", "0.5", "old/*", "0", "--steps", "3"])
+    assert parsed.source_weights == {"nature_*": 0.5, "old/*": 0.0}
+    assert tyro.cli(Options, args=[]).source_weights == {}
