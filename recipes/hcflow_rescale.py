@@ -48,7 +48,7 @@ PRESETS: dict[tuple[str, ...], Config] = {
         save_every=100,
         loss=RescalingWeights(temperature=0.0),
     ),
-    # reference hcflow.md §12.3 and §13
+    # the official option file: docs/official/hcflow.md
     ("paper-x4",): Config(
         preset="paper-x4",
         out=Path("runs/hcflow_rescale_paper"),

@@ -46,7 +46,7 @@ class Config(Options):
     loss: SRWeights = field(default_factory=SRWeights)
     """Weights of the losses."""
     official_steps: bool = False
-    """An optimiser step for each loss, as the official code takes them, instead of one for their sum."""
+    """An optimizer step for each loss, as the official code takes them, instead of one for their sum."""
     critic_lr: float = 5e-5
     """Learning rate of the discriminator."""
     critic_first: int = 0
@@ -71,7 +71,7 @@ MODEL: dict[str, str] = {
 EARLIER: dict[str, tuple[str, ...]] = {"plus": ("nll",), "plusplus": ("nll", "plus")}
 """What a stage may start from; the official code starts both from nll."""
 
-# reference hcflow.md §12.2 and §13, line by line
+# the official option files, line by line: docs/official/hcflow.md
 _OFFICIAL: dict[str, Any] = {"batch": 16, "crop": 160, "clip_value": 5.0, "clip_norm": 100.0}
 _FINE: dict[str, Any] = {"steps": 50_000, "milestones": (20_000, 40_000)}
 _PLUS = SRWeights(nll=2e-3, pixel=1.0)

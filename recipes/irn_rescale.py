@@ -46,7 +46,7 @@ class Config(Options):
 
 MODEL = {"small-x4": "irn_x4_small", "paper-x2": "irn_x2", "paper-x3": "irn_x3", "paper-x4": "irn_x4"}
 
-# reference irn.md §4
+# the official option files: docs/official/irn.md
 _OFFICIAL = Config(
     steps=500_000,
     batch=16,

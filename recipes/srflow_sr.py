@@ -55,7 +55,7 @@ OUT = Path("runs/srflow_sr")
 
 
 def _paper(preset: Any, **nll: Any) -> dict[tuple[str, ...], Config]:
-    """Reference srflow.md §8, and §9 for what the official code makes of it: Adam's betas are (0.9, 0.999)."""
+    """Official settings, with the betas that the flow's Adam really has: docs/official/srflow.md."""
     pretraining: dict[str, Any] = {"betas": (0.9, 0.99), "restart_every": 50_000, "lr": 2e-4, "batch": 16}
     base = Config(preset=preset, steps=200_000, crop=160, seed=10)
     flow: dict[str, Any] = {"betas": (0.9, 0.999), "milestones": (100_000, 150_000, 180_000, 190_000)}

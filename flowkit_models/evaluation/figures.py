@@ -133,7 +133,7 @@ def curves(
     """
     figure = new_figure(9, 3.4)
     left, right = figure.subplots(1, 2)
-    names = ("bits_per_dim", "loss", "all_loss", "discriminator_loss")  # of several turns, each has a loss of its own
+    names = ("bits_per_dim", "loss", "all_loss", "discriminator_loss")  # of several phases, each has a loss of its own
     shown = next(name for name in names if any(name in row for row in rows))
     steps, values = zip(*((row["step"], row[shown]) for row in rows if shown in row), strict=True)
     means = [sum(values[max(0, i - 24) : i + 1]) / min(i + 1, 25) for i in range(len(values))]

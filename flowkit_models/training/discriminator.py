@@ -1,10 +1,10 @@
-"""The discriminator of HCFlow++ and IRN+: VGG-like, down to a 32nd of the crop (reference hcflow.md §12.2)."""
+"""Discriminator of HCFlow++ and IRN+: VGG-like, down to a 32nd of the crop."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 SHRINK = 32
-"""Five convolutions of stride 2."""
+"""Crop over the side of the last feature map: five convolutions of stride 2."""
 
 
 class Discriminator(nn.Module):
@@ -39,11 +39,11 @@ class Discriminator(nn.Module):
         """Crops (B, 3, size, size) to logits (B, 1)."""
         if x.shape[1:] != (3, self.size, self.size):
             raise ValueError(f"Discriminator: made for crops of {self.size} × {self.size}, got {tuple(x.shape)}")
-        parts = dict(self.named_children())
+        layers = dict(self.named_children())
         for i in range(5):
             for j in range(2):
-                x = parts[f"conv{i}_{j}"](x)
-                norm = parts.get(f"bn{i}_{j}")
+                x = layers[f"conv{i}_{j}"](x)
+                norm = layers.get(f"bn{i}_{j}")
                 x = F.leaky_relu(x if norm is None else norm(x), 0.2)
         logit: Tensor = self.linear2(F.leaky_relu(self.linear1(x.flatten(1)), 0.2))
         return logit

@@ -52,7 +52,7 @@ class Guarded(nn.Module):
 
 
 def in_batch(batch: Batch) -> Source | None:
-    """The samples that are not finite."""
+    """Finds samples that are not finite."""
     for name, images in (("hr", batch.hr), ("lr", batch.lr)):
         if all_finite(images):
             continue
@@ -63,7 +63,7 @@ def in_batch(batch: Batch) -> Source | None:
 
 
 def in_gradients(gradients: Mapping[str, Tensor]) -> Source:
-    """The first gradient that is not finite, or the largest one, whose square then overflowed."""
+    """Finds the first gradient that is not finite, or the largest one, whose square then overflowed."""
     for name, gradient in gradients.items():
         if not all_finite(gradient):
             return Source(4, f"the gradient of {name} is not finite")

@@ -1,4 +1,4 @@
-"""The record of a run: a row of JSON per event in log.jsonl, and the same numbers for TensorBoard."""
+"""Log of a run: a row of JSON per event in log.jsonl, and the same numbers for TensorBoard."""
 
 import json
 import math
@@ -52,7 +52,7 @@ class Logs:
                     self._events.add_scalar(f"{row['kind']}/{name}", value, row["step"])
 
     def sync(self) -> None:
-        """Puts the rows on the disk: before a state that counts on them."""
+        """Syncs the rows to the disk: before a state that counts on them."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The losses that the papers' objectives are made of."""
+"""Losses of the papers' objectives."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def charbonnier(a: Tensor, b: Tensor) -> Tensor:
-    """Σ √((a − b)² + 1e-6) over each image, mean over the batch: what IRN calls L1 (reference irn.md §4)."""
+    """Σ √((a − b)² + 1e-6) over each image, mean over the batch: IRN's L1."""
     return ((a - b).square() + 1e-6).sqrt().flatten(1).sum(1).mean()
 
 

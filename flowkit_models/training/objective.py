@@ -50,7 +50,7 @@ class Objective(nn.Module):
     """Base class of what `trainer.train` minimises.
 
     A subclass defines `forward`; with several phases also `phases`, and `active` where not all of them run at every
-    step. The engine calls nothing but the module itself, so that `DistributedDataParallel` sees every pass. All
+    step. The trainer calls nothing but the module itself, so that `DistributedDataParallel` sees every pass. All
     parameters that require gradients belong to the model or to the discriminator: freeze those of a perceptual loss.
 
     Args:

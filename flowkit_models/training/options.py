@@ -83,7 +83,7 @@ class Options:
     """auto: the GPU, if there is one."""
 
     def settings(self, discriminator: Adam | None = None) -> Settings:
-        """These options as the engine takes them."""
+        """Settings for the trainer."""
         adam = Adam(
             self.lr,
             self.betas,

@@ -1,4 +1,4 @@
-"""A start for learned priors: least squares of the details on their features, as ActNorm starts from statistics."""
+"""Initialisation of learned priors: least squares of the details on their features."""
 
 import math
 from typing import Any
@@ -12,7 +12,7 @@ from flowkit.nets import ZeroConv2d
 from flowkit_models.models.base import ImageFlow
 
 LOG_SIGMA_UNIT = 0.6
-"""How far one unit of a prior's last layer moves log σ."""
+"""Step of log σ for one unit of a prior's last layer."""
 
 
 @torch.no_grad()
@@ -84,7 +84,7 @@ def _fit(last: ZeroConv2d, kind: Affine, windows: Tensor, features: Tensor, targ
     wanted = _rows(target)
     means = _solve(windows, wanted, ridge)
     deviation = (windows @ means - wanted).square().mean(0).sqrt().clamp_min(1e-4)
-    # An optimiser steps all weights alike: in units of the residual that suits every channel, however faint, and a
+    # An optimizer steps all weights alike: in units of the residual that suits every channel, however faint, and a
     # small unit keeps log σ, which acts exponentially, from running ahead.
     last.log_scale[0::2] = deviation.log() / 3
     last.log_scale[1::2] = math.log(LOG_SIGMA_UNIT) / 3

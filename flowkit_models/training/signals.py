@@ -10,7 +10,7 @@ from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 PATIENCE = 2.0
-"""Seconds in which more signals are taken for the same one: launchers pass on what the terminal sends already."""
+"""Seconds in which more signals count as the same one: launchers pass on what the terminal sends already."""
 
 
 class Stopped(SystemExit):

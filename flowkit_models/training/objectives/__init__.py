@@ -1,4 +1,4 @@
-"""What the three papers minimise, as modules whose forward is a whole training step."""
+"""Objectives of the three papers, as modules whose forward is a whole training step."""
 
 from flowkit_models.training.objectives.hcflow import Rescaling, RescalingWeights, SRWeights, SuperResolution
 from flowkit_models.training.objectives.irn import IRNRescaling, IRNWeights

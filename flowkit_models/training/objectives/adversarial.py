@@ -1,4 +1,4 @@
-"""What objectives with a perceptual and an adversarial loss share: their networks, and the discriminator's phases."""
+"""Base class of objectives with a perceptual and an adversarial loss: their networks, the discriminator's phase."""
 
 from collections.abc import Iterable
 
@@ -27,7 +27,7 @@ class AdversarialObjective(Objective):
         phases: those that train the model.
         perceptual, gan: weights of the two losses.
         features: a frozen network, for the first.
-        discriminator: a discriminator, for the second; its phase comes last.
+        discriminator: for the second; its phase comes last.
         discriminator_first: iterations in which only the discriminator is trained.
 
     Raises:
@@ -53,7 +53,7 @@ class AdversarialObjective(Objective):
         self.phases = phases if discriminator is None else (*phases, Phase("discriminator", "discriminator"))
 
     def active(self, step: int) -> Iterable[Phase]:
-        """At first the discriminator alone."""
+        """The phases of a step: at first the discriminator's alone."""
         return [phase for phase in self.phases if step > self.discriminator_first or phase.trains == "discriminator"]
 
     def forward(self, phase: str, batch: Batch, draws: Draws, step: int, image: Tensor | None = None) -> Outcome:

@@ -56,8 +56,8 @@ class SRWeights:
 class SuperResolution(AdversarialObjective):
     """HCFlow, HCFlow+ and HCFlow++: L = λ₁ NLL + λ₂ pixel + λ₃ perceptual + λ₄ GAN, eq. (6) to (8).
 
-    By default one sum, as in the paper. `official_steps` takes the official code's optimiser steps instead
-    (reference hcflow.md §12.2): likelihood, pixel loss, then perceptual and GAN. The official HCFlow+ adds the last
+    By default one sum, as in the paper. `official_steps` takes the official code's optimizer steps instead
+    (docs/official/hcflow.md): likelihood, pixel loss, then perceptual and GAN. The official HCFlow+ adds the last
     pixel gradient to that of the next likelihood, and so do these phases.
 
     Args:
@@ -127,7 +127,7 @@ class SuperResolution(AdversarialObjective):
 
 @dataclass(frozen=True)
 class RescalingWeights:
-    """Weights of HCFlow's rescaling loss, eq. (9), and of what can stand in its place.
+    """Weights of HCFlow's rescaling loss, eq. (9), and of the likelihood that can stand in its place.
 
     Attributes:
         hr: λ₁, of mean |x̂ − x|.

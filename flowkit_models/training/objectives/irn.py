@@ -1,4 +1,4 @@
-"""IRN's objective, and IRN+'s: sums over pixels, means over the batch (reference irn.md §4)."""
+"""IRN's objective, and IRN+'s: sums over pixels, means over the batch."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from flowkit_models.training.objectives.adversarial import AdversarialObjective,
 
 @dataclass(frozen=True)
 class IRNWeights:
-    """Weights of IRN's and IRN+'s losses, which are sums over an image (reference irn.md §4).
+    """Weights of IRN's and IRN+'s losses, which are sums over an image (docs/official/irn.md).
 
     Attributes:
         fit: of Σ (y − y*)²; the square of the scale.

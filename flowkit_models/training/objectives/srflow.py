@@ -10,13 +10,13 @@ from flowkit_models.training.objectives.adversarial import outcome
 
 
 class SRFlowLikelihood(Objective):
-    """SRFlow: the likelihood, and optionally a pixel loss at τ = 0 (reference srflow.md §8).
+    """SRFlow: the likelihood, and optionally a pixel loss at τ = 0 (docs/official/srflow.md).
 
     Args:
         model: an SRFlow.
         pixel: weight of mean |x(τ = 0) − x|; officially 0.
         frozen: iterations in which the encoder stays as it is. The official code trains it from the start; its
-            authors' stated recipe freezes it for half of the run (§9.2).
+            authors' stated recipe freezes it for half of the run.
     """
 
     model: SRFlow
@@ -42,7 +42,7 @@ class SRFlowLikelihood(Objective):
 
 
 class EncoderPretraining(Objective):
-    """SRFlow's encoder as an SR network of its own, by mean |image − x|: what SRFlow starts from (reference §8).
+    """SRFlow's encoder as an SR network of its own, by mean |image − x|: the start of SRFlow's training.
 
     Args:
         model: an SRFlow; its flow is not trained.
