@@ -69,7 +69,7 @@ MODEL: dict[str, str] = {
     "paper-x8": "hcflow_face_x8",
 }
 EARLIER: dict[str, tuple[str, ...]] = {"plus": ("nll",), "plusplus": ("nll", "plus")}
-"""What a stage may start from; the official code starts both from nll."""
+"""Stages that a stage may start from; the official code starts both from nll."""
 
 # the official option files, line by line: docs/official/hcflow.md
 _OFFICIAL: dict[str, Any] = {"batch": 16, "crop": 160, "clip_value": 5.0, "clip_norm": 100.0}

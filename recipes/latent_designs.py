@@ -66,7 +66,7 @@ class Config(Run):
     """Options of the recipe. The defaults shown are those of the chosen preset."""
 
     designs: tuple[Design, ...] = tuple(DESIGNS)
-    """Which designs to train and compare."""
+    """Designs to train and compare."""
     seeds: tuple[int, ...] = (0,)
     """Each design is trained once with each seed; the tables show mean ± standard deviation over them."""
     out: Path = Path("runs/latent_designs")
@@ -76,7 +76,7 @@ class Config(Run):
     taus: tuple[float, ...] = (0.3, 0.5, 0.7, 0.8, 0.9, 1.0)
     """Temperatures of the curves, beside 0."""
     shown: int = 2
-    """How many of the test images the picture shows."""
+    """Number of test images in the picture."""
     weights: Path | None = None
     """File or folder of weights for LPIPS; None: torch's cache."""
     seed: Annotated[int, tyro.conf.Suppress] = 0  # each run has its own
@@ -239,11 +239,11 @@ BESIDE = {
     "diversity": ("diversity", ".2f"),
     "train_minutes": ("minutes", ".1f"),
 }
-"""What else tells the designs apart."""
+"""Further columns that tell the designs apart."""
 
 
 def row_of(record: Mapping[str, Any], temperature: float) -> dict[str, float]:
-    """What the tables say of one run: PSNR and SSIM at τ = 0, the others at τ where they depend on it."""
+    """Numbers of one run for the tables: PSNR and SSIM at τ = 0, the others at τ where they depend on it."""
     scores = record["scores"]
     warm = scores[f"tau_{temperature:g}"]
     return {
@@ -286,7 +286,7 @@ def report(
 
 
 def run_folder(config: Config, design: Design, seed: int) -> Path:
-    """Where one run is kept."""
+    """Folder of one run."""
     return config.out / config.preset / design / f"seed{seed}"
 
 

@@ -32,7 +32,7 @@ class Config(Options):
     out: Path = Path("runs/srflow_sr")
     """Folder of the run; of the presets, runs/srflow_sr/PRESET/STAGE."""
     encoder: str | None = None
-    """Where the stage nll has its encoder from: an RRDB_*.pth, a whole SRFlow, or "scratch". None: the stage encoder's
+    """Encoder of the stage nll: an RRDB_*.pth, a whole SRFlow, or "scratch". None: the stage encoder's
     run beside --out."""
     frozen: float = 0.0
     """Part of the run in which the encoder stays as it is: officially 0; the authors' stated recipe has 0.5."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flowkit_models.cli.model import overrides
 from flowkit_models.cli.options import Convert
-from flowkit_models.files import write_whole
+from flowkit_models.files import UNFINISHED, write_whole
 from flowkit_models.models import factory
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import OWN_NOTES, read_about
@@ -35,7 +35,7 @@ def convert_file(options: Convert) -> int:
     if not options.target.parent.is_dir():
         raise FileNotFoundError(f"{options.target}: there is no folder {options.target.parent}")
     model = factory.load(options.source, **overrides(options))
-    proof = options.target.with_name(f".{os.getpid()}.{options.target.name}")
+    proof = options.target.with_name(f"{UNFINISHED}{os.getpid()}{options.target.suffix}")
     try:
         write(model, proof, read_about(options.source))
         copy = factory.load(proof, **overrides(model.config))

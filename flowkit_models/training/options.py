@@ -172,7 +172,7 @@ class Options:
                 raise ValueError(f"--source-weights: nothing in {where} is called {pattern}; there is {names[0]} …")
 
     def _weight(self, name: str) -> float:
-        """How often to see a photograph; two in the wheels look unlike everyday ones."""
+        """Weight of a photograph by name; two in the wheels look unlike everyday ones."""
         known = {"retina": 0.1, "hubble": 0.1} if self.data is None else {}
         fitting = [w for pattern, w in {**known, **self.source_weights}.items() if fnmatchcase(name, pattern)]
         return fitting[-1] if fitting else 1.0

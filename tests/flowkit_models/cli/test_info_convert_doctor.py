@@ -2,12 +2,14 @@
 
 import json
 import math
+import os
 
 import pytest
 import torch
 import tyro
 
 import flowkit_models
+from flowkit_models.cli import main
 from flowkit_models.cli.dispatch import function_of
 from flowkit_models.cli.options import Convert, Doctor, Info
 from flowkit_models.images.image_file import write_image
@@ -85,6 +87,13 @@ def test_nothing_is_overwritten_unasked(tmp_path) -> None:
     assert (tmp_path / "b.safetensors").read_text() == "precious"
     assert convert(tmp_path / "a.safetensors", tmp_path / "b.safetensors", "--overwrite") == 0
     assert read_weights(tmp_path / "b.safetensors")[1]["model"] == "HCFlow"
+
+
+def test_the_longest_name_that_a_folder_takes(tmp_path) -> None:
+    flowkit_models.create("hcflow_sr_x4_small").save(tmp_path / "a.safetensors")
+    name = "n" * (os.pathconf(tmp_path, "PC_NAME_MAX") - len(".safetensors"))
+    assert main(["convert", str(tmp_path / "a.safetensors"), str(tmp_path / f"{name}.safetensors")]) == 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.safetensors", f"{name}.safetensors"]
 
 
 def test_a_target_that_makes_no_sense(tmp_path) -> None:
