@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from flowkit.checks import checked_method
+from flowkit.shortcuts import Written, author, of_another_map, recorded
 from flowkit.tree import Value
 
 
@@ -60,6 +61,7 @@ class Bijector(nn.Module):
     domain: constraints.Constraint | None = constraints.real
     codomain: constraints.Constraint | None = constraints.real
     shares_y: bool = False
+    written: ClassVar[Written] = {}
 
     # what `>>` makes: flowkit.chain sets it, since a chain is itself a bijector
     _chain: ClassVar[Callable[..., Bijector]]
@@ -69,6 +71,9 @@ class Bijector(nn.Module):
         for name in ("forward", "inverse"):
             if name in cls.__dict__:
                 setattr(cls, name, checked_method(cls.__dict__[name], forward=name == "forward"))
+        if of_another_map(cls, "constant_logdet"):
+            cls.constant_logdet = False
+        cls.written = recorded(cls, Bijector)
 
     def inverse(self, y: Value, context: Value = None) -> tuple[Value, Tensor]:
         """Maps y back to x. Returns x and the log-det of the inverse map, shape (batch,)."""
@@ -92,29 +97,41 @@ class Inverse(Bijector):
     `b.inv` makes one; `b.inv.inv` is b again.
     """
 
-    def __init__(self, bijector: Bijector) -> None:
+    bijector: Any
+
+    def __init__(self, bijector: nn.Module) -> None:
         super().__init__()
         self.bijector = bijector
-        self.in_channels = bijector.out_channels
-        self.out_channels = bijector.in_channels
-        self.x_is_tensor, self.y_is_tensor = bijector.y_is_tensor, bijector.x_is_tensor
-        self.shrink = None if bijector.shrink is None else 1 / bijector.shrink
-        self.constant_logdet = bijector.constant_logdet
-        self.domain, self.codomain = bijector.codomain, bijector.domain
+        its = facts(bijector)
+        self.in_channels, self.out_channels = its.out_channels, its.in_channels
+        self.x_is_tensor, self.y_is_tensor = its.y_is_tensor, its.x_is_tensor
+        self.shrink = None if its.shrink is None else 1 / its.shrink
+        if author(self, "forward") is Inverse:
+            self.constant_logdet = its.constant_logdet
+        self.domain, self.codomain = getattr(bijector, "codomain", None), getattr(bijector, "domain", None)
 
     @property
     def inv(self) -> Bijector:
         """The bijector that this is the inverse of."""
-        return self.bijector
+        if author(self, "forward") is Inverse and isinstance(self.bijector, Bijector):
+            return self.bijector
+        return Inverse(self)
 
     def forward(self, x: Value, context: Value = None) -> tuple[Value, Tensor]:
         """Applies the inverse of the wrapped map."""
-        return self.bijector.inverse(x, context)
+        out: tuple[Value, Tensor] = self.bijector.inverse(x, context)
+        return out
 
     def inverse(self, y: Value, context: Value = None) -> tuple[Value, Tensor]:
         """Applies the wrapped map."""
         out: tuple[Value, Tensor] = self.bijector(y, context)
         return out
+
+
+def facts(part: nn.Module) -> Bijector:
+    """Where a part's facts are stated: in itself or what `torch.compile` wraps; a foreign part states none."""
+    part = getattr(part, "_orig_mod", part)
+    return part if isinstance(part, Bijector) else Bijector()
 
 
 class TensorMap(Bijector):
@@ -136,3 +153,8 @@ def full_precision(x: Tensor) -> AbstractContextManager[Any]:
 def no_logdet(x: Tensor) -> Tensor:
     """The log-det of a map that keeps volume: zeros, shape (batch,)."""
     return x.new_zeros(x.shape[0])
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """The dtype of what is computed once and must be exact: float64, where a device has it."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import Any
 
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from flowkit.bijector import Bijector, full_precision, no_logdet
-from flowkit.fusion import compose, runs_of
+from flowkit.bijector import Bijector, Inverse, facts, full_precision, no_logdet
+from flowkit.fusion import compose, fits, runs_of
+from flowkit.shortcuts import author, hooked
 from flowkit.tree import Value, leaves, map_leaves, repeat_rows, widen
 
 
@@ -22,10 +23,12 @@ class Chain(Bijector):
     Every part gets the same context. A part may come from elsewhere (an nflows transform, say) if it has
     `forward(x, context)` and `inverse(y, context)` that return (value, logdet); such a part knows nothing of
     precision policies and runs with autocast off. Neighbours that are channel-linear (ActNorm, 1×1 convolution,
-    permutation) are composed and touch the pixels once, unless somebody hooks one of them.
+    permutation) are composed and touch the pixels once, but for parts that a subclass or a patch has changed, or that
+    somebody hooks: the result is that of the parts one by one.
 
     Raises:
         TypeError: if a part is not a module with an inverse.
+        ValueError: if the channels that two parts state can't follow from each other.
 
     Example:
         >>> import torch, flowkit
@@ -41,14 +44,18 @@ class Chain(Bijector):
         for part in parts:
             if not isinstance(part, nn.Module) or not callable(getattr(part, "inverse", None)):
                 raise TypeError(f"Chain: {type(part).__name__} is not a module with an inverse")
-            flat.extend(part if type(part) is Chain else [part])
+            plain = type(part) is Chain and author(part, "forward") and not hooked(part)
+            flat.extend(part.parts if plain else [part])  # type: ignore[arg-type]
         self.parts = nn.ModuleList(flat)
-        self.x_is_tensor = bool(flat) and getattr(flat[0], "x_is_tensor", False)
-        self.y_is_tensor = bool(flat) and getattr(flat[-1], "y_is_tensor", False)
-        self.constant_logdet = all(getattr(part, "constant_logdet", False) for part in flat)
+        stated = [facts(part) for part in flat]
+        self.x_is_tensor = bool(flat) and stated[0].x_is_tensor
+        self.y_is_tensor = bool(flat) and stated[-1].y_is_tensor
+        if author(self, "forward") is Chain:
+            self.constant_logdet = self._constant_logdet()
         self.domain, self.codomain = _ends(flat)
-        self.in_channels, self.stride, self.shrink = _entrance(flat)
-        self.out_channels = _entrance([part.inv if isinstance(part, Bijector) else part for part in flat[::-1]])[0]
+        self.stride, self.shrink = pace(flat)
+        self.in_channels = _entrance(stated)
+        self.out_channels = _entrance(map(Inverse, stated[::-1]))
 
     def __len__(self) -> int:
         return len(self.parts)
@@ -61,32 +68,33 @@ class Chain(Bijector):
 
     def forward(self, x: Value, context: Value = None) -> tuple[Value, Tensor]:
         """Applies the parts in order. Returns the last value and the sum of the log-dets, shape (B,)."""
-        return self._walk(x, context, inverse=False)
+        return walk(self.runs(), x, context, inverse=False)
 
     def inverse(self, y: Value, context: Value = None) -> tuple[Value, Tensor]:
         """Applies the inverses in reverse order."""
-        return self._walk(y, context, inverse=True)
-
-    def _walk(self, x: Value, context: Value, inverse: bool) -> tuple[Value, Tensor]:
-        first = next(leaves(x))
-        logdet = no_logdet(first)
-        runs = self.runs()[:: -1 if inverse else 1]
-        for run, as_one in zip(runs, compose(runs, first, inverse), strict=True):
-            x, term = as_one.apply(x) if as_one and fits(run, x) else apply_run(run, x, context, inverse)
-            logdet = logdet + term
-        return x, logdet
+        return walk(self.runs(), y, context, inverse=True)
 
     def runs(self) -> list[list[Any]]:
         """The parts in order: those that act as one together, the others alone."""
         return runs_of(self.parts)
 
+    def _constant_logdet(self) -> bool:
+        patched = any({"forward", "inverse"} & vars(part).keys() for part in self.parts)
+        return not patched and all(facts(part).constant_logdet for part in self.parts)
+
 
 Bijector._chain = Chain  # `>>`
 
 
-def fits(run: list[Any], x: Value) -> bool:
-    """Whether x is what a channel-linear run takes; if not, its first part says so."""
-    return isinstance(x, Tensor) and x.shape[1] == run[0].in_channels
+def walk(runs: list[list[Any]], x: Value, context: Value, inverse: bool) -> tuple[Value, Tensor]:
+    """Applies the runs of a chain in order, or undoes them in reverse order."""
+    first = next(leaves(x))
+    logdet = no_logdet(first)
+    ordered = runs[:: -1 if inverse else 1]
+    for run, as_one in zip(ordered, compose(ordered, first, inverse), strict=True):
+        x, term = as_one.apply(x) if as_one and fits(run, x) else apply_run(run, x, context, inverse)
+        logdet = logdet + term
+    return x, logdet
 
 
 def apply_run(run: list[Any], x: Value, context: Value, inverse: bool = False) -> tuple[Value, Tensor]:
@@ -104,7 +112,7 @@ def _apply(part: nn.Module, method: Any, x: Value, context: Value) -> tuple[Valu
         return out
     first = next(leaves(x))
     with full_precision(first):
-        value, logdet = method(x, map_leaves(lambda c: repeat_rows(widen(c), len(first)), context))
+        value, logdet = method(x, map_leaves(lambda c: repeat_rows(widen(c), first.shape[0]), context))
         return value, logdet
 
 
@@ -118,16 +126,30 @@ def _ends(parts: list[nn.Module]) -> tuple[constraints.Constraint | None, constr
     return getattr(parts[0], "domain", None), getattr(parts[-1], "codomain", None)
 
 
-def _entrance(parts: list[nn.Module]) -> tuple[int | None, int, Fraction | None]:
-    """What a chain of parts expects of x: channels, stride; and its shrink. As far as the parts state it."""
-    channels, stride, shrink = None, 1, Fraction(1)
+def pace(parts: Iterable[nn.Module]) -> tuple[int, Fraction | None]:
+    """Stride and shrink of parts one after the other, as far as they state it."""
+    stride, shrink = 1, Fraction(1)
+    for part in map(facts, parts):
+        stride = math.lcm(stride, (shrink * part.stride).numerator)
+        if part.shrink is None:
+            return stride, None
+        shrink *= part.shrink
+    return stride, shrink
+
+
+def _entrance(parts: Iterable[Bijector]) -> int | None:
+    """The channels that a chain of parts expects of x, as far as they state it."""
+    shrink = Fraction(1)
     for part in parts:
-        stride = math.lcm(stride, (shrink * getattr(part, "stride", 1)).numerator)
-        own: int | None = getattr(part, "in_channels", None)
-        if channels is None and own is not None:
-            channels = int(own / shrink**2)
-        step: Fraction | None = getattr(part, "shrink", None)
-        if step is None:
-            return channels, stride, None
-        shrink *= step
-    return channels, stride, shrink
+        if part.in_channels is not None:
+            exact = part.in_channels / shrink**2
+            if exact.denominator > 1:
+                raise ValueError(
+                    f"Chain: {type(part).__name__}({part.extra_repr()}) takes {part.in_channels} channels, which the "
+                    f"maps beside it, that trade sizes for channels by {shrink}², can't make"
+                )
+            return int(exact)
+        if part.shrink is None:
+            return None
+        shrink *= part.shrink
+    return None

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from flowkit.bijector import TensorMap
 from flowkit.kinds import Kind
+from flowkit.shortcuts import author
 from flowkit.tree import Value, channels_last, describe, map_leaves, repeat_rows
 
 
@@ -53,7 +54,8 @@ class Coupling(TensorMap):
         self.keep = keep
         self.kind = kind
         self.flip = flip
-        self.constant_logdet = kind.keeps_volume
+        if author(self, "forward") is Coupling:
+            self.constant_logdet = kind.keeps_volume
 
     def extra_repr(self) -> str:
         """Split and kind."""
@@ -95,7 +97,7 @@ class Coupling(TensorMap):
 
     def _parameters_of(self, passive: Tensor, active: Tensor, context: Value) -> Tensor:
         if not getattr(self.net, "shares_context", False):
-            context = map_leaves(lambda c: repeat_rows(c, len(passive)), context)
+            context = map_leaves(lambda c: repeat_rows(c, passive.shape[0]), context)
         return _per_channel("Coupling", self.kind, self.net(channels_last(passive), context), active)
 
 
@@ -118,7 +120,8 @@ class Injector(TensorMap):
         _check_kind("Injector", kind)
         self.net = net
         self.kind = kind
-        self.constant_logdet = kind.affine
+        if author(self, "forward") is Injector:
+            self.constant_logdet = kind.affine
 
     def extra_repr(self) -> str:
         """The kind."""

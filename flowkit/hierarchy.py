@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from flowkit.bijector import Bijector, no_logdet
-from flowkit.chain import Chain
+from flowkit.chain import Chain, pace
 from flowkit.conditioning import CoarseToFine, External, Given, Independent, SingleScale
 from flowkit.spatial import Split
 from flowkit.tree import Value, channels_last, describe, leaves, map_leaves, repeat_rows
@@ -89,8 +89,8 @@ class Hierarchy(Bijector):
             raise ValueError(f"Hierarchy: {len(levels)} levels, but {type(given).__name__} has {len(given.nets)} nets")
         self.levels = nn.ModuleList(levels)
         self.given = given
-        chain = Chain(*(level.body for level in levels))
-        self.in_channels, self.stride, self.shrink = levels[0].body.in_channels, chain.stride, chain.shrink
+        self.in_channels = levels[0].body.in_channels
+        self.stride, self.shrink = pace(level.body for level in levels)
         # the levels with details, coarsest first: the order of z
         last = len(levels) - 1
         self.split_levels = [i for i in range(last, -1, -1) if levels[i].split is not None or i == last]

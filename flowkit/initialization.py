@@ -1,71 +1,112 @@
 """Data-dependent initialisation of ActNorm layers, as an explicit act."""
 
 import warnings
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from flowkit.bijector import widest
 from flowkit.flow import Flow
 from flowkit.tree import Value
 
 
 @torch.no_grad()
-def initialize(flow: nn.Module, batch: Value, context: Value = None) -> None:
+def initialize(flow: nn.Module, batch: Value, context: Value = None, *, again: bool = False) -> None:
     """Sets every uninitialised ActNorm so that its output has mean 0 and variance 1 per channel on this batch.
 
     One forward pass; each layer is set before it acts, so the next one sees standardised data. The ActNorms
     inside conditioner networks take part in the same order. On several processes (torch.distributed) the
-    statistics are those of all batches together, so all ranks end up with the same values.
+    statistics are those of all batches together, so all ranks end up with the same values. A channel that is constant
+    on the batch is shifted to 0 and not scaled.
 
     Args:
         flow: a bijector, or a `Flow`.
         batch: x, as for its forward.
         context: as for its forward.
+        again: set the layers that were initialised before (or loaded), too.
+
+    Raises:
+        ValueError: names a layer whose input is empty or has numbers that are not finite. Then, and whenever the pass
+            fails, all parameters and buffers are as they were.
 
     Warns:
-        UserWarning: names layers that the forward pass did not reach (those used in an `Inverse`, say).
+        UserWarning: names layers that the forward pass did not reach (those used in an `Inverse`, say), or constant
+            channels; or says that all layers were initialised before, so that nothing was done.
 
     Example:
         >>> import flowkit
         >>> layer = flowkit.ActNorm(2)
-        >>> flowkit.initialize(layer, torch.tensor([[1.0, 0.0], [3.0, 0.0]]))
+        >>> flowkit.initialize(layer, torch.tensor([[1.0, 0.0], [3.0, 2.0]]))
         >>> layer.bias.data
-        tensor([-2., -0.])
+        tensor([-2., -1.])
     """
-    layers = {
-        name: layer
-        for name, layer in flow.named_modules()
-        if hasattr(layer, "statistics_input") and not layer.initialized
-    }
-    hooks = [layer.register_forward_pre_hook(_set_from_input) for layer in layers.values()]
+    found = {name: layer for name, layer in flow.named_modules() if hasattr(layer, "statistics_input")}
+    layers: dict[str, Any] = {name: layer for name, layer in found.items() if again or not layer.initialized}
+    if found and not layers:
+        text = "initialize: every ActNorm was initialised before, nothing was done; again=True sets them anew"
+        warnings.warn(text, stacklevel=2)
+        return
+    kept = [*flow.buffers(), *(p for layer in layers.values() for p in (layer.bias, layer.log_scale))]
+    before = [(tensor, tensor.clone()) for tensor in kept]
+    seen: dict[str, list[int]] = {}
+    hooks = [
+        layer.register_forward_pre_hook(partial(_set_from_input, name=name, seen=seen))
+        for name, layer in layers.items()
+    ]
     try:
-        bijector = flow.bijector if isinstance(flow, Flow) else flow  # the base has no part in it
-        bijector(batch, context)
+        _map_of(flow)(batch, context)
+    except BaseException:
+        for tensor, value in before:
+            tensor.copy_(value)
+        raise
     finally:
         for hook in hooks:
             hook.remove()
-    missed = [name for name, layer in layers.items() if not layer.initialized]
+    constant = [f"{name or 'the layer'} {channels}" for name, channels in seen.items() if channels]
+    if constant:
+        text = ", ".join(constant[:5]) + (", …" if len(constant) > 5 else "")
+        warnings.warn(f"initialize: channels constant on this batch are shifted, not scaled: {text}", stacklevel=2)
+    missed = [name for name in layers if name not in seen]
     if missed:
         warnings.warn(f"initialize: the forward pass did not reach {', '.join(missed[:5])}", stacklevel=2)
 
 
-def _set_from_input(layer: Any, args: tuple[Any, ...]) -> None:
+def _map_of(flow: nn.Module) -> Callable[..., Any]:
+    """The bijector of a `Flow`, whose base has no part in it; but a flow with a call of its own is called."""
+    own = any(getattr(type(flow), name, None) is not getattr(Flow, name) for name in ("forward", "log_prob"))
+    return flow.bijector if isinstance(flow, Flow) and not own else flow
+
+
+def _set_from_input(layer: Any, args: tuple[Any, ...], name: str, seen: dict[str, list[int]]) -> None:
     """Sets bias and log-scale from the layer's input (Glow, section 3.1; biased variance, 1e-6 on the std)."""
-    if layer.initialized:  # a layer that is used twice is set the first time
+    if name in seen:  # a layer that is used twice is set the first time
         return
-    x = layer.statistics_input(*args).to(layer.bias.dtype).transpose(0, 1).flatten(1)
-    count = x.new_tensor(x.shape[1])
-    mean = _over_ranks(x.sum(1)) / _over_ranks(count)
-    variance = _over_ranks((x - mean[:, None]).square().sum(1)) / _over_ranks(count)
+    x = layer.statistics_input(*args)
+    eps = torch.finfo(x.dtype).eps
+    x = x.to(widest(x.device)).transpose(0, 1).flatten(1)
+    count = _over_ranks(x.new_tensor(x.shape[1]))
+    which = f"{name or 'the layer'}, {type(layer).__name__}({layer.extra_repr()})"
+    if not count:
+        raise ValueError(f"initialize: the input of {which} is empty; nothing was set")
+    mean = _over_ranks(x.sum(1)) / count
+    deviation = (_over_ranks((x - mean[:, None]).square().sum(1)) / count).sqrt()
+    odd = (~deviation.isfinite()).nonzero().flatten().tolist()
+    if odd:
+        raise ValueError(f"initialize: the input of {which} has NaN or infinity in channels {odd}; nothing was set")
+    largest = x.abs().amax(1) if x.shape[1] else torch.zeros_like(mean)
+    constant = deviation <= eps / 8 * _over_ranks(largest, largest=True)  # up to rounding
     layer.bias.copy_(-mean)
-    layer.log_scale.copy_(-(variance.sqrt() + 1e-6).log())
+    layer.log_scale.copy_(torch.where(constant, 0.0, -(deviation + 1e-6).log()))
     layer.initialized.fill_(True)
+    seen[name] = constant.nonzero().flatten().tolist()
 
 
-def _over_ranks(total: Tensor) -> Tensor:
+def _over_ranks(total: Tensor, largest: bool = False) -> Tensor:
     if dist.is_available() and dist.is_initialized():
         total = total.clone()
-        dist.all_reduce(total)
+        dist.all_reduce(total, dist.ReduceOp.MAX if largest else dist.ReduceOp.SUM)
     return total

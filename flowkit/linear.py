@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from flowkit.bijector import TensorMap, full_precision, no_logdet
 from flowkit.tree import Value
 
+LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
+"""What a matrix without an inverse raises."""
+
 
 def pixels(x: Tensor) -> int:
     """Number of positions of (B, C, *spatial); 1 if spatial is empty."""
@@ -31,14 +34,27 @@ def mix_channels(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tenso
     with full_precision(x):
         if x.ndim == 2:
             return F.linear(x, matrix, bias)
-        matrices, flat = matrix.expand(len(x), -1, -1), x.flatten(2)
+        matrices, flat = matrix.expand(x.shape[0], -1, -1), x.flatten(2)
         y = torch.bmm(matrices, flat) if bias is None else torch.baddbmm(bias[:, None], matrices, flat)
         return y.view(x.shape)
 
 
-def inverted(matrix: Tensor) -> Tensor:
-    """The inverse, solved in float64 and rounded to the matrix's dtype."""
-    return torch.linalg.inv(matrix.double()).to(matrix.dtype)
+def inverted(matrix: Tensor, layer: nn.Module) -> Tensor:
+    """The inverse of a layer's matrix, solved in float64 and rounded to the matrix's dtype."""
+    try:
+        return torch.linalg.inv(matrix.double()).to(matrix.dtype)
+    except LinAlgError as error:
+        raise LinAlgError(singular(layer)) from error
+
+
+def singular(layer: nn.Module) -> str:
+    """What to say of a layer whose matrix has no inverse."""
+    return f"{type(layer).__name__}({layer.extra_repr()}): its matrix is singular, so it has no inverse"
+
+
+def on_all_pixels(slope: Tensor, x: Tensor) -> Tensor:
+    """The log-det (B,) of a map whose log-det at one pixel is the scalar `slope`."""
+    return (slope * pixels(x)).repeat(x.shape[0])
 
 
 def _check_channels(layer: str, channels: int) -> None:
@@ -47,7 +63,11 @@ def _check_channels(layer: str, channels: int) -> None:
 
 
 class ChannelLinear(TensorMap):
-    """A map y = W x + b at every pixel. Neighbours in a chain are composed, and touch the pixels once."""
+    """A map y = W x + b at every pixel. Neighbours in a chain are composed, and touch the pixels once.
+
+    A chain composes only a part whose class defines `forward`, `inverse` and `after` together; a subclass that changes
+    one of them, a patched or a hooked part is called.
+    """
 
     constant_logdet = True
 
@@ -63,7 +83,7 @@ class ChannelLinear(TensorMap):
         Returns:
             The matrices and biases of both together.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(parts[0]).__name__} defines no after(parts, matrix, bias)")
 
 
 class ActNorm(ChannelLinear):
@@ -108,7 +128,7 @@ class ActNorm(ChannelLinear):
         return matrix * scale[:, :, None], (bias + shift) * scale
 
     def _logdet(self, x: Tensor) -> Tensor:
-        return (self.log_scale.sum() * pixels(x)).expand(x.shape[0])
+        return on_all_pixels(self.log_scale.sum(), x)
 
     def statistics_input(self, x: Tensor, context: Value = None) -> Tensor:
         """What `initialize` standardises: the input itself."""
@@ -180,39 +200,47 @@ class InvertibleConv1x1(ChannelLinear):
 
     def matrix(self) -> Tensor:
         """W, shape (C, C)."""
-        if self.parametrization == "dense":
-            return self.weight
-        lower, upper = self._triangles()
-        with full_precision(lower):
-            return self.permutation @ lower @ upper
+        return self.weight if self.parametrization == "dense" else self._product(self.lower.dtype)
 
     def inverse_matrix(self) -> Tensor:
         """W⁻¹, shape (C, C), solved in float64 and rounded to the parameters' dtype."""
-        if self.parametrization == "dense":
-            return inverted(self.weight)
-        lower, upper = (factor.double() for factor in self._triangles())
+        if not self._triangular():
+            return inverted(self.matrix(), self)
+        lower, upper = self._triangles(torch.float64)
         half = torch.linalg.solve_triangular(lower, self.permutation.T.double(), upper=False)
         return torch.linalg.solve_triangular(upper, half, upper=True).to(self.lower.dtype)
 
     @staticmethod
     def after(parts: Sequence[Any], matrix: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Multiplies by W."""
-        own = torch.stack([part.matrix() for part in parts]).to(matrix.dtype)
+        own = torch.stack(
+            [part._product(matrix.dtype) if part._triangular() else part.matrix().to(matrix.dtype) for part in parts]
+        )
         return own @ matrix, (own @ bias[..., None])[..., 0]
 
     def log_slope(self) -> Tensor:
         """log|det W|, a scalar: the log-det of one pixel."""
-        if self.parametrization == "dense":
-            return torch.linalg.slogdet(self.weight).logabsdet
+        if not self._triangular():
+            return torch.linalg.slogdet(self.matrix()).logabsdet
         return self.log_diagonal.sum()
 
-    def _triangles(self) -> tuple[Tensor, Tensor]:
-        eye = torch.eye(self.lower.shape[0], dtype=self.lower.dtype, device=self.lower.device)
-        diagonal = (self.sign * self.log_diagonal.exp()).diag()
-        return self.lower.tril(-1) + eye, self.upper.triu(1) + diagonal
+    def _triangular(self) -> bool:
+        """Whether the factors say what `matrix` is: they don't if a subclass, or somebody else, has replaced it."""
+        own = type(self).matrix is InvertibleConv1x1.matrix and "matrix" not in self.__dict__
+        return own and self.parametrization == "plu"
+
+    def _triangles(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        eye = torch.eye(self.lower.shape[0], dtype=dtype, device=self.lower.device)
+        diagonal = (self.sign.to(dtype) * self.log_diagonal.to(dtype).exp()).diag()
+        return self.lower.to(dtype).tril(-1) + eye, self.upper.to(dtype).triu(1) + diagonal
+
+    def _product(self, dtype: torch.dtype) -> Tensor:
+        lower, upper = self._triangles(dtype)
+        with full_precision(lower):
+            return self.permutation.to(dtype) @ lower @ upper
 
     def _logdet(self, x: Tensor) -> Tensor:
-        return (self.log_slope() * pixels(x)).expand(x.shape[0])
+        return on_all_pixels(self.log_slope(), x)
 
 
 class Permutation(ChannelLinear):

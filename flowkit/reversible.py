@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from flowkit.chain import Chain, apply_run
+from flowkit.chain import Chain, apply_run, walk
 from flowkit.checks import as_wide
 from flowkit.coupling import Retraced
 from flowkit.fusion import Pixelwise, compose
+from flowkit.moment import Moment
+from flowkit.shortcuts import author, replaceable
 from flowkit.tree import Value, describe, leaves, map_leaves
 
 _Map = Callable[..., tuple[Any, Tensor]]
@@ -24,30 +25,47 @@ class Reversible(Chain):
     both directions, and under the names of the chain in a state dict. Recomputed inputs differ from the first ones
     by the round trip's rounding error; networks with dropout would draw another mask, so leave it out.
 
+    It recomputes with the parameters, buffers, parts and modes of the forward pass: under `torch.func.functional_call`,
+    and if weights are exchanged before the backward pass. A parameter changed in place between the two is an error, as
+    anywhere in autograd. Only first derivatives, by `backward` or `torch.autograd.grad`: for second ones, and for
+    `vmap`, `jacrev`, `jacfwd` and `jvp`, use `Chain(*reversible)`, which shares the parts.
+
     Args:
         chain: maps a tensor to a tensor at every part.
 
     Raises:
         ValueError: from a call, if the result is a tree.
+        RuntimeError: from a backward pass with `create_graph=True`, or after a change in place.
     """
 
     def __init__(self, chain: nn.Module) -> None:
         super().__init__(chain)
+        if author(self, "forward") is Reversible:
+            self.constant_logdet = self._constant_logdet()
 
     def forward(self, x: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
         """The chain's forward."""
-        return self._remembering_only_the_end(x, context, inverse=False)
+        return _remembering_only_the_end(self, x, context, inverse=False)
 
     def inverse(self, y: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
         """The chain's inverse."""
-        return self._remembering_only_the_end(y, context, inverse=True)
+        return _remembering_only_the_end(self, y, context, inverse=True)
 
-    def _remembering_only_the_end(self, x: Tensor, context: Value, inverse: bool) -> tuple[Tensor, Tensor]:
-        if not torch.is_grad_enabled():
-            return self._walk(x, context, inverse)
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        result: tuple[Tensor, Tensor] = _Walk.apply(self, inverse, context, x, *leaves(context), *parameters)
-        return result
+
+def _remembering_only_the_end(chain: Chain, x: Tensor, context: Value, inverse: bool) -> tuple[Tensor, Tensor]:
+    if not torch.is_grad_enabled():
+        return walk(chain.runs(), x, context, inverse)
+    if torch.compiler.is_compiling():  # a graph can't hold what the backward pass walks through
+        return torch.compiler.disable(_with_gradients)(chain, x, context, inverse)
+    return _with_gradients(chain, x, context, inverse)
+
+
+def _with_gradients(chain: Chain, x: Tensor, context: Value, inverse: bool) -> tuple[Tensor, Tensor]:
+    moment = Moment(chain.parts)
+    result: tuple[Tensor, Tensor] = _Walk.apply(
+        chain.runs(), moment, inverse, context, x, *leaves(context), *moment.wanted()
+    )
+    return result
 
 
 class _Walk(torch.autograd.Function):
@@ -55,77 +73,97 @@ class _Walk(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, chain: Reversible, inverse: bool, context: Value, x: Tensor, *rest: Tensor
+        ctx: Any, runs: list[list[Any]], moment: Moment, inverse: bool, context: Value, x: Tensor, *rest: Tensor
     ) -> tuple[Tensor, Tensor]:
-        y, logdet = chain._walk(x, context, inverse)
+        y, logdet = walk(runs, x, context, inverse)
         if not isinstance(y, Tensor):
             raise ValueError(f"Reversible: its parts must map a tensor to a tensor, the result is {describe(y)}")
         device = x.device.type
         ctx.autocast = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
-        ctx.chain, ctx.inverse, ctx.context = chain, inverse, context
-        ctx.save_for_backward(y, *leaves(context))
+        ctx.runs, ctx.moment, ctx.inverse, ctx.context = runs, moment, inverse, context
+        ctx.save_for_backward(y, *leaves(context), *moment.values())  # which autograd watches for changes in place
         return y, logdet
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor, grad_logdet: Tensor) -> tuple[Any, ...]:
-        y, *contexts = (tensor.detach() for tensor in ctx.saved_tensors)
-        totals: list[Tensor | None] = [None] * len(contexts)
-        of_parameters: dict[int, Tensor] = {}
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "Reversible: no second derivatives (create_graph=True) pass through it; use Chain(*reversible), "
+                "which has the same parts and keeps their activations"
+            )
+        y, *saved = (tensor.detach() for tensor in ctx.saved_tensors)
+        contexts = saved[: sum(1 for _ in leaves(ctx.context))]
 
-        def collect(parameters: list[nn.Parameter], grads: list[Any]) -> None:
-            for p, new in zip(parameters, grads, strict=True):
-                of_parameters[id(p)] = _add(of_parameters.get(id(p)), new)
+        def back() -> tuple[Tensor, list[Tensor | None], list[Tensor | None]]:
+            return _back(ctx, y, contexts, grad, grad_logdet)
 
-        runs = ctx.chain.runs()[:: 1 if ctx.inverse else -1]  # from the output back
-        undo = compose(runs, y, not ctx.inverse)
-        with torch.enable_grad():
-            maps = list(compose(runs, y, ctx.inverse))
-        of_maps: list[tuple[Pixelwise, list[Any]]] = []
-        with torch.autocast(*ctx.autocast):
-            for run, as_one, back in zip(runs, maps, undo, strict=True):
-                fresh = [c.detach().requires_grad_(c.is_floating_point()) for c in contexts]
-                if as_one and back:
-                    own: list[Any] = [part.detach().requires_grad_() for part in as_one]
-                    retraced = _retraced(y, back.apply, Pixelwise(*own).apply)
-                else:
-                    own = [p for part in run for p in part.parameters() if p.requires_grad]
-                    context = map_leaves(_taken_from(iter(fresh)), ctx.context)
-                    retraced = _retrace(run, y, context, ctx.inverse)
-                inputs = retraced.inputs
-                found = _gradients(retraced.outputs, (grad, grad_logdet), [*inputs, *fresh, *own])
-                y, grad = _beside(inputs), _beside(found[: len(inputs)])
-                of_contexts, of_own = found[len(inputs) :][: len(fresh)], found[len(inputs) + len(fresh) :]
-                totals = [_add(total, new) for total, new in zip(totals, of_contexts, strict=True)]
-                if as_one:
-                    of_maps.append((as_one, of_own))
-                else:
-                    collect(own, of_own)
-        # the matrices of all runs were made together, so their gradients go back to the parameters together
-        joined = {p: None for run, m in zip(runs, maps, strict=True) if m for part in run for p in part.parameters()}
-        parameters = [p for p in joined if p.requires_grad]
-        if parameters:
-            ends = [(tensor, new) for made, grads in of_maps for tensor, new in zip(made, grads, strict=True)]
-            collect(parameters, _gradients([end for end, _ in ends], [new for _, new in ends], parameters))
-        parameters = [p for p in ctx.chain.parameters() if p.requires_grad]
-        return None, None, None, grad, *totals, *(of_parameters.get(id(p)) for p in parameters)
+        grad, totals, of_parameters = ctx.moment.again(saved[len(contexts) :], back)
+        return None, None, None, None, grad, *totals, *of_parameters
 
 
-def _retrace(run: list[Any], y: Tensor, context: Value, inverse: bool) -> Retraced:
+def _back(
+    ctx: Any, y: Tensor, contexts: list[Tensor], grad: Tensor, grad_logdet: Tensor
+) -> tuple[Tensor, list[Tensor | None], list[Tensor | None]]:
+    """Gradients of x, of the context's tensors and of the wanted parameters."""
+    totals: list[Tensor | None] = [None] * len(contexts)
+    of_parameters: dict[int, Tensor] = {}
+
+    def collect(parameters: list[Tensor], grads: list[Any]) -> None:
+        for p, new in zip(parameters, grads, strict=True):
+            of_parameters[id(p)] = _add(of_parameters.get(id(p)), new)
+
+    runs = ctx.runs[:: 1 if ctx.inverse else -1]  # from the output back
+    undo = compose(runs, y, not ctx.inverse)
+    ctx.moment.rewind()
+    with torch.enable_grad():
+        maps = list(compose(runs, y, ctx.inverse))
+    of_maps: list[tuple[Tensor, Any]] = []
+    with torch.autocast(*ctx.autocast):
+        for run, as_one, back in zip(runs, maps, undo, strict=True):
+            fresh = [c.detach().requires_grad_(c.is_floating_point()) for c in contexts]
+            if as_one and back:
+                cut = Pixelwise(*(None if part is None else part.detach().requires_grad_() for part in as_one))  # type: ignore[arg-type]
+                own = [part for part in cut if part is not None]
+                retraced = _retraced(y, back.apply, cut.apply, ctx.moment)
+            else:
+                own = [p for part in run for p in part.parameters() if p.requires_grad]
+                context = map_leaves(_taken_from(iter(fresh)), ctx.context)
+                retraced = _retrace(run, y, context, ctx.inverse, ctx.moment)
+            inputs = retraced.inputs
+            found = _gradients(retraced.outputs, (grad, grad_logdet), [*inputs, *fresh, *own])
+            y, grad = _beside(inputs), _beside(found[: len(inputs)])
+            of_contexts, of_own = found[len(inputs) :][: len(fresh)], found[len(inputs) + len(fresh) :]
+            totals = [_add(total, new) for total, new in zip(totals, of_contexts, strict=True)]
+            if as_one:
+                of_maps += zip((part for part in as_one if part is not None), of_own, strict=True)
+            else:
+                collect(own, of_own)
+    # the matrices of all runs were made together, so their gradients go back to the parameters together
+    joined = {p: None for run, m in zip(runs, maps, strict=True) if m for part in run for p in part.parameters()}
+    parameters = [p for p in joined if p.requires_grad]
+    if parameters:
+        collect(parameters, _gradients([end for end, _ in of_maps], [new for _, new in of_maps], parameters))
+    return grad, totals, [of_parameters.get(id(p)) for p in ctx.moment.wanted()]
+
+
+def _retrace(run: list[Any], y: Tensor, context: Value, inverse: bool, moment: Moment) -> Retraced:
     """What goes into a run to make y, and the way from there to y again, with a graph."""
-    if len(run) == 1 and hasattr(run[0], "retrace"):
+    if len(run) == 1 and replaceable(run[0], "retrace"):
+        moment.rewind()
         with torch.enable_grad():
             out: Retraced = run[0].retrace(y, as_wide(context, y), inverse)
         return out
     return _retraced(
-        y, lambda y: apply_run(run, y, context, not inverse), lambda x: apply_run(run, x, context, inverse)
+        y, lambda y: apply_run(run, y, context, not inverse), lambda x: apply_run(run, x, context, inverse), moment
     )
 
 
-def _retraced(y: Tensor, back: _Map, there: _Map) -> Retraced:
+def _retraced(y: Tensor, back: _Map, there: _Map, moment: Moment) -> Retraced:
+    moment.rewind()
     with torch.no_grad():
         x = back(y)[0].detach()
     x.requires_grad_()
+    moment.rewind()
     with torch.enable_grad():
         return Retraced([x], there(x))
 

@@ -116,7 +116,7 @@ class Patch(TensorMap):
         """Bands to pixels, by the inverse matrix, which is solved in float64."""
         _check_image(self, y, self.stride**2)
         bands = rearrange(y, "b (k c) h w -> (b c) k h w", k=self.stride**2)
-        patches = mix_channels(bands, inverted(self.weight))
+        patches = mix_channels(bands, inverted(self.weight, self))
         x = rearrange(patches, "(b c) (i j) h w -> b c (h i) (w j)", b=y.shape[0], i=self.stride, j=self.stride)
         return x, -self._logdet(y)
 

@@ -123,6 +123,29 @@ def test_channels_and_stride(chain: Chain, into: int | None, out: int | None, st
     assert chain.stride % stride == 0
 
 
+@pytest.mark.parametrize(
+    "parts", [(Squeeze(), ActNorm(6)), (Squeeze(3), Haar(), ActNorm(9)), (ActNorm(6), Squeeze().inv)]
+)
+def test_channels_that_squeezing_cannot_make_are_refused(parts: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"Chain: .* channels, which the maps beside it, that trade sizes .* can't make"
+    ):
+        Chain(*parts)
+
+
+def test_attributes_of_foreign_parts_are_not_taken_for_facts() -> None:
+    class Conv(nn.Conv2d):
+        def forward(self, x: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+            return -x, x.new_zeros(len(x))
+
+        inverse = forward
+
+    chain = Chain(Conv(3, 5, 3, stride=2), ActNorm(3))
+    assert (chain.in_channels, chain.stride, chain.shrink) == (None, 1, None)
+    assert chain(torch.rand(1, 3, 5, 5))[0].shape == (1, 3, 5, 5)
+    assert torch.equal(flowkit.Inverse(chain[0])(torch.ones(1, 2, 1, 1))[0], -torch.ones(1, 2, 1, 1))
+
+
 def test_unsqueezing_at_the_end_takes_its_own_output_back() -> None:
     chain = Squeeze() >> ActNorm(4) >> Squeeze().inv
     x = torch.randn(2, 1, 4, 4)

@@ -1,16 +1,18 @@
 """Flows as distributions: densities that integrate to one, and samples that agree with them."""
 
 import math
+import threading
 from typing import Any
 
 import pytest
 import torch
 from examples import extractor, lr_only, per_level, srflow_like, two_levels
-from torch import nn
+from torch import Tensor, nn
 
 from flowkit import (
     ActNorm,
     Affine,
+    Bijector,
     Chain,
     CoarseToFine,
     Coupling,
@@ -175,9 +177,176 @@ def test_an_unknown_shape_is_asked_for(bijector: Any, context: Any) -> None:
         Flow(bijector, StandardNormal()).sample(2, context)
 
 
-def test_at_least_one_sample() -> None:
-    with pytest.raises(ValueError, match="n must be at least 1, got 0"):
-        plane().sample(0)
+@pytest.mark.parametrize("context", [0, 3, 4])
+@pytest.mark.parametrize(
+    ("n", "sizes"), [(4, (4,)), ((4,), (4,)), ((4, 5), (4, 5)), (0, (0,)), ((), ()), (torch.tensor(2), (2,))]
+)
+def test_the_sizes_of_n_come_first(n: Any, sizes: tuple[int, ...], context: int) -> None:
+    if not context:
+        x, log_prob = plane().sample_and_log_prob(n)
+        assert (x.shape, log_prob.shape) == ((*sizes, 2), sizes)
+    for rows in (0, 2):
+        x, log_prob = plane(3).sample_and_log_prob(n, torch.randn(rows, 3))
+        assert (x.shape, log_prob.shape) == ((*sizes, rows, 2), (*sizes, rows))
+
+
+@pytest.mark.parametrize("n", [2.0, "a", None, (2, 1.5), torch.tensor(2.0)])
+def test_n_is_a_whole_number_or_several(n: Any) -> None:
+    with pytest.raises(TypeError, match=r"Flow\.sample: n must be a number of samples, or a tuple of sizes, got"):
+        plane().sample(n)
+
+
+@pytest.mark.parametrize(
+    "options", [{"n": -1}, {"n": (2, -1)}, {"n": 1, "temperature": -1}, {"n": 1, "temperature": math.nan}]
+)
+def test_nothing_negative(options: Any) -> None:
+    with pytest.raises(ValueError, match=r"Flow.sample: (n must not be negative|temperature must be at least 0), got"):
+        plane().sample(**options)
+
+
+class Log(Bijector):
+    """Looks at its numbers."""
+
+    def forward(self, x: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
+        if (x <= 0).any():
+            raise ValueError("Log: x must be positive")
+        return x.log(), -x.log().flatten(1).sum(1)
+
+    def inverse(self, y: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
+        return y.exp(), y.flatten(1).sum(1)
+
+
+class Observed(Log):
+    """Notices every call of its forward, in more than one way, and is not pleased."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+        self.norm = nn.BatchNorm1d(2)
+
+    def forward(self, x: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
+        self.calls += 1
+        self.norm(x)
+        torch.rand(3)
+        return x.log(), -x.log().flatten(1).sum(1)
+
+
+class OnlyBack(Bijector):
+    """As an inverse autoregressive flow: no forward."""
+
+    def inverse(self, y: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
+        return 2 * y, y.new_full((len(y),), math.log(2) * math.prod(y.shape[1:]))
+
+
+class Halves(Observed):
+    """Makes a tree, and says nothing about it."""
+
+    def forward(self, x: Tensor, context: Any = None) -> tuple[Any, Tensor]:
+        super().forward(x.exp())
+        return (x[:, :1], x[:, 1:]), x.new_zeros(len(x))
+
+    def inverse(self, y: Any, context: Any = None) -> tuple[Tensor, Tensor]:
+        return torch.cat(y, 1), y[0].new_zeros(len(y[0]))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Log,
+        OnlyBack,
+        Observed,
+        Halves,
+        *(lambda c=c: ActNorm(2) >> c() for c in (Log, OnlyBack, Halves)),
+        lambda: Log() >> ActNorm(2),
+    ],
+)
+def test_no_map_is_called_forward_to_sample(make: Any) -> None:
+    flow = Flow(make(), StandardNormal(), shape=(2,)).train()
+    hooked: list[int] = []
+    state, before = torch.get_rng_state(), {k: v.clone() for k, v in flow.state_dict().items()}
+    for module in flow.modules():
+        module.register_forward_hook(lambda *_: hooked.append(1))
+    x, log_prob = flow.sample_and_log_prob(5, generator=torch.Generator())
+    assert x.shape == (5, 2)
+    assert log_prob.shape == (5,)
+    assert not hooked
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(v, before[k]) for k, v in flow.state_dict().items())
+    assert all(module.calls == 0 for module in flow.modules() if isinstance(module, Observed))
+
+
+def test_no_pass_is_made_where_the_parts_state_what_they_do() -> None:
+    flow = Flow(two_levels("coarse"), Near(0.1))
+    seen: list[str] = []
+    for module in flow.bijector.modules():
+        module.register_forward_hook(lambda module, *_: seen.append(type(module).__name__))
+    flow.sample(2, torch.rand(1, 3, 2, 2))
+    assert seen.count("Squeeze") == seen.count("Haar") == 0
+
+
+def test_the_base_may_state_the_shape_of_a_latent() -> None:
+    class Shaped(StandardNormal):
+        shape = (3, 4)
+
+    assert Flow(OnlyBack(), Shaped()).sample(5).shape == (5, 3, 4)
+
+
+class Embeds(nn.Module):
+    """The net of a flow of vectors given images, in train mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3))
+        self.net = MLP(1, 2, 8, context_features=3)
+
+    def forward(self, passive: Tensor, context: Tensor) -> Tensor:
+        return self.net(passive, self.embed(context))
+
+
+def test_vectors_given_images_and_images_given_images() -> None:
+    c = torch.rand(3, 1, 4, 4)
+    vectors = Flow(ActNorm(2) >> Coupling(Embeds(), 1, Affine()), StandardNormal()).train()
+    assert vectors.sample(5, c).shape == (5, 3, 2)
+    assert vectors.bijector[1].net.embed[1].num_batches_tracked == 1  # the call that draws
+    assert Flow(ActNorm(2) >> InvertibleConv1x1(2), StandardNormal()).sample(5, c).shape == (5, 3, 2)
+    images = Flow(Coupling(FCN(1, 2, 4, context_channels=1), 1, Affine()), StandardNormal())
+    assert Flow(ActNorm(2) >> images.bijector, StandardNormal()).sample(5, c).shape == (5, 3, 2, 4, 4)
+    assert Flow(ActNorm(1), Near()).sample(5, c).shape == (5, 3, 1, 4, 4)
+
+
+def test_sizes_that_do_not_divide() -> None:
+    with pytest.raises(
+        ValueError, match=r"a context of \(5, 5\) is no output of the bijector, which divides sizes by 1/2"
+    ):
+        Flow(Squeeze().inv >> ActNorm(3), StandardNormal()).sample(2, torch.rand(1, 3, 5, 5))
+    with pytest.raises(ValueError, match=r"Squeeze\(2\): spatial sizes must be multiples of 2, got \(5, 4\)"):
+        Flow(Squeeze(), StandardNormal(), shape=(1, 5, 4)).sample(2)
+
+
+def test_a_part_that_does_not_state_what_it_does_to_sizes_is_found_out() -> None:
+    class Silent(Log):
+        def inverse(self, y: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
+            return y.repeat_interleave(2, 1), y.new_zeros(len(y))
+
+    with pytest.raises(ValueError, match=r"Flow.sample: expected x of shape \(2,\), the bijector made \(4,\)"):
+        Flow(Silent(), StandardNormal(), shape=(2,)).sample(3)
+
+
+def test_eight_threads_draw_no_sample_twice() -> None:
+    flow, drawn = plane().double(), [[] for _ in range(8)]
+
+    def work(mine: list[Tensor]) -> None:
+        with torch.no_grad():
+            mine.extend(flow.sample(125) for _ in range(100))
+
+    threads = [threading.Thread(target=work, args=(mine,)) for mine in drawn]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    x = torch.cat([part for mine in drawn for part in mine])
+    assert len(x) == 100_000
+    assert len(x.unique(dim=0)) == len(x)
 
 
 def test_samples_of_a_flow_without_parameters_have_the_contexts_dtype() -> None:

@@ -19,6 +19,7 @@ from flowkit import (
     Flow,
     InvertibleConv1x1,
     Near,
+    Permutation,
     StandardNormal,
     initialize,
 )
@@ -80,11 +81,78 @@ def test_the_formula_is_the_published_one() -> None:
     torch.testing.assert_close(layer.log_scale.detach(), -(std + 1e-6).log())
 
 
-def test_a_constant_channel_stays_finite() -> None:
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1, -5000.3, 1e8])
+@pytest.mark.parametrize("rows", [1, 4, 1000])
+def test_a_constant_channel_is_only_shifted_and_named(value: float, rows: int) -> None:
+    flow = Chain(Permutation([0, 1]), ActNorm(2))
+    x = torch.stack([value * torch.ones(rows), value * (1 + 0.01 * torch.randn(rows)) + torch.randn(rows)], 1)
+    channels = r"\[0\]" if rows > 1 else r"\[0, 1\]"
+    with pytest.warns(UserWarning, match=rf"initialize: channels constant .* shifted, not scaled: parts\.1 {channels}"):
+        initialize(flow, x)
+    assert float(flow[1].log_scale[0].detach()) == 0
+    assert float(flow(x)[0][:, 0].detach().abs().max()) <= 1e-7 * abs(value)
+
+
+@pytest.mark.parametrize(("mean", "spread"), [(1e4, 0.01), (5000, 0.05), (1e20, 1e19), (0, 1e-3)])
+def test_data_of_any_scale_is_not_constant(mean: float, spread: float) -> None:
     layer = ActNorm(2)
-    initialize(layer, torch.ones(4, 2))
-    assert float(layer.log_scale.detach().max()) == pytest.approx(6 * 2.302585, rel=1e-4)
-    assert not layer(torch.ones(4, 2))[0].any()
+    x = mean + spread * torch.randn(500, 2)
+    initialize(layer, x)
+    torch.testing.assert_close(layer(x)[0].std(0, correction=0).detach(), torch.ones(2), rtol=2e-3, atol=0)
+
+
+def spoiled(how: str) -> Tensor:
+    x = batch()
+    if how == "empty":
+        return x[:0]
+    x[2, 0, 3, 3] = float(how)
+    return x
+
+
+@pytest.mark.parametrize("how", ["empty", "nan", "inf", "-inf"])
+def test_a_batch_that_is_empty_or_not_finite_is_refused_before_anything_is_written(how: str) -> None:
+    flow = ActNorm(1) >> glow()
+    before = {name: value.clone() for name, value in flow.state_dict().items()}
+    with pytest.raises(
+        ValueError, match=r"initialize: the input of parts\.0, ActNorm\(1\) (is empty|has NaN or infinity in channels)"
+    ):
+        initialize(flow, spoiled(how))
+    assert all(torch.equal(value, before[name]) for name, value in flow.state_dict().items())
+    initialize(flow, batch())  # no layer is marked
+    assert all(flags(flow))
+
+
+def test_what_fails_in_a_later_layer_leaves_nothing_half_written() -> None:
+    class Overflows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(2)
+
+        def forward(self, passive: Tensor, context: Any = None) -> Tensor:
+            return self.norm(torch.cat([passive, passive], 1)) * float("inf")
+
+    flow = Chain(ActNorm(2), Coupling(Overflows(), 1, Affine("exp")), ActNorm(2))
+    before = {name: value.clone() for name, value in flow.state_dict().items()}
+    with pytest.raises(ValueError, match=r"the input of parts\.2, ActNorm\(2\) has NaN or infinity in channels \[1\]"):
+        initialize(flow, torch.randn(4, 2, 3, 3))
+    assert all(torch.equal(value, before[name]) for name, value in flow.state_dict().items())
+
+
+def test_a_context_that_is_not_finite_is_refused_by_the_layer_that_sees_it() -> None:
+    flow = perturb(step(4, 3))
+    with pytest.raises(ValueError, match=r"initialize: the input of parts\.2\.net\.\w+, ActNormConv2d"):
+        initialize(flow, torch.randn(2, 4, 3, 3), torch.full((2, 3, 3, 3), torch.nan))
+    assert not any(flags(flow))
+
+
+def test_a_flow_with_a_call_of_its_own_is_called() -> None:
+    class Embedding(Flow):
+        def log_prob(self, x: Tensor, context: Any = None) -> Tensor:
+            return super().log_prob(2 * x, context)
+
+    flow, x = Embedding(ActNorm(2), StandardNormal()), torch.randn(50, 2)
+    initialize(flow, x)
+    torch.testing.assert_close(flow.bijector.bias.detach(), -2 * x.mean(0))
 
 
 def test_vectors_too() -> None:
@@ -119,12 +187,24 @@ def test_is_the_official_one_in_two_steps_of_a_level(golden: Any) -> None:
             torch.testing.assert_close(state[key], value, atol=1e-4, rtol=1e-4, msg=f"{name} {key}")
 
 
-def test_a_second_call_changes_nothing() -> None:
+def test_a_second_call_changes_nothing_and_says_so() -> None:
     flow = glow()
     initialize(flow, batch())
     before = [p.clone() for p in flow.parameters()]
-    initialize(flow, 100 * batch())
+    with pytest.warns(
+        UserWarning, match="initialize: every ActNorm was initialised before, nothing was done; again=True"
+    ):
+        initialize(flow, 100 * batch())
     assert all(torch.equal(p, q) for p, q in zip(flow.parameters(), before, strict=True))
+
+
+def test_again_sets_all_layers_anew() -> None:
+    flow, other = glow(), glow()
+    initialize(flow, batch())
+    initialize(flow, 100 * batch() + 7, again=True)
+    initialize(other, 100 * batch() + 7)
+    for p, q in zip(flow.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-4)
 
 
 def test_training_does_not_initialise_again() -> None:
@@ -140,7 +220,8 @@ def test_a_loaded_checkpoint_counts_as_initialised() -> None:
     initialize(flow, batch())
     other.load_state_dict({k: v for k, v in flow.state_dict().items() if not k.endswith("initialized")})
     assert flags(other) == [True] * 6
-    initialize(other, 100 * batch())
+    with pytest.warns(UserWarning, match="nothing was done"):
+        initialize(other, 100 * batch())
     torch.testing.assert_close(other(batch()), flow(batch()))
 
 
