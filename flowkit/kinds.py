@@ -3,12 +3,13 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flowkit.shortcuts import of_another_map
 from flowkit.tree import sum_per_sample
 
 
@@ -25,6 +26,12 @@ class Kind(ABC):
 
     affine: ClassVar[bool] = False
     keeps_volume: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for fact in ("affine", "keeps_volume"):
+            if of_another_map(cls, fact):
+                setattr(cls, fact, False)
 
     def __str__(self) -> str:
         """The class with the arguments that are not defaults."""

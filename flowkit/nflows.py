@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from flowkit.bijector import Bijector, full_precision
 from flowkit.chain import Chain
 from flowkit.hierarchy import Hierarchy
+from flowkit.shapes import blank, outline
 from flowkit.spatial import Split
 from flowkit.tree import Value, describe, leaves, map_leaves, widen
 
@@ -108,9 +109,7 @@ class ToNflows(Transform):
             if not isinstance(last, Hierarchy | Split):
                 return inputs
             raise ValueError("to_nflows: the shape of x is not known yet; pass to_nflows(b, shape=(C, H, W))")
-        blank = inputs.new_zeros(1, *self.shape)
-        with torch.no_grad():
-            like = self.bijector(blank, self._context(None if context is None else context[:1]))[0]
+        like = outline(self.bijector, blank(self.shape, inputs.dtype), self._context(context))
         if isinstance(like, Tensor):
             return inputs
         sizes = [math.prod(leaf.shape[1:]) for leaf in leaves(like)]

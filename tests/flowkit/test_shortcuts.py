@@ -360,3 +360,16 @@ def test_facts_of_another_map_are_not_inherited() -> None:
     assert not Mirrored(2).constant_logdet  # it doesn't say so again
     stated = type("Stated", (scaled(ActNorm),), {"constant_logdet": True})
     assert stated(2).constant_logdet
+
+
+def test_facts_of_another_kind_are_not_inherited() -> None:
+    class Cubed(flowkit.Additive):
+        def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+            y = (x + parameters[:, :, 0]) ** 3
+            return y, x.new_zeros(len(x))
+
+    assert not Cubed.keeps_volume
+    assert not Cubed.affine
+    assert not Coupling(nn.Identity(), 1, Cubed()).constant_logdet
+    assert flowkit.Additive.keeps_volume
+    assert type("Named", (flowkit.Additive,), {}).keeps_volume
