@@ -15,6 +15,8 @@ class StandardNormal(nn.Module):
 
     def log_prob(self, value: Value, context: Value = None) -> Tensor:
         """Log-density in nats, summed over the value, shape (B,)."""
+        if next(leaves(value), None) is None:
+            raise ValueError("StandardNormal: there is no tensor in the value, so it has no density")
         terms = [sum_per_sample(-0.5 * (z**2 + math.log(2 * math.pi))) for z in leaves(value)]
         return torch.stack(terms).sum(0)
 
@@ -88,8 +90,11 @@ class Near(StandardNormal):
     def _target(self, y: Tensor, context: Value) -> Tensor:
         if not isinstance(context, Tensor) or context.shape != y.shape:
             got = tuple(context.shape) if isinstance(context, Tensor) else type(context).__name__
-            raise ValueError(f"Near: expected the context y* of shape {tuple(y.shape)}, got {got}")
-        return context
+            raise ValueError(
+                f"Near: expected the context y* of shape {tuple(y.shape)}, got {got}; with labels beside it, give Near "
+                "its y* itself: base.log_prob(latents, y), base.sample(like, y)"
+            )
+        return context.to(y.dtype)
 
 
 def draw(like: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -57,6 +57,11 @@ def _check_input(layer: Any, x: Value, context: Value, forward: bool) -> Value:
             return _check_input(layer, map_leaves(widen, x), context, forward)
     first = tensors[0]
     parameter = _any_parameter(layer)
+    if parameter is not None and parameter.is_floating_point() and parameter.dtype.itemsize < 4:
+        raise ValueError(
+            f"{_name(layer)}: parameters are {str(parameter.dtype).removeprefix('torch.')}, and half precision is not "
+            "for parameters; keep them float32, .float(), and run networks in low precision with torch.autocast"
+        )
     if parameter is not None and parameter.is_floating_point() and parameter.dtype != first.dtype:
         raise ValueError(
             f"{_name(layer)}: parameters are {str(parameter.dtype).removeprefix('torch.')}, "
@@ -99,8 +104,8 @@ def _check_rows(layer: Any, x: Value, context: Value) -> None:
     """All of one batch size; but B rows of a context, or of a hierarchy's y, may be shared by n·B rows of x."""
     rows = _rows(x)
     given = [*leaves(context), *(list(leaves(x)) if layer.shares_y else [])]
-    fewer = {leaf.shape[0] for leaf in given} - {rows}
-    odd = len(fewer) > 1 or any(not n or rows % n for n in fewer)
+    fewer = [leaf.shape[0] for leaf in given if leaf.shape[0] != rows]
+    odd = any(n != fewer[0] or not n or rows % n for n in fewer)
     if odd or (not layer.shares_y and any(leaf.shape[0] != rows for leaf in leaves(x))):
         raise ValueError(
             f"{_name(layer)}: batch sizes differ: {describe(x)} with context {describe(context)}; it may have fewer "

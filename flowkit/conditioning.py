@@ -27,7 +27,7 @@ class Given(nn.Module):
         """concat[y, others…]: each resized (nearest) to y's size, and repeated where several draws share it."""
         size = y.shape[2:]
         fitting = [c if c.shape[2:] == size else F.interpolate(c, size) for c in others]
-        return torch.cat([y, *(repeat_rows(c, len(y)) for c in fitting)], 1)
+        return torch.cat([y, *(repeat_rows(c, y.shape[0]) for c in fitting)], 1)
 
 
 class Independent(Given):

@@ -147,8 +147,8 @@ class Injector(TensorMap):
         if context is None:
             raise ValueError("Injector: its parameters come from the context, and none was given")
         parameters = self.net(context)
-        if isinstance(parameters, Tensor) and len(parameters) and len(active) % len(parameters) == 0:
-            parameters = repeat_rows(parameters, len(active))
+        if isinstance(parameters, Tensor) and parameters.shape[0] and active.shape[0] % parameters.shape[0] == 0:
+            parameters = repeat_rows(parameters, active.shape[0])
         return _per_channel("Injector", self.kind, parameters, active)
 
 
@@ -166,5 +166,5 @@ def _per_channel(layer: str, kind: Kind, parameters: Tensor, active: Tensor) -> 
             f"{layer}: the net returned {describe(parameters)}, but {kind} of {channels} channels "
             f"needs {expected} ({kind.parameters} parameters per channel)"
         )
-    each = parameters.to(active.dtype).reshape(-1, channels, kind.parameters, *active.shape[2:])
+    each = parameters.to(active.dtype).reshape(active.shape[0], channels, kind.parameters, *active.shape[2:])
     return each.movedim(2, 0).contiguous().movedim(0, 2)  # each parameter dense, in the layout of the map

@@ -42,7 +42,8 @@ class Dequantize(TensorMap):
     def forward(self, x: Tensor, context: Value = None, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Adds noise. `noise` is u, uniform in [0, 1) and of x's shape; None draws it."""
         if noise is None:
-            noise = torch.rand_like(x).clamp(max=1 - 4 * self._rounding(x))
+            edge = 5 * self._rounding(x)
+            noise = torch.rand_like(x).clamp(min=edge if self.centred else None, max=1 - edge)
         elif noise.shape != x.shape:
             raise ValueError(f"Dequantize: noise {tuple(noise.shape)} for x {tuple(x.shape)}")
         u = noise - 0.5 if self.centred else noise
@@ -51,11 +52,11 @@ class Dequantize(TensorMap):
     def inverse(self, y: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
         """Returns to the grid."""
         cells = y * self.bins + (0.5 if self.centred else 0.0)
-        return (cells + self._rounding(y)).floor() / self.bins, -self._logdet(y)
+        return (cells + 2 * self._rounding(y)).floor() / self.bins, -self._logdet(y)
 
-    def _rounding(self, x: Tensor) -> float:
-        """What rounding can do to x·bins, in cells: it must not carry a number into another cell."""
-        return torch.finfo(x.dtype).eps * self.bins
+    def _rounding(self, x: Tensor) -> Tensor:
+        """An ulp of the grey level x·bins, in cells: rounding must not carry a number into another cell."""
+        return (torch.finfo(x.dtype).eps * (x.abs() * self.bins + 1)).clamp_max(0.05)
 
     def _logdet(self, x: Tensor) -> Tensor:
         return x.new_full((x.shape[0],), -math.log(self.bins) * math.prod(x.shape[1:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -62,7 +63,9 @@ class Hierarchy(Bijector):
             `CoarseToFine(nets)` or `External()`.
 
     The context is None; or a tuple with one entry per level (each goes to that level's body, and with `External`
-    to its latent too); or one tensor, the LR image y*, which only `CoarseToFine(start="lr")` looks at.
+    to its latent too); or a label or vector, (B,), (B, C) or (B, C, 1, 1), which goes to every level's body, where
+    networks see it at every pixel; or an image, y*, which only `CoarseToFine(start="lr")` looks at. Labels beside y*
+    are a tuple, and the base gets y* itself: `Near().log_prob(latents, y)`.
 
     The inverse takes several draws at once: z of n·B rows, with y and a context of B rows, all B of the first draw
     first. What depends on y and the context alone is then computed for B rows.
@@ -134,7 +137,7 @@ class Hierarchy(Bijector):
                     kept = a
                 else:
                     assert kept is not None, "a level that splits is given y"
-                    kept = level.split.inverse((repeat_rows(kept, len(a)), a))[0]
+                    kept = level.split.inverse((repeat_rows(kept, a.shape[0]), a))[0]
             kept, term = level.body.inverse(kept, contexts[i])
             logdet = logdet + term
         return kept, logdet
@@ -150,7 +153,8 @@ class Hierarchy(Bijector):
         if context is None or isinstance(context, Tensor):
             if isinstance(self.given, External):
                 raise ValueError(f"Hierarchy: External needs a tuple with one entry per level, got {describe(context)}")
-            return [None] * len(self.levels)
+            vector = context is not None and math.prod(context.shape[2:]) == 1
+            return [context if vector else None] * len(self.levels)
         if len(context) != len(self.levels):
             raise ValueError(f"Hierarchy: {len(self.levels)} levels, but {len(context)} context entries")
         entries: Sequence[Value] = context

@@ -143,7 +143,7 @@ def mark_initialized(state_dict: dict[str, Tensor], prefix: str) -> None:
     """Derives the `initialized` flag of a layer that is being loaded from its values."""
     values = [state_dict[prefix + name] for name in ("bias", "log_scale") if prefix + name in state_dict]
     if values:
-        loaded = any(bool(value.count_nonzero()) for value in values)
+        loaded = any(not value.is_meta and bool(value.count_nonzero()) for value in values)
         flag = state_dict.get(prefix + "initialized", torch.tensor(False))
         state_dict[prefix + "initialized"] = flag | loaded
 
@@ -262,12 +262,18 @@ class Permutation(ChannelLinear):
 
     def __init__(self, order: int | Sequence[int] | Tensor) -> None:
         super().__init__()
-        indices = torch.randperm(int(order)) if isinstance(order, Integral) else torch.as_tensor(order)
-        if indices.is_floating_point() or sorted(indices.tolist()) != list(range(len(indices))):
-            raise ValueError(f"Permutation: {indices.tolist()} is not a permutation of 0 … {len(indices) - 1}")
+        device = order.device if isinstance(order, Tensor) else torch.empty(0).device  # meta, say
+        if isinstance(order, Integral):
+            indices = torch.randperm(int(order), device="cpu")
+        else:
+            indices = torch.as_tensor(order, device="cpu")
+        listed = indices.tolist()
+        if indices.dtype not in (torch.int64, torch.int32, torch.int16) or sorted(listed) != list(range(len(listed))):
+            raise ValueError(f"Permutation: {listed} ({indices.dtype}) is not a permutation of 0 … {len(listed) - 1}")
+        indices = indices.long()
         self.in_channels = self.out_channels = len(indices)
-        self.register_buffer("order", indices)
-        self.register_buffer("back", indices.argsort())
+        self.register_buffer("order", indices.to(device))
+        self.register_buffer("back", indices.argsort().to(device))
 
     def extra_repr(self) -> str:
         """The number of channels."""

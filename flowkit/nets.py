@@ -79,9 +79,8 @@ class FCN(nn.Module):
 
     def forward(self, passive: Tensor, context: Tensor | None = None) -> Tensor:
         """(B, in_channels, H, W) to (B, out_channels, H, W)."""
-        if self.context_channels:
-            check_context(passive, context, self.context_channels)
-        h = F.relu(self.conv1(passive, context if self.context_channels else None))
+        context = fitting_context(passive, context, self.context_channels) if self.context_channels else None
+        h = F.relu(self.conv1(passive, context))
         out: Tensor = self.conv3(F.relu(self.conv2(h)))
         return out
 
@@ -209,7 +208,9 @@ class ActNormConv2d(nn.Module):
         if context is None:
             return own
         given = F.conv2d(context.to(x.dtype), weights[1], padding=padding)
-        return (own.unflatten(0, (-1, len(given))) + given).flatten(0, 1)
+        if own.shape[0] == given.shape[0]:
+            return own + given
+        return (own.unflatten(0, (own.shape[0] // given.shape[0], given.shape[0])) + given).flatten(0, 1)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: object) -> None:
         mark_initialized(state_dict, prefix)
@@ -252,18 +253,34 @@ def small_xavier(conv: nn.Module, gain: float = 0.1) -> None:
 def with_context(passive: Tensor, context: Tensor | None, channels: int) -> Tensor:
     """concat[passive, context], where the network was made for `channels` channels of context.
 
+    A vector (B, C) or (B, C, 1, 1) beside an image is the same at every pixel.
+
     Raises:
-        ValueError: if it needs a context and gets none, or one of another width or size.
+        ValueError: if it needs a context and gets none, or one of another width or size, or class labels.
     """
     if channels == 0:
         return passive
-    check_context(passive, context, channels)
-    return torch.cat([passive, context.to(passive.dtype)], 1)  # type: ignore[union-attr]
+    return torch.cat([passive, fitting_context(passive, context, channels).to(passive.dtype)], 1)
 
 
-def check_context(passive: Tensor, context: Tensor | None, channels: int) -> None:
-    """Raises ValueError if a context is missing, or of another width or size."""
-    if context is None or context.shape[1] != channels or context.shape[2:] != passive.shape[2:]:
+def fitting_context(passive: Tensor, context: Tensor | None, channels: int) -> Tensor:
+    """A context in the spatial size of the passive part: an image as it is, a vector at every pixel.
+
+    Raises:
+        ValueError: if it is missing, or of another width or size, or made of class labels.
+    """
+    if isinstance(context, Tensor) and not context.is_floating_point():
+        raise ValueError(
+            f"net: class labels {describe(context)} are no numbers to compute with: pass them as one-hot vectors, "
+            "torch.nn.functional.one_hot(labels, classes).float(), or as an embedding"
+        )
+    if isinstance(context, Tensor):
+        pixel = context.view(-1, 1) if context.ndim == 1 else context
+        pixel = pixel.view(*pixel.shape, *(1 for _ in passive.shape[2:])) if pixel.ndim == 2 else pixel
+        if pixel.ndim == passive.ndim and all(side == 1 for side in pixel.shape[2:]):
+            context = pixel.expand(*pixel.shape[:2], *passive.shape[2:])
+    if not isinstance(context, Tensor) or context.shape[1:] != (channels, *passive.shape[2:]):
         raise ValueError(
             f"net: expected a context with {channels} channels, got {describe(context)}, beside {describe(passive)}"
         )
+    return context

@@ -82,15 +82,17 @@ class ToNflows(Transform):
         super().__init__()
         self.bijector = bijector
         self.shape = None if shape is None else tuple(shape)
+        self._shapes: dict[int, set[tuple[int, ...]]] = {}  # of the x that became so many numbers
 
     def forward(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Maps x to one tensor: the value itself, or its leaves flattened and joined, (B, D)."""
         value, logdet = self.bijector(inputs, self._context(context))
         if isinstance(value, Tensor):
             return value, logdet
+        joined = torch.cat([leaf.flatten(1) for leaf in leaves(value)], 1)
         if self.shape is None:
-            self.shape = tuple(inputs.shape[1:])
-        return torch.cat([leaf.flatten(1) for leaf in leaves(value)], 1), logdet
+            self._shapes.setdefault(joined.shape[1], set()).add(tuple(inputs.shape[1:]))
+        return joined, logdet
 
     def inverse(self, inputs: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Maps that one tensor back to x."""
@@ -104,12 +106,19 @@ class ToNflows(Transform):
         return context
 
     def _unflatten(self, inputs: Tensor, context: Tensor | None) -> Value:
-        if self.shape is None:
+        shape = self.shape
+        if shape is None:
             last = self.bijector[-1] if isinstance(self.bijector, Chain) and len(self.bijector) else self.bijector
             if not isinstance(last, Hierarchy | Split):
                 return inputs
-            raise ValueError("to_nflows: the shape of x is not known yet; pass to_nflows(b, shape=(C, H, W))")
-        like = outline(self.bijector, blank(self.shape, inputs.dtype), self._context(context))
+            seen = self._shapes.get(inputs.shape[-1], set())
+            if self._shapes and not seen:
+                raise ValueError(f"to_nflows: expected (B, {next(iter(self._shapes))}), got {describe(inputs)}")
+            if len(seen) != 1:
+                why = "is not known yet" if not seen else f"may be any of {sorted(seen)}"
+                raise ValueError(f"to_nflows: the shape of x {why}; pass to_nflows(b, shape=(C, H, W))")
+            (shape,) = seen
+        like = outline(self.bijector, blank(shape, inputs.dtype), self._context(context))
         if isinstance(like, Tensor):
             return inputs
         sizes = [math.prod(leaf.shape[1:]) for leaf in leaves(like)]
@@ -127,7 +136,8 @@ def to_nflows(bijector: Bijector, shape: tuple[int, ...] | None = None) -> Trans
 
     Args:
         bijector: any bijector.
-        shape: shape of x without the batch, to cut a tree out of (B, D) again; None: that of the first forward call.
+        shape: shape of x without the batch, to cut a tree out of (B, D) again; None: that of the x that a forward call
+            made D numbers of.
 
     Returns:
         The transform, on the same parameters.

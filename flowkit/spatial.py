@@ -39,6 +39,9 @@ class Squeeze(TensorMap):
     def forward(self, x: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
         """Pixels to channels."""
         _check_image(self, x, 1)
+        if x.shape[0] == 0:  # torch gives an empty tensor back as it is
+            b, c, h, w = x.shape
+            return x.new_empty(b, c * self.stride**2, h // self.stride, w // self.stride), no_logdet(x)
         return F.pixel_unshuffle(x, self.stride), no_logdet(x)
 
     def inverse(self, y: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
@@ -110,20 +113,21 @@ class Patch(TensorMap):
         _check_image(self, x, 1)
         patches = rearrange(x, "b c (h i) (w j) -> (b c) (i j) h w", i=self.stride, j=self.stride)
         bands = mix_channels(patches, self.weight)
-        return rearrange(bands, "(b c) k h w -> b (k c) h w", b=x.shape[0]), self._logdet(x)
+        return rearrange(bands, "(b c) k h w -> b (k c) h w", c=x.shape[1]), self._logdet(x)
 
     def inverse(self, y: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
         """Bands to pixels, by the inverse matrix, which is solved in float64."""
         _check_image(self, y, self.stride**2)
         bands = rearrange(y, "b (k c) h w -> (b c) k h w", k=self.stride**2)
         patches = mix_channels(bands, inverted(self.weight, self))
-        x = rearrange(patches, "(b c) (i j) h w -> b c (h i) (w j)", b=y.shape[0], i=self.stride, j=self.stride)
+        c = y.shape[1] // self.stride**2
+        x = rearrange(patches, "(b c) (i j) h w -> b c (h i) (w j)", c=c, i=self.stride, j=self.stride)
         return x, -self._logdet(y)
 
     def _logdet(self, x: Tensor) -> Tensor:
         """There are as many patches, over all channels, as numbers over f²."""
         patches = math.prod(x.shape[1:]) // self.stride**2
-        return (torch.linalg.slogdet(self.weight).logabsdet * patches).expand(x.shape[0])
+        return (torch.linalg.slogdet(self.weight).logabsdet * patches).repeat(x.shape[0])
 
 
 def _butterfly(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -13,17 +13,19 @@ from flowkit.testing.exact import (
     round_trip,
     untouched,
 )
-from flowkit.testing.policies import POLICIES, agreement, precision, rejected_inputs, state_dict
+from flowkit.testing.policies import OURS, POLICIES, agreement, precision, rejected_inputs, state_dict
 from flowkit.testing.regimes import REGIMES, facts
-from flowkit.testing.tracing import compiled
+from flowkit.testing.tracing import compiled, exported, transformed
 
 __all__ = [
     "EXACT",
+    "OURS",
     "POLICIES",
     "REGIMES",
     "agreement",
     "compiled",
     "derivatives",
+    "exported",
     "facts",
     "gradients",
     "image_size",
@@ -36,5 +38,6 @@ __all__ = [
     "rejected_inputs",
     "round_trip",
     "state_dict",
+    "transformed",
     "untouched",
 ]

@@ -99,6 +99,36 @@ def rejected_inputs(b: nn.Module, x: Value, context: Value = None) -> None:
         _rejects(b, map_leaves(Tensor.double, x), context, "float64 with float32 parameters")
 
 
+def empty_batches(b: Any, x: Value, context: Value = None) -> None:
+    """A batch of none, beside a context of none or of several rows: shapes with 0 rows, log-det (0,)."""
+
+    def none_of(value: Value) -> Value:
+        return map_leaves(lambda leaf: leaf[:0], value)
+
+    y = b(x, context)[0]
+    for name, method, value, like in (("forward", b, x, y), ("inverse", b.inverse, y, x)):
+        for its_context in (none_of(context), context):
+            got, logdet = method(none_of(value), its_context)
+            shapes = [tuple(leaf.shape) for leaf in (*leaves(got), logdet)]
+            wanted = [(0, *leaf.shape[1:]) for leaf in leaves(like)] + [(0,)]
+            expect(shapes == wanted, b, f"empty batches ({name})", f"expected {wanted}, got {shapes}")
+
+
+def own_logdet(b: Any, x: Value, context: Value = None) -> None:
+    """A log-det that is returned is the caller's: it can be added to in place."""
+    with torch.no_grad():
+        y = b(x, context)[0]
+        for method, value in ((b, x), (b.inverse, y)):
+            expected = method(value, context)[1] + 1
+            logdet = method(value, context)[1]
+            logdet += 1
+            equal(logdet, expected, b, "log-det of the caller's own")
+
+
+OURS: tuple[Callable[..., None], ...] = (empty_batches, own_logdet)
+"""What is asked of the library's own maps besides."""
+
+
 POLICIES: tuple[Callable[..., None], ...] = (precision, agreement, state_dict, rejected_inputs)
 """What is asked in float32."""
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.distributions import Normal
 
-from flowkit import Affine, Injector, Latents, Near, StandardNormal
+from flowkit import ActNorm, Affine, Flow, Injector, Latents, Near, StandardNormal
 from flowkit.bases import draw, round_straight_through
 from flowkit.tree import map_leaves
 
@@ -134,3 +134,16 @@ def test_near_takes_a_plain_pair() -> None:
     assert torch.equal(near.log_prob((y, z), target), near.log_prob(Latents(y, (z,)), target))
     drawn = near.sample((y, z), target, temperature=0.0)
     assert torch.equal(drawn[0], target)
+
+
+def test_a_y_star_of_another_dtype() -> None:
+    y, target = torch.randn(2, 3), torch.randn(2, 3).double()
+    assert Near(0.1).log_prob(y, target).dtype == torch.float32
+    assert Near(0.1).sample(y, target).dtype == torch.float32
+    flow = Flow(ActNorm(3), Near(0.1))
+    assert flow.sample(2, target, temperature=0).dtype == torch.float32
+
+
+def test_a_value_without_a_tensor_has_no_density() -> None:
+    with pytest.raises(ValueError, match="StandardNormal: there is no tensor in the value"):
+        StandardNormal().log_prob(())

@@ -177,3 +177,9 @@ def test_arguments_keep_their_names() -> None:
 def test_a_context_that_is_no_batch_of_tensors(context: Any) -> None:
     with pytest.raises(ValueError, match=r"ActNorm\(4\): a context is made of tensors"):
         ActNorm(4)(torch.zeros(2, 4), context)
+
+
+def test_half_precision_parameters_are_refused_by_name() -> None:
+    for x in (torch.randn(3, 2).half(), torch.randn(3, 2)):
+        with pytest.raises(ValueError, match=r"ActNorm\(2\): parameters are float16, .*torch\.autocast"):
+            ActNorm(2).half()(x)

@@ -49,6 +49,31 @@ def test_the_inverse_returns_to_the_grid_from_the_edges_of_a_cell(u: float, cent
     assert torch.equal(b.inverse(b(x, noise=torch.full_like(x, u))[0])[0], x)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("centred", [False, True])
+@pytest.mark.parametrize("bins", [1, 255, 256, 65535, 65536])
+def test_grey_levels_of_16_bits_stay_in_their_cells(bins: int, centred: bool, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    b = Dequantize(bins, centred)
+    levels = torch.arange(65536, dtype=dtype)
+    x = levels[None] / bins
+    for _ in range(20):
+        y, _ = b(x)
+        cell = y.double() * bins + 0.5 * centred - levels
+        slack = 0 if bins & (bins - 1) == 0 else levels * torch.finfo(dtype).eps  # k/bins itself is rounded
+        assert bool(((cell >= -slack) & (cell < 1 + slack)).all())
+        assert torch.equal(b.inverse(y)[0], x)
+
+
+def test_the_last_grey_level_of_images_that_nobody_divided_stays_in_its_cell() -> None:
+    torch.manual_seed(0)
+    x = torch.full((2_000_000, 1), 255.0)
+    b = Dequantize(1)
+    y, _ = b(x)
+    assert float(y.max()) < 256
+    assert torch.equal(b.inverse(y)[0], x)
+
+
 def test_the_logdet_is_minus_log_bins_per_element() -> None:
     x = torch.zeros(2, 3, 4, 5)
     y, logdet = Dequantize(256)(x)

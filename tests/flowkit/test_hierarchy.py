@@ -25,7 +25,7 @@ from flowkit import (
     Squeeze,
 )
 from flowkit.nets import FCN
-from flowkit.testing import perturb
+from flowkit.testing import check_bijector, perturb
 from flowkit.tree import leaves, map_leaves
 
 
@@ -346,3 +346,28 @@ def test_draws_share_y_and_context(name) -> None:
     expected = b.inverse((y.repeat(3, 1, 1, 1), draws), map_leaves(lambda c: c.repeat(3, 1, 1, 1), context))
     assert torch.allclose(shared, expected[0], atol=1e-12)
     assert torch.allclose(logdet, expected[1], atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 2), (3, 2, 1, 1)])
+def test_a_label_or_vector_reaches_every_levels_body(shape: tuple[int, ...]) -> None:
+    bodies = [Records(), Records()]
+    h = Hierarchy([Level(Squeeze() >> body, 1) for body in bodies])
+    context = torch.randint(5, shape) if len(shape) == 1 else torch.randn(shape)
+    h.inverse(h(torch.randn(3, 1, 4, 4), context)[0], context)
+    for body in bodies:
+        assert len(body.seen) == 2
+        assert all(torch.equal(seen, context) for seen in body.seen)
+
+
+def test_an_image_stays_the_lr_image() -> None:
+    body = Records()
+    h = Hierarchy([Level(Squeeze() >> body, 1)])
+    h(torch.randn(3, 1, 4, 4), torch.randn(3, 1, 2, 2))
+    assert body.seen == [None]
+
+
+def test_a_class_conditional_hierarchy_obeys_the_laws() -> None:
+    h = perturb(Hierarchy([Level(Squeeze() >> step(4, 3), 2), Level(Squeeze() >> step(8, 3))]))
+    check_bijector(h, torch.randn(3, 1, 4, 4), torch.eye(3))
+    one, other = (h(torch.ones(1, 1, 4, 4), torch.eye(3)[i : i + 1])[0] for i in (0, 1))
+    assert not torch.allclose(one.z[1], other.z[1])

@@ -9,7 +9,7 @@ from torch import nn
 
 from flowkit import Additive, Affine, Coupling, MixtureLogistic
 from flowkit.kinds import Kind
-from flowkit.nets import FCN, MLP, ActNormConv2d, DenseBlock, ZeroConv2d, with_context
+from flowkit.nets import CNN, FCN, MLP, ActNormConv2d, DenseBlock, ZeroConv2d, with_context
 from flowkit.testing import perturb
 
 
@@ -101,3 +101,21 @@ def test_inner_layers_start_small() -> None:
     expected = 0.1 * (2 / (64 * 9 + 64 * 9)) ** 0.5
     assert float(ActNormConv2d(64, 64, 3).weight.std().detach()) == pytest.approx(expected, rel=0.02)
     assert float(ActNormConv2d(64, 64, 3, 0.05).weight.std().detach()) == pytest.approx(0.05, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    "net", [FCN(2, 4, context_channels=3), DenseBlock(2, 4, context_channels=3), CNN(2, 4, context_channels=3)]
+)
+def test_a_vector_is_the_same_at_every_pixel(net: nn.Module) -> None:
+    perturb(net)
+    passive, vector = torch.randn(2, 2, 4, 5), torch.randn(2, 3)
+    expected = net(passive, vector[:, :, None, None].expand(2, 3, 4, 5))
+    torch.testing.assert_close(net(passive, vector), expected)
+    torch.testing.assert_close(net(passive, vector[:, :, None, None]), expected)
+
+
+@pytest.mark.parametrize("net", [MLP(2, 4, context_features=3), FCN(2, 4, context_channels=3)])
+def test_labels_are_told_to_become_numbers(net: nn.Module) -> None:
+    passive = torch.randn(2, 2) if isinstance(net, MLP) else torch.randn(2, 2, 4, 4)
+    with pytest.raises(ValueError, match=r"class labels \(2,\) int64 .*one_hot"):
+        net(passive, torch.tensor([0, 1]))

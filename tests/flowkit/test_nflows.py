@@ -205,6 +205,16 @@ def test_the_shape_is_learned_from_the_first_call_or_asked_for() -> None:
         t.inverse(torch.zeros(2, 15))
 
 
+def test_another_size_has_a_shape_of_its_own() -> None:
+    t = to_nflows(two_levels("independent"))
+    small, large = torch.randn(2, 1, 4, 8), torch.randn(2, 1, 8, 8)
+    for x, z in [(x, t(x)[0]) for x in (small, large)]:
+        torch.testing.assert_close(t.inverse(z)[0], x, atol=1e-4, rtol=1e-4)
+    z = t(torch.randn(2, 1, 8, 4))[0]
+    with pytest.raises(ValueError, match=r"may be any of \[\(1, 4, 8\), \(1, 8, 4\)\]; pass to_nflows\(b, shape="):
+        t.inverse(z)
+
+
 def test_values_that_are_one_tensor_keep_their_shape() -> None:
     t = to_nflows(flowkit.Squeeze() >> ActNorm(4))
     z, _ = t(torch.zeros(2, 1, 4, 4))
