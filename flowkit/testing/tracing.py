@@ -61,8 +61,11 @@ def transformed(b: nn.Module, x: Value, context: Value = None) -> None:
 
 
 def _vmapped(module: nn.Module, value: Value, context: Value) -> tuple[Value, Value]:
-    stacked = map_leaves(lambda leaf: torch.stack([leaf, 0.5 * leaf]), value)
-    got = torch.vmap(lambda v: tuple(leaves(module(v, context))))(stacked)
+    def of_leaves(*numbers: Tensor) -> tuple[Tensor, ...]:  # a tree may hold None, which vmap does not take
+        parts = iter(numbers)
+        return tuple(leaves(module(map_leaves(lambda _: next(parts), value), context)))
+
+    got = torch.vmap(of_leaves)(*(torch.stack([leaf, 0.5 * leaf]) for leaf in leaves(value)))
     other = module(map_leaves(lambda leaf: 0.5 * leaf, value), context)
     pairs = zip(leaves(module(value, context)), leaves(other), strict=True)
     return got, tuple(torch.stack(pair) for pair in pairs)

@@ -5,7 +5,10 @@ import threading
 import numpy as np
 import pytest
 import torch
+from examples import EXAMPLES, case
 from flaws import FLAWS, PlainAttribute, Scale
+from nflows import transforms
+from nflows.nn.nets import ResidualNet
 
 from flowkit import ActNorm, Bijector
 from flowkit.testing import check_bijector
@@ -110,3 +113,47 @@ def test_the_random_streams_of_the_process_are_left_alone() -> None:
     done.set()
     thread.join()
     assert len(set(seen)) == len(seen)  # nobody rewound the stream meanwhile
+
+
+def theirs(seed: int) -> torch.nn.Module:
+    """Transforms of vectors of 4 numbers, with a network of their own where they need one."""
+
+    def net(inputs: int, outputs: int) -> torch.nn.Module:
+        return ResidualNet(inputs, outputs, 8, num_blocks=1)
+
+    mask = torch.tensor([1, 0, 1, 0])
+    return (
+        lambda: transforms.AffineCouplingTransform(mask, net),
+        lambda: transforms.AdditiveCouplingTransform(mask, net),
+        lambda: transforms.PiecewiseRationalQuadraticCouplingTransform(mask, net, 4, tails="linear", tail_bound=3.0),
+        lambda: transforms.MaskedAffineAutoregressiveTransform(4, 8, num_blocks=1),
+        lambda: transforms.MaskedPiecewiseRationalQuadraticAutoregressiveTransform(
+            4, 4, 8, num_blocks=1, tails="linear", tail_bound=3.0
+        ),
+        lambda: transforms.LULinear(4, identity_init=False),
+        lambda: transforms.QRLinear(4, num_householder=2),
+        lambda: transforms.SVDLinear(4, num_householder=2),
+        lambda: transforms.NaiveLinear(4),
+        lambda: transforms.RandomPermutation(4),
+        lambda: transforms.HouseholderSequence(4, 2),
+        lambda: transforms.PointwiseAffineTransform(0.5, 2.0),
+        transforms.LeakyReLU,
+        transforms.LogTanh,
+        lambda: transforms.CompositeTransform([transforms.ReversePermutation(4), transforms.LULinear(4)]),
+    )[seed % 15]()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:torch.triangular_solve is deprecated")
+@pytest.mark.parametrize("seed", range(200))
+def test_no_false_alarm_about_nflows(seed: int) -> None:
+    torch.manual_seed(seed)
+    check_bijector(theirs(seed), torch.randn(3, 4))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(200))
+def test_no_false_alarm_about_the_registry(seed: int) -> None:
+    example = EXAMPLES[seed % len(EXAMPLES)]
+    its = case(example, seed, 3, max(d for d in example.dims if d < 3), (2, 2))
+    check_bijector(its.b, its.x, its.context)

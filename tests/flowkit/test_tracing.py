@@ -24,7 +24,7 @@ def quick(example: Example) -> Any:
     return pytest.param(example, id=example.name, marks=[pytest.mark.slow] if nested or alike else [])
 
 
-@pytest.mark.parametrize("example", map(quick, EXAMPLES))
+@pytest.mark.parametrize("example", [quick(example) for example in EXAMPLES])
 def test_exports_with_any_batch(example: Example) -> None:
     its = small(example)
     laws.exported(its.b.eval(), its.x, its.context)
