@@ -32,8 +32,6 @@ def test_exact_laws(example: Example, law: Any, data: st.DataObject) -> None:
 @given(data=st.data())
 @settings(max_examples=1)
 def test_laws_of_use(example: Example, law: Any, data: st.DataObject) -> None:
-    if law is laws.REGIMES[5] and example.name == "reversible":
-        pytest.skip("second derivatives through Reversible")
     law(*double(data.draw(cases(example))))
 
 
