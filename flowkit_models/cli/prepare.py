@@ -7,7 +7,8 @@ from rich.console import Console
 
 from flowkit_models.cli.options import CelebA, LowResolution, Prepare, SubImages
 from flowkit_models.data import prepare
-from flowkit_models.data.pairs import images_in, lr_place
+from flowkit_models.data.layouts import lr_place
+from flowkit_models.data.pairs import images_in
 from flowkit_models.data.prepare import CELEBA, Faces, Preparation, prepare_all
 from flowkit_models.images.image_file import ImageError, check_writable, list_images
 from flowkit_models.progress import progress_bar

@@ -16,9 +16,10 @@ from torch.utils.data import Dataset
 
 from flowkit_models.data.degradation import Bicubic, Degradation
 from flowkit_models.data.image_cache import Decoded, ImageFile
+from flowkit_models.data.layouts import hr_images
 from flowkit_models.data.pairs import PairFiles, excess
 from flowkit_models.images.convert import to_float
-from flowkit_models.images.image_file import ImageError, list_images
+from flowkit_models.images.image_file import ImageError
 
 Photos: TypeAlias = Mapping[str, Tensor] | str | os.PathLike[str]
 """Images in memory by name, uint8 (3, H, W); or a folder of image files, searched with what is below it."""
@@ -263,7 +264,7 @@ def _photos(photos: Photos, size: int) -> dict[str, tuple[tuple[int, int], _Grou
             raise ValueError(f"crops of {size} pixels do not fit into photos {small}: leave them out")
         return {name: ((photo.shape[1], photo.shape[2]), (photo,)) for name, photo in photos.items()}
     found: dict[str, tuple[tuple[int, int], _Group]] = {}
-    for path in list_images(photos):
+    for path in hr_images(Path(photos)):
         if file := _usable(path, size):
             found[path.relative_to(photos).as_posix()] = ((file.height, file.width), (file,))
     if not found:

@@ -1,6 +1,5 @@
 """HR and LR files of a set: finding the pairs in every layout in use, and reading one with its sizes checked."""
 
-import glob
 import os
 import re
 import warnings
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from flowkit_models.data.layouts import Names, folders_in, hr_prefix, lr_place, lr_places, says_lr, told_apart
 from flowkit_models.images import formats
 from flowkit_models.images.image_file import ImageError, read_image
 from flowkit_models.images.resize import Edges, Ties, bicubic_resize
@@ -36,18 +36,22 @@ def find_pairs(
 ) -> list[PairFiles]:
     """Finds the pairs of a set, in natural order of their names (2 before 10).
 
-    Looked for in this order, in `folder` itself and not deeper, shown for scale 4:
+    LR files that are there are never passed over. Looked for in this order, shown for scale 4:
 
-    - with `lr_folder`: HR files in `folder`, LR files in `lr_folder`;
-    - `HR/` and `LR_bicubic/X4/`; `GTmod12/` and `LRbicx4/`; `NAME_HR/` and `NAME_LR_bicubic/X4/` (DIV2K);
-    - SelfExSR's `image_SRF_4/img_001_SRF_4_HR.png` and `…_LR.png`, in that folder or directly, with `_SRF_4` or
-      without; other files beside them (results of methods) are left alone;
+    - with `lr_folder`: HR files in `folder` (or in the one HR folder in it), LR files in `lr_folder` (or its X4);
+    - an HR folder in `folder` (HR, GT, HQ, GTmod12, NAME_HR, …, in any case) and LR files beside or in it:
+      `LR_bicubic/X4/`, `LRbicx4/`, `NAME_LR_bicubic/X4/` (DIV2K), else any folder whose name says LR or LQ or is a
+      scale (LR, LRx4, LR/x4, LQ, X4, NAME_LR_mild, NAME_LR_unknown/X4, …);
+    - one folder with both, told apart by their names: SelfExSR's `image_SRF_4/img_001_SRF_4_HR.png` and `…_LR.png`,
+      RealSR's NAME_HR and NAME_LR4, NAME and NAMEx4; other files beside them (results of methods) are left alone;
+    - HR directly in `folder`, LR in such a folder beside or in it;
     - HR alone, directly in the folder or in one of the HR folders above: `lr` is None.
 
-    An LR file has the name of its HR file, or that and `x4` or `_x4`; extensions may differ.
+    An LR file has the name of its HR file, or that with what says its scale and kind: x4, _x4, x4m, _LR4, _LRBI_x4, …
+    Extensions and Unicode forms may differ.
 
     Args:
-        folder: the set.
+        folder: the set, or its folder of HR files.
         scale: HR size over LR size.
         lr_folder: LR files, if they lie elsewhere.
 
@@ -59,23 +63,29 @@ def find_pairs(
     folder = Path(folder)
     if scale < 1:
         raise ValueError(f"scale is a whole number from 1 on, got {scale}")
-    if lr_folder is not None:
-        return _match(images_in(folder), images_in(Path(lr_folder)), scale, f"{folder} and {lr_folder}")
     direct = images_in(folder, empty=True)
-    places = {hr: lr for hr in sorted(folder.iterdir()) if (lr := lr_place(hr, scale)) and hr.is_dir()}
-    complete = {hr: lr for hr, lr in places.items() if lr.is_dir()}
-    if len(complete) > 1 or (not complete and not direct and len(places) > 1):
-        several = " and ".join(hr.name for hr in complete or places)
+    inner = [below for below in folders_in(folder) if hr_prefix(below.name) is not None]
+    if lr_folder is not None:
+        return _given(folder, direct, inner, Path(lr_folder), scale)
+    found = {hr: _beside(hr, images_in(hr, empty=True), scale) for hr in inner}
+    complete = {hr: pairs for hr, (pairs, _) in found.items() if pairs}
+    if len(complete) > 1 or (not complete and not direct and len(inner) > 1):
+        several = " and ".join(hr.name for hr in complete or inner)
         raise ImageError(f"{folder}: holds {several}: give one as the folder, and its LR files as the LR folder")
-    for hr, lr in complete.items():
-        return _match(images_in(hr), images_in(lr), scale, f"{hr} and {lr}")
+    for pairs in complete.values():
+        return pairs
     inside = folder / f"image_SRF_{scale}"
-    if pairs := _selfexsr(inside if inside.is_dir() else folder, scale):
+    if pairs := _mixed(inside if inside.is_dir() else folder, scale):
         return pairs
     if direct:
-        return [PairFiles(name, direct[name], None) for name in direct]
-    for hr in places:
-        if others := _other_scales(hr):
+        pairs, others = _beside(folder, direct, scale)
+        if others:
+            warnings.warn(
+                f"{folder}: LR files in {', '.join(others)}, none for ×{scale}: made of the HR files", stacklevel=2
+            )
+        return pairs or [PairFiles(name, direct[name], None) for name in direct]
+    for hr, (_, others) in found.items():
+        if others:
             raise ImageError(f"{folder}: LR files in {', '.join(others)}, none for ×{scale}: make them, or name {hr}")
         return [PairFiles(name, file, None) for name, file in images_in(hr).items()]
     raise ImageError(
@@ -95,7 +105,7 @@ def images_in(folder: Path, *, empty: bool = False) -> dict[str, Path]:
     found: dict[str, Path] = {}
     endings = formats.endings()
     for path in sorted((p for p in folder.iterdir() if p.suffix.lower() in endings), key=lambda p: natural(p.name)):
-        if not path.is_file():
+        if path.name.startswith(".") or not path.is_file():  # macOS leaves ._x.png beside x.png
             continue
         if path.stem in found:
             raise ImageError(f"{folder}: {found[path.stem].name} and {path.name} have one name: keep one of them")
@@ -103,18 +113,6 @@ def images_in(folder: Path, *, empty: bool = False) -> dict[str, Path]:
     if not found and not empty:
         raise ImageError(f"{folder}: no images directly in it")
     return dict(sorted(found.items(), key=lambda item: natural(item[0])))
-
-
-def lr_place(hr_folder: Path, scale: int | str) -> Path | None:
-    """Folder of the LR files of an HR folder, there or not; None if its name (HR, GTmod…, …_HR) is none of those known.
-
-    >>> lr_place(Path("DIV2K/DIV2K_valid_HR"), 4).as_posix()
-    'DIV2K/DIV2K_valid_LR_bicubic/X4'
-    """
-    name, set_folder = hr_folder.name, hr_folder.parent
-    if name == "HR" or name.endswith("_HR"):
-        return set_folder / f"{name.removesuffix('HR')}LR_bicubic" / f"X{scale}"
-    return set_folder / f"LRbicx{scale}" if name.startswith("GTmod") else None
 
 
 def read_pair(files: PairFiles, scale: int, edges: Edges = "mirror", ties: Ties = "even") -> tuple[Tensor, Tensor]:
@@ -172,18 +170,71 @@ def natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
+def _given(folder: Path, direct: Mapping[str, Path], inner: list[Path], lr_folder: Path, scale: int) -> list[PairFiles]:
+    """Pairs of a set whose LR folder is given."""
+    low = images_in(lr_folder, empty=True)
+    if folder.resolve() == lr_folder.resolve() and (pairs := _mixed(folder, scale)):
+        return pairs
+    if not low:
+        at_scale = [below for below in folders_in(lr_folder) if re.fullmatch(rf"(?i)x?{scale}|{scale}x", below.name)]
+        lr_folder = at_scale[0] if len(at_scale) == 1 else lr_folder
+        low = images_in(lr_folder)
+    if not direct and len(inner) == 1:
+        folder = inner[0]
+    return _match(images_in(folder), low, scale, f"{folder} and {lr_folder}")
+
+
+def _beside(hr: Path, images: Mapping[str, Path], scale: int) -> tuple[list[PairFiles], list[str]]:
+    """Pairs of HR files with LR files that lie beside or in their folder, and LR folders of other scales."""
+    usual = lr_place(hr.absolute(), scale)
+    names = Names(images)
+    fitting: list[tuple[Path, dict[str, Path]]] = []
+    others = []
+    for place in lr_places(hr):
+        told = place.folder.relative_to(hr.parent).as_posix()
+        if place.scale not in (None, scale):
+            others.append(told)
+            continue
+        low = images_in(place.folder, empty=not (place.sure and place.scale))
+        of = {stem: names.of_lr(stem) for stem in low}
+        scales = {at for stem in low if (found := of[stem]) and (at := found[1])} if place.scale is None else set()
+        if scales - {scale} and scale not in scales and all(found is None or found[1] for found in of.values()):
+            others.append(f"{told} (×{', ×'.join(map(str, sorted(scales)))})")
+        elif place.sure or any(of.values()):
+            kept = {stem: low[stem] for stem in low if not scales or (of[stem] or ("", None))[1] in (None, scale)}
+            fitting.append((place.folder, kept))
+    if usual is not None:
+        best = [fit for fit in fitting if str(fit[0].absolute()).lower() == str(usual).lower()]
+        if best and len(fitting) > 1:
+            rest = ", ".join(folder.relative_to(hr.parent).as_posix() for folder, _ in fitting if folder != best[0][0])
+            warnings.warn(
+                f"{best[0][0]}: taken as the LR files, though there is {rest}: --lr-set names another", stacklevel=3
+            )
+        fitting = best or fitting
+    if len(fitting) > 1:
+        several = " and ".join(folder.relative_to(hr.parent).as_posix() for folder, _ in fitting)
+        raise ImageError(
+            f"{hr}: several folders of LR files: {several}: name one with --lr-set, or move the others away"
+        )
+    for folder, low in fitting:
+        return _match(images, low, scale, f"{hr} and {folder} (--lr-set names another)"), others
+    return [], others
+
+
 def _match(hr: Mapping[str, Path], lr: Mapping[str, Path], scale: int, where: str) -> list[PairFiles]:
     """Pairs by name, or an error that names what has no partner."""
+    names = Names(hr)
     partner: dict[str, Path] = {}
     strangers = []
     for stem, file in lr.items():
-        name = stem if stem in hr else re.sub(rf"_?[xX]{scale}$", "", stem)
-        if name not in hr:
+        found = names.of_lr(stem)
+        if found is None or found[1] not in (None, scale):
             strangers.append(stem)
-        elif name in partner:
-            raise ImageError(f"{where}: {partner[name].name} and {file.name} are both LR of {hr[name].name}: keep one")
+        elif found[0] in partner:
+            both = f"{partner[found[0]].name} and {file.name} are both LR of {hr[found[0]].name}"
+            raise ImageError(f"{where}: {both}: keep one")
         else:
-            partner[name] = file
+            partner[found[0]] = file
     lonely = [name for name in hr if name not in partner]
     if lonely or strangers:
         said = [f"no LR for {_some(lonely)}"] * bool(lonely) + [f"no HR for {_some(strangers)}"] * bool(strangers)
@@ -196,26 +247,20 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def _selfexsr(folder: Path, scale: int) -> list[PairFiles]:
-    """Pairs that lie in one folder and are told apart by their endings; none if there are no such names."""
-    kinds: dict[str, dict[str, Path]] = {"HR": {}, "LR": {}}
-    elsewhere, tagged = set(), False
-    for stem, file in images_in(folder, empty=True).items():
-        if found := re.fullmatch(r"(.+?)(?:_SRF_(\d+))?_(HR|LR)", stem):
-            name, at, kind = found.groups()
-            if at in (None, str(scale)):
-                kinds[kind][name] = file
-                tagged |= at is not None
-            else:
-                elsewhere.add(int(at))
-    if tagged or (kinds["HR"] and kinds["LR"]):
-        return _match(kinds["HR"], kinds["LR"], scale, f"{folder}: _HR and _LR files")
-    if elsewhere:
+def _mixed(folder: Path, scale: int) -> list[PairFiles]:
+    """Pairs that lie in one folder and are told apart by their names; none if there are no such names."""
+    files = images_in(folder, empty=True)
+    mixed = told_apart(files, scale)
+    low = {stem: files[stem] for stem, at in mixed.lr.items() if at in (None, scale)}
+    if low or scale in mixed.scales:
+        names = {name: files[stem] for name, stem in mixed.hr.items()}
+        return _match(
+            dict(sorted(names.items(), key=lambda item: natural(item[0]))), low, scale, f"{folder}: HR and LR files"
+        )
+    if elsewhere := {at for at in mixed.lr.values() if at} | mixed.scales:
         raise ImageError(f"{folder}: pairs for × {', '.join(map(str, sorted(elsewhere)))}, none for ×{scale}")
+    if files and all(says_lr(stem) for stem in files):
+        raise ImageError(
+            f"{folder}: holds LR files only ({_some(list(files))}): give the folder of the HR files, or both"
+        )
     return []
-
-
-def _other_scales(hr_folder: Path) -> list[str]:
-    """LR folders beside an HR folder, whatever their scale."""
-    parent, pattern = hr_folder.parent, lr_place(Path(glob.escape(hr_folder.name)), "*")
-    return sorted(p.relative_to(parent).as_posix() for p in parent.glob(str(pattern)))

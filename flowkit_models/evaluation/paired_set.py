@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 
 from flowkit_models.data.image_pair import Pair
+from flowkit_models.data.layouts import hr_prefix
 from flowkit_models.data.pairs import PairFiles, find_pairs, read_pair
 from flowkit_models.evaluation.evaluator import set_checksum
 from flowkit_models.images.resize import Edges, Ties
@@ -44,7 +45,7 @@ def read_set(
         ImageError: if files are missing, unreadable or of sizes that don't fit.
     """
     path = folder.absolute()
-    name = path.parent.name if path.name in ("HR", "GTmod12") else path.name
+    name = path.parent.name if hr_prefix(path.name) == "" else path.name
     files = find_pairs(folder, scale, lr_folder)
     pairs = {pair.name: Pair.of(*read_pair(pair, scale, edges, ties)) for pair in files}
     made = f"made by bicubic as MATLAB's, edges {edges}, ties {ties}, 8 bits"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from flowkit_models.data.image_pair import Pair
+from flowkit_models.data.layouts import same_name
 from flowkit_models.data.pairs import images_in
 from flowkit_models.evaluation.baselines.checkpoints import known_baseline
 from flowkit_models.images.convert import to_float
@@ -309,9 +310,9 @@ def _matching(folder: Path, names: list[str]) -> dict[str, Path]:
     files: dict[str, list[Path]] = {name: [] for name in names}
     by_length = sorted(names, key=len, reverse=True)
     for stem, file in images_in(folder).items():
-        owner = next(
-            (name for name in by_length if re.fullmatch(re.escape(name) + r"([_\-. ].*|[xX]\d.*)?", stem)), None
-        )
+        called = same_name(stem)
+        fits = (n for n in by_length if re.fullmatch(re.escape(same_name(n)) + r"([_\-. ].*|[xX]\d.*)?", called))
+        owner = next(fits, None)
         if owner is not None:
             files[owner].append(file)
     for name, found in files.items():

@@ -160,7 +160,7 @@ class Options:
             raise ValueError("--paired needs --data, a set of HR and LR files")
         pairs = find_pairs(self.data, scale)
         if any(pair.lr is None for pair in pairs):
-            raise ValueError(f"--paired: {self.data} holds HR files only")
+            raise ValueError(f"--paired: {self.data} holds HR files only, and no folder of LR files is beside or in it")
         self._check_patterns([pair.name for pair in pairs])
         return pairs
 

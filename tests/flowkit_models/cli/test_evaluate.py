@@ -310,7 +310,7 @@ BAD = [
     ("--systems nowhere.pth", "nowhere.pth: no such checkpoint"),
     ("--systems", "nothing to score"),
     ("--systems bicubic bicubic", "would be one name: say NAME=PATH"),
-    ("--systems flow.safetensors --scale 2 --set tiny/HR", "HCFlow ×4, and the table is of ×2: see --scale"),
+    ("--systems flow.safetensors --scale 2 --set lonely", "HCFlow ×4, and the table is of ×2: see --scale"),
     ("--results nowhere", "nowhere: no such folder"),
     ("--results lonely", "lonely: no image for im1"),
     ("--results tiny/LR_bicubic/X4", "im0x4.png: 10 × 11, but the HR image im0 is 40 × 44"),
