@@ -229,7 +229,17 @@ class Upscale(DrawOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SubImages:
+class PreparationOptions:
+    """Options of all preparations."""
+
+    workers: int | None = None
+    """Threads. None: some more than there are cores."""
+    overwrite: bool = False
+    """Remove what was made of these images before, with whatever settings, and make all anew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubImages(PreparationOptions):
     """Cuts HR photographs (DIV2K, Flickr2K) into small squares, which training decodes quickly."""
 
     folders: tyro.conf.Positional[tuple[Path, ...]]
@@ -246,12 +256,10 @@ class SubImages:
     """Pixels between neighbours (grid); a last row and column end at the photograph's edge."""
     seed: int = 0
     """Seed of the positions (random); they also depend on the photograph's name, and on nothing else."""
-    workers: int | None = None
-    """Threads. None: some more than there are cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class CelebA:
+class CelebA(PreparationOptions):
     """Makes 160 × 160 HR faces and their LR images of CelebA, in train, val and test folders.
 
     Takes aligned CelebA images (178 × 218; a square in the middle), or square crops of the originals (whole), such as
@@ -272,12 +280,10 @@ class CelebA:
     """HR size over LR size."""
     face_factor: float = 0.6
     """How much of the side a face takes in aligned images; 0.6 is the whole width, more is closer."""
-    workers: int | None = None
-    """Threads. None: some more than there are cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class LowResolution:
+class LowResolution(PreparationOptions):
     """Makes the LR files of a set by MATLAB-equivalent bicubic, where `find_pairs` looks for them."""
 
     folder: tyro.conf.Positional[Path]
@@ -290,16 +296,14 @@ class LowResolution:
     """What lies outside an image. mirror: as in HCFlow's data. clamp: as in the usual benchmark files."""
     ties: Literal["even", "up"] = "even"
     """Where halves are rounded. even: as in HCFlow's data. up: as in MATLAB and the usual benchmark files."""
-    workers: int | None = None
-    """Threads. None: some more than there are cores."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare:
     """Prepares data as section 4.1 of the paper has it: sub-images to train on, CelebA faces, LR files of a set.
 
-    Files that are there already are left alone, so the same command goes on after a stop. Files that cannot be read
-    are named and skipped.
+    Files that are there already are left alone, so the same command goes on after a stop; other settings or exchanged
+    images are an error, by the note in the folder (prepared.json). Files that cannot be read are named and skipped.
     """
 
     what: (

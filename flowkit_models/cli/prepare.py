@@ -1,5 +1,6 @@
 """`flowkit prepare`: sub-images to train on, CelebA faces, LR files of a set."""
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -7,9 +8,9 @@ from rich.console import Console
 
 from flowkit_models.cli.options import CelebA, LowResolution, Prepare, SubImages
 from flowkit_models.data import prepare
-from flowkit_models.data.layouts import lr_place
+from flowkit_models.data.layouts import hr_images, lr_place
 from flowkit_models.data.pairs import images_in
-from flowkit_models.data.prepare import CELEBA, Faces, Preparation, prepare_all
+from flowkit_models.data.prepare import CELEBA, Faces, Preparation, open_notes, prepare_all
 from flowkit_models.images.image_file import ImageError, check_writable, list_images
 from flowkit_models.progress import progress_bar
 
@@ -24,11 +25,17 @@ def prepare_dataset(options: Prepare) -> int:
         ImageError: if none of the images could be used, or a result can't be written.
         ValueError: if an option makes no sense.
     """
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     torch.set_num_threads(1)  # images are small: the threads go to the files
     console = Console(soft_wrap=True)
     plan = plan_of(options.what)
     for out in {make.out for make, _ in plan}:
         check_writable(out)
+    notes = open_notes(plan, options.what.overwrite)
+    for out, note in notes.items():
+        if note.new and len(note.new) < len(note.sources):
+            more = f" and {len(note.new) - 3} more" if len(note.new) > 3 else ""
+            console.print(f"{out}: new: {', '.join(note.new[:3])}{more}", markup=False, highlight=False)
     with progress_bar(console, len(plan), "images") as tick:
 
         def step(failed: str | None) -> None:
@@ -36,7 +43,7 @@ def prepare_dataset(options: Prepare) -> int:
                 console.print(f"skipped {failed}", markup=False, highlight=False)
             tick()
 
-        report = prepare_all(plan, options.what.workers, step)
+        report = prepare_all(plan, options.what.workers, step, notes)
     console.print(f"{report.written} files written, {report.existing} were there, {len(report.failed)} images skipped")
     if len(report.failed) == len(plan):
         raise ImageError("none of the images could be used")
@@ -60,7 +67,7 @@ def sub_images_plan(options: SubImages) -> Plan:
     for folder in options.folders:
         check_apart(options.out, folder)
         make = prepare.SubImages(options.out, folder, options.size, count, options.step, options.seed)
-        for file in list_images(folder):
+        for file in hr_images(folder):
             name = file.relative_to(folder).with_suffix("")
             if name in taken:
                 raise ValueError(f"{taken[name]} and {file} have one name: prepare them with different --out")

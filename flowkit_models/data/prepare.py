@@ -4,18 +4,22 @@ A preparation says which files it makes of a source file, and makes their images
 sources in threads, writes what is missing, wholly or not at all, and collects what could not be read.
 """
 
+import os
+import re
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from flowkit_models.data.image_cache import ImageFile
+from flowkit_models.data.prepared import Note, check_no_strangers, digest_of
 from flowkit_models.images.image_file import ImageError, write_image
 from flowkit_models.images.resize import Edges, Ties, bicubic_resize
 
@@ -27,6 +31,19 @@ class Preparation(ABC):
     """A kind of preparation: the files made of a source file, and their folder."""
 
     out: Path
+
+    def settings(self) -> dict[str, Any]:
+        """What decides how its files look, as JSON holds it."""
+        names = [field.name for field in fields(self) if field.name not in ("out", "root")]  # type: ignore[arg-type]
+        return {"kind": type(self).__name__, **{name: getattr(self, name) for name in names}}
+
+    def source_name(self, path: Path) -> str:
+        """What the note calls a source file."""
+        return path.name
+
+    @abstractmethod
+    def origins(self, result: Path) -> list[str]:
+        """Names without extension of the sources that a PNG file may have been made of, whatever the settings were."""
 
     @abstractmethod
     def targets(self, source: ImageFile) -> Sequence[Path]:
@@ -62,6 +79,20 @@ class SubImages(Preparation):
         if min(self.size, self.step, self.count or 1, self.seed + 1) < 1 or self.count == 0:
             raise ValueError("size, step and count must be at least 1, and seed not negative")
 
+    def settings(self) -> dict[str, Any]:
+        """See `Preparation`: a grid has no seed, random squares no step."""
+        unused = ("seed",) if self.count is None else ("step",)
+        return {name: value for name, value in super().settings().items() if name not in unused}
+
+    def source_name(self, path: Path) -> str:
+        """See `Preparation`."""
+        return path.relative_to(self.root).as_posix()
+
+    def origins(self, result: Path) -> list[str]:
+        """See `Preparation`."""
+        found = re.fullmatch(r"(.+)_\d{3,}", result.relative_to(self.out).with_suffix("").as_posix(), re.DOTALL)
+        return [found[1]] if found else []
+
     def targets(self, source: ImageFile) -> list[Path]:
         """One file per position."""
         name = self.out / source.path.relative_to(self.root).with_suffix("")
@@ -80,7 +111,7 @@ class SubImages(Preparation):
             rows, columns = ([*range(0, end, self.step), end] for end in last)
             return [(top, left) for top in rows for left in columns]
         name = source.path.relative_to(self.root).with_suffix("").as_posix()
-        random = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
+        random = np.random.default_rng([self.seed, zlib.crc32(os.fsencode(name))])
         corners = random.integers(last, endpoint=True, size=(self.count, 2))
         return [(int(top), int(left)) for top, left in corners]
 
@@ -115,6 +146,13 @@ class Faces(Preparation):
             raise ValueError(f"size {self.size} must be a multiple of scale {self.scale}")
         if not 0.6 <= self.face_factor <= 1:
             raise ValueError(f"face factor is 0.6 (the whole width) to 1, got {self.face_factor}")
+
+    def origins(self, result: Path) -> list[str]:
+        """See `Preparation`."""
+        if result.parent == self.out / "HR":
+            return [result.stem]
+        low = result.parent.parent == self.out / "LR_bicubic"
+        return [re.sub(r"x\d+$", "", result.stem)] if low else []
 
     def targets(self, source: ImageFile) -> list[Path]:
         """The HR file and the LR file."""
@@ -158,6 +196,11 @@ class LowResolution(Preparation):
         if self.scale < 1:
             raise ValueError(f"scale is a whole number from 1 on, got {self.scale}")
 
+    def origins(self, result: Path) -> list[str]:
+        """See `Preparation`."""
+        here = result.parent == self.out
+        return [result.stem, re.sub(r"x\d+$", "", result.stem)] if here else []
+
     def targets(self, source: ImageFile) -> list[Path]:
         """The LR file alone."""
         return [self.out / f"{source.path.stem}{f'x{self.scale}' if self.suffix else ''}.png"]
@@ -183,44 +226,108 @@ def prepare_all(
     jobs: Sequence[tuple[Preparation, Path]],
     workers: int | None = None,
     progress: Callable[[str | None], None] = lambda failed: None,
+    notes: Mapping[Path, Note] | None = None,
 ) -> Report:
     """Runs preparations over their source files.
 
     A target that exists is left as it is, and a source whose targets all exist is not decoded; so an interrupted
-    run goes on where it was. A source that is of no use is passed over and reported.
+    run goes on where it was. A source that is of no use is passed over and reported. Each folder keeps a note of its
+    settings and sources (`prepared.json`), so that it never holds what two kinds of settings or sources made.
 
     Args:
         jobs: what to make of which file.
         workers: threads; None: Python's choice.
         progress: called after each source, in order, with None or the line that says what was wrong.
+        notes: from `open_notes`; None: of these jobs, without overwriting.
 
     Raises:
-        ImageError: as soon as a file cannot be written.
+        ImageError: as `open_notes` does, and as soon as a file cannot be written.
     """
+    notes = open_notes(jobs) if notes is None else notes
     report = Report()
     with ThreadPoolExecutor(workers) as pool:
         try:
             for start in range(0, len(jobs), 1000):
-                for outcome in pool.map(_prepare, jobs[start : start + 1000]):
+                part = jobs[start : start + 1000]
+                for (make, path), outcome in zip(part, pool.map(_prepare, part), strict=True):
                     if isinstance(outcome, str):
                         report.failed += (outcome,)
                     else:
-                        report.written += outcome[0]
-                        report.existing += outcome[1]
+                        written, existing, digest = outcome
+                        report.written += written
+                        report.existing += existing
+                        if digest is not None:
+                            notes[make.out].add(make.source_name(path), path, digest)
                     progress(outcome if isinstance(outcome, str) else None)
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+        finally:
+            for note in notes.values():
+                note.write()
     return report
 
 
-def _prepare(job: tuple[Preparation, Path]) -> tuple[int, int] | str:
-    """Files written and files that were there; or what is wrong with the source."""
+def open_notes(jobs: Sequence[tuple[Preparation, Path]], overwrite: bool = False) -> dict[Path, Note]:
+    """Notes of the folders that jobs write to, checked against what is wanted today, and written.
+
+    Args:
+        jobs: what to make of which file.
+        overwrite: remove what was made of the sources of today and of before, so that all is made anew.
+
+    Raises:
+        ImageError: if a folder was prepared with other settings, of sources that are gone or were exchanged, or holds
+            images and no note.
+    """
+    folders: dict[Path, tuple[Preparation, dict[str, Path]]] = {}
+    for make, path in jobs:
+        folders.setdefault(make.out, (make, {}))[1][make.source_name(path)] = path
+    notes = {}
+    for out, (make, sources) in folders.items():
+        note = Note.read(out)
+        if overwrite:
+            for files in _made(make, {**sources, **(note.sources if note else {})}).values():
+                for file in files:
+                    file.unlink(missing_ok=True)
+            note = None
+        elif note:
+            changed = [name for name, path in sources.items() if not note.same(name, path)]
+            made = _made(make, changed) if changed else {}
+            note.check(make.settings(), sources, [name for name in changed if name in made])
+            for name in changed:  # nothing is there of what it was
+                note.add(name, sources[name])
+        else:
+            check_no_strangers(out)
+        notes[out] = note or Note(out, make.settings())
+    for out, (_, sources) in folders.items():  # now that all of them are fine
+        for name, path in sources.items():
+            if name not in notes[out].sources:
+                notes[out].add(name, path, new=True)
+        notes[out].write()
+    return notes
+
+
+def _made(make: Preparation, sources: Collection[str]) -> dict[str, list[Path]]:
+    """The files that are there of each of these sources; those without any are left out."""
+    called = {Path(name).with_suffix("").as_posix(): name for name in sources}
+    made: dict[str, list[Path]] = {}
+    for file in make.out.rglob("*.png"):
+        for origin in make.origins(file):
+            if origin in called:
+                made.setdefault(called[origin], []).append(file)
+    return made
+
+
+def _prepare(job: tuple[Preparation, Path]) -> tuple[int, int, str | None] | str:
+    """Files written, files that were there, and the source's digest if it was read; or what is wrong with it."""
     preparation, path = job
     try:
         source = ImageFile.at(path)
         targets = preparation.targets(source)
+        if any(len(os.fsencode(target.name)) > 255 for target in targets):
+            raise ImageError(f"{path}: its name is too long for those of its results: shorten it")
         missing = [k for k, target in enumerate(targets) if not target.is_file()]
+        digest = digest_of(path) if missing else None
         images = preparation.images(source, source.read()) if missing else []
     except ImageError as error:
         return str(error)
@@ -230,4 +337,4 @@ def _prepare(job: tuple[Preparation, Path]) -> tuple[int, int] | str:
         except OSError as error:
             raise ImageError(f"{targets[k].parent}: cannot be made ({error.strerror or error})") from None
         write_image(targets[k], images[k])
-    return len(missing), len(targets) - len(missing)
+    return len(missing), len(targets) - len(missing), digest

@@ -33,7 +33,9 @@ def save(path, height=24, width=20, seed=0):
 
 
 def tree(folder):
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+    return sorted(
+        p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.name != "prepared.json"
+    )
 
 
 def test_sub_images_of_two_sets(tmp_path, capsys):

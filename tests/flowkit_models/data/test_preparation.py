@@ -160,7 +160,13 @@ def test_all_is_written_and_what_is_bad_is_told(jobs, tmp_path):
     assert len(report.failed) == 1
     assert "2.png: damaged or truncated" in report.failed[0]
     assert told == [None, None, report.failed[0], None]
-    assert sorted(p.name for p in (tmp_path / "out/deep").iterdir()) == ["0x4.png", "1x4.png", "3x4.png"]
+    names = sorted(p.name for p in (tmp_path / "out/deep").iterdir())
+    assert names == [
+        "0x4.png",
+        "1x4.png",
+        "3x4.png",
+        "prepared.json",
+    ]
     assert torch.equal(read_image(tmp_path / "out/deep/3x4.png"), bicubic_resize(noise(16, 12, 3), 1 / 4))
 
 
