@@ -52,7 +52,7 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[IO[bytes]], objec
     Raises:
         OSError: if the file can't be written; the old one is still there.
     """
-    with atomic_path(path) as unfinished, unfinished.open("wb") as file:
+    with atomic_path(path) as unfinished, unfinished.open("w+b") as file:
         write(file)
 
 

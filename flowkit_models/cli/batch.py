@@ -6,6 +6,7 @@ for job in batch:
 return batch.summary()
 """
 
+import os
 import sys
 import time
 import traceback
@@ -20,7 +21,9 @@ from rich.progress import TaskID
 
 from flowkit_models.cli.errors import one_line
 from flowkit_models.cli.options import FileOptions
-from flowkit_models.cli.paths import Inputs, Naming, Places, check_places, place_results
+from flowkit_models.cli.paths import Inputs, Naming, Places, plan_work
+from flowkit_models.cli.provenance import made_here, marked
+from flowkit_models.files import remove_unfinished
 from flowkit_models.images import photo_file
 from flowkit_models.images.photo_file import Header, Picture
 from flowkit_models.progress import make_progress
@@ -39,49 +42,51 @@ class Batch:
 
     def __init__(self, options: FileOptions, inputs: Inputs, naming: Naming) -> None:
         self._options = options
-        self._single = inputs.single
-        self._places = place_results(inputs, naming)
+        self._plan = plan_work(inputs, naming, options.overwrite, made_here)
         self._start = time.monotonic()
-        self._counts = {"done": 0, "skipped": 0, "failed": 0}
+        self._failed = 0
+        self._written: list[Path] = []
+        self._done = 0
+        self._results: list[str] = []
         self._said: set[str] = set()
         console = Console(stderr=True)
         self._bars = make_progress(console, transient=True)
         self._bars.disable = not console.is_terminal
 
     def __iter__(self) -> Iterator["Job"]:
-        """Jobs whose results can be written; the others are skipped, or reported as failed."""
-        taken: set[Path] = set()
+        """Jobs whose results can be written; before them, the others are reported as failed."""
+        plan = self._plan
+        if plan.earlier:
+            count = f"{len(plan.earlier)} results" if len(plan.earlier) > 1 else "the result"
+            self._say(f"left out: {plan.earlier[0]}, {count} of an earlier run")
+        for places, error in plan.failed:
+            self._fail(places.source, error)
+        for folder in {target.parent for places in plan.jobs for target in places.targets}:
+            remove_unfinished(folder)
         with self._bars:
-            bar = self._bars.add_task("files", total=len(self._places), visible=len(self._places) > 1)
-            for places in self._places:
-                try:
-                    check_places(places, taken)
-                    exists = self._exists(places)
-                except Exception as error:
-                    self._fail(places.source, error)
-                else:
-                    taken.update(() if exists else places.targets)
-                    if exists:
-                        self._counts["skipped"] += 1
-                    else:
-                        yield Job(self, places)
+            bar = self._bars.add_task("files", total=len(plan.jobs), visible=len(plan.jobs) > 1)
+            for places in plan.jobs:
+                yield Job(self, places)
                 self._bars.advance(bar)
 
     def summary(self) -> int:
-        """Prints how many files were done; returns the exit code: 0, or 1 if a file failed."""
-        done, skipped, failed = self._counts.values()
-        existing = " (results that exist; --overwrite replaces them)" if skipped else ""
-        print(f"{done} done, {skipped} skipped{existing}, {failed} failed in {time.monotonic() - self._start:.1f} s")
-        return 1 if failed else 0
+        """Prints how many files were done, and where the results are; returns the exit code: 0, or 1 if one failed."""
+        for line in self._results:
+            print(line)
+        skipped = f"{len(self._plan.skipped)} skipped"
+        skipped += " (results that exist; --overwrite replaces them)" if self._plan.skipped else ""
+        seconds = f"{time.monotonic() - self._start:.1f} s"
+        print(f"{self._done} done, {skipped}, {self._failed} failed in {seconds}{self._where()}")
+        return 1 if self._failed else 0
 
-    def _exists(self, places: Places) -> bool:
-        """Tells if the results are there, so that the job is skipped."""
-        existing = [target for target in places.targets if target.exists()]
-        if not existing or self._options.overwrite:
-            return False
-        if self._single or len(existing) < len(places.targets):
-            raise FileExistsError(f"{existing[0]} exists: --overwrite replaces it, -o or --suffix names another")
-        return True
+    def _where(self) -> str:
+        """Number and place of the results, as the end of a sentence."""
+        if not self._written:
+            return ""
+        if len(self._written) == 1:
+            return f": {self._written[0]}"
+        folder = os.path.commonpath([path.parent for path in self._written])
+        return f": {len(self._written)} files in {folder or '.'}"
 
     def _say(self, text: str) -> None:
         """One line on standard error, above the bars, whatever is in a file's name."""
@@ -92,7 +97,7 @@ class Batch:
             print(line, file=sys.stderr, flush=True)
 
     def _fail(self, source: Path, error: Exception) -> None:
-        self._counts["failed"] += 1
+        self._failed += 1
         text = one_line(error)
         self._say(text if text.startswith(f"{source}: ") else f"{source}: {text}")
         if self._options.debug:
@@ -110,6 +115,7 @@ class Job:
     def __init__(self, batch: Batch, places: Places) -> None:
         self.source, self.targets = places.source, places.targets
         self._batch, self._places = batch, places
+        self._warned: set[str] = set()
         self._bar: TaskID | None = None
 
     @contextmanager
@@ -121,15 +127,22 @@ class Job:
             if self._places.makes_folder:
                 self.targets[0].parent.mkdir(parents=True, exist_ok=True)
             yield
-            batch._counts["done"] += 1
+            batch._done += 1
+            batch._written += self.targets
         except Exception as error:  # of any kind: the other files have nothing to do with it
             batch._fail(self.source, error)
         finally:
             batch._bars.remove_task(self._bar)
 
     def warn(self, text: str) -> None:
-        """Prints a line on standard error that names the file."""
-        self._batch._say(f"{self.source}: warning: {text}")
+        """Prints a line on standard error that names the file, once."""
+        if text not in self._warned:
+            self._warned.add(text)
+            self._batch._say(f"{self.source}: warning: {text}")
+
+    def report(self, text: str) -> None:
+        """Adds a line to the summary, on standard output, that names the first result."""
+        self._batch._results.append(f"{self.targets[0]}: {text}")
 
     def warn_once(self, text: str) -> None:
         """The same for what holds of all files: said with the first of them."""
@@ -164,5 +177,5 @@ class Job:
         return fitted
 
     def write_picture(self, array: NDArray[Any], header: Header, quality: int = 95, number: int = 0) -> None:
-        """Writes result `number`; see `photo_file.write`."""
-        photo_file.write(self.targets[number], array, header, quality)
+        """Writes result `number`, with the note that flowkit made it; see `photo_file.write`."""
+        photo_file.write(self.targets[number], array, marked(header), quality)

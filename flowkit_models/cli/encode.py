@@ -22,7 +22,7 @@ from flowkit_models.cli.downscale import reduced_alpha
 from flowkit_models.cli.model import Opened, open_model
 from flowkit_models.cli.options import Decode, Encode
 from flowkit_models.cli.paths import Naming, find_inputs
-from flowkit_models.cli.provenance import signed
+from flowkit_models.cli.provenance import LATENTS_NOTE, signed
 from flowkit_models.files import write_whole
 from flowkit_models.images import photo_file
 from flowkit_models.images.formats import endings, labels, named_format, written_formats
@@ -32,7 +32,6 @@ from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import read_weights
 
 FORMAT = "1"
-_KEY = "flowkit_encoded"
 
 
 def encode_files(options: Encode) -> int:
@@ -52,7 +51,7 @@ def encode_files(options: Encode) -> int:
             if header.alpha:
                 parts["alpha"] = torch.from_numpy(np.ascontiguousarray(wanted[..., -1]).astype(np.int32))
             about = {
-                _KEY: FORMAT,
+                LATENTS_NOTE: FORMAT,
                 "model": opened.checksum,
                 "size": json.dumps(wanted.shape[:2]),
                 "header": _header_text(header),
@@ -157,7 +156,7 @@ def _decoded(opened: Opened, source: Path, target: Path, lr: Tensor | None) -> t
         PictureError: if the target's format can't hold it.
     """
     parts, about = read_weights(source)
-    if about.get(_KEY) != FORMAT:
+    if about.get(LATENTS_NOTE) != FORMAT:
         raise ValueError(f"{source}: not made by flowkit encode")
     if about.get("model") != opened.checksum:
         raise ValueError(f"{source}: another model encoded it than {opened.path}: give that one with -m")

@@ -10,7 +10,10 @@ import tyro
 from flowkit_models.cli.errors import UsageError
 from flowkit_models.images.formats import labels, read_formats, written_formats
 
-FILES = f"Files, folders (searched with those below them) or quoted globs. Pictures are {labels(read_formats())}."
+FILES = (
+    "Files, folders (searched with those below them) or quoted globs. "
+    f"Pictures are {labels(read_formats())}; {labels(read_formats(some_builds=True), 'and')} where libvips can."
+)
 WRITTEN = "|".join(form.short_name for form in written_formats())
 LOSSY = [form for form in written_formats() if form.lossy]
 QUALITY = (
@@ -28,7 +31,8 @@ class FileOptions:
     output: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="PATH")] = ""
     """A file, or a folder, where the tree of an input folder is kept. Without it: beside the input."""
     overwrite: bool = False
-    """Replace results that exist. Without it, a folder's are skipped, and a single one is an error."""
+    """Replace results of flowkit that exist; other files are never replaced. Without it, a folder's are skipped, and a
+    single one is an error."""
     debug: bool = False
     """Show where in the code an error came from."""
 

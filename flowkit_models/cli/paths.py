@@ -1,13 +1,16 @@
-"""Resolves input paths and output paths."""
+"""Resolves input paths and output paths, and refuses those that would cost a file."""
 
 import glob
 import os
-from collections.abc import Collection
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Callable, Collection, Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import islice
 from pathlib import Path
 
 from flowkit_models.cli.errors import UsageError
-from flowkit_models.images.formats import find_files, written_format
+from flowkit_models.images.formats import find_files, left_out, result_ending, written_format
 
 
 @dataclass(frozen=True)
@@ -16,12 +19,14 @@ class Inputs:
 
     Attributes:
         files: each with its place below the folder that was named, which its results keep.
+        named: those that were named themselves, and not found by searching.
         single: there is but one, named by itself.
         output: `-o`.
         to_file: `-o` names a file, not a folder.
     """
 
     files: list[tuple[Path, Path]]
+    named: frozenset[Path]
     single: bool
     output: str
     to_file: bool
@@ -43,8 +48,7 @@ class Naming:
 
     def of(self, source: Path) -> list[str]:
         """The names of an input's results."""
-        own = source.suffix if written_format(source) else ".png"
-        return self.filled(source.stem + self.suffix, self.extension or own)
+        return self.filled(source.stem + self.suffix, self.extension or result_ending(source))
 
     def filled(self, stem: str, extension: str) -> list[str]:
         """The names for a stem and an extension."""
@@ -66,6 +70,24 @@ class Places:
     makes_folder: bool = False
 
 
+@dataclass
+class Plan:
+    """The work of a command line, before any of it is done.
+
+    Attributes:
+        jobs: to do.
+        skipped: those whose results are all there.
+        failed: those that would write over an input, a stranger's file or each other's result, or where nothing can be
+            written, each with the reason.
+        earlier: files that were found among the inputs and are results of an earlier run.
+    """
+
+    jobs: list[Places] = field(default_factory=list)
+    skipped: list[Places] = field(default_factory=list)
+    failed: list[tuple[Places, Exception]] = field(default_factory=list)
+    earlier: list[Path] = field(default_factory=list)
+
+
 def find_inputs(names: Collection[str], output: str, endings: Collection[str]) -> Inputs:
     """Finds the input files.
 
@@ -80,16 +102,78 @@ def find_inputs(names: Collection[str], output: str, endings: Collection[str]) -
     """
     if not names:
         raise UsageError("name pictures, folders or globs; see --help")
-    files = list(dict.fromkeys(found for name in names for found in _named(name, endings)))
+    found: dict[Path, tuple[Path, Path]] = {}
+    named: set[Path] = set()
+    for name in names:
+        matches, searched = _named(name, endings)
+        for file, below in matches:
+            first, _ = found.setdefault(Path(os.path.realpath(file.parent), file.name), (file, below))
+            named.update(() if searched else {first})
+    files = list(found.values())
     single = len(names) == 1 and files == [(Path(*names), Path())]
     to_file = _names_file(output, single)
     if to_file and len(files) > 1:
         raise UsageError(f"-o {output} is one file, and there are {len(files)} inputs: name a folder")
-    return Inputs(files, single, output, to_file)
+    return Inputs(files, frozenset(named), single, output, to_file)
 
 
-def place_results(inputs: Inputs, naming: Naming) -> list[Places]:
-    """Places for the results of each input; what an earlier run has left between its inputs is left out."""
+def plan_work(inputs: Inputs, naming: Naming, overwrite: bool, ours: Callable[[Path], bool]) -> Plan:
+    """Plans what is done with each input, and refuses what would cost a file. Nothing is written.
+
+    A file that stands where a result goes is one of these:
+
+    - an input: a job that would write there fails, unless the file was found by searching and is `ours`. Then it is a
+      result of an earlier run, and no input;
+    - another file: the job is skipped. With `overwrite` it is done if the file is `ours` or empty, and fails else.
+
+    Files are the same if the file system says so: through links, and whatever the case where it doesn't count.
+
+    Args:
+        inputs: of the command line.
+        naming: of the results.
+        overwrite: replace results that exist.
+        ours: tells if a file that exists was made by flowkit.
+    """
+    everything = _places(inputs, naming)
+    sources = {_identity(places.source): places.source for places in everything}
+    results = {
+        _identity(target) for places in everything for target in places.targets if not _same(places.source, target)
+    }
+    plan = Plan()
+    plan.earlier = [
+        source for key, source in sources.items() if key in results and source not in inputs.named and ours(source)
+    ]
+    for source in plan.earlier:
+        del sources[_identity(source)]
+    taken: dict[Hashable, Path] = {}
+    for places in everything:
+        if places.source in plan.earlier:
+            continue
+        try:
+            _check(places, sources, taken)
+            existing = [target for target in places.targets if target.exists()]
+            if existing and not overwrite:
+                if inputs.single or len(existing) < len(places.targets):
+                    raise FileExistsError(
+                        f"{existing[0]} exists: --overwrite replaces it, -o or --suffix names another"
+                    )
+                plan.skipped.append(places)
+                continue
+            for target in existing:
+                if target.stat().st_size and not ours(target):
+                    raise FileExistsError(
+                        f"{target} was not made by flowkit: remove it, or choose another --suffix or -o"
+                    )
+        except Exception as error:
+            plan.failed.append((places, error))
+            continue
+        taken |= {_identity(target): places.source for target in places.targets}
+        plan.jobs.append(places)
+    return plan
+
+
+def _places(inputs: Inputs, naming: Naming) -> list[Places]:
+    """Places for the results of each input."""
     output = Path(inputs.output)
     if inputs.to_file:
         names = naming.filled(output.stem, output.suffix)
@@ -99,24 +183,27 @@ def place_results(inputs: Inputs, naming: Naming) -> list[Places]:
         folder = output / below if inputs.output else source.parent
         targets = tuple(folder / name for name in naming.of(source))
         places.append(Places(source, targets, makes_folder=bool(inputs.output)))
-    if inputs.single:
-        return places
-    results = {target.absolute() for place in places for target in place.targets}
-    return [place for place in places if place.source.absolute() not in results]
+    return places
 
 
-def check_places(places: Places, taken: Collection[Path]) -> None:
-    """Refuses places where nothing can be written, before there is work done for them.
+def _check(places: Places, sources: dict[Hashable, Path], taken: dict[Hashable, Path]) -> None:
+    """Refuses places where nothing can be written, or a file would be lost.
 
     Raises:
-        ValueError: if a result would be its own input, another file's result, or a folder; if its folder is none, or
-            it can't be written there.
+        FileNotFoundError: if there is no such input.
+        ValueError: if a result would be its own input, another input, another file's result, or a folder; if its folder
+            is none, or it can't be written there.
     """
+    if not os.path.lexists(places.source):
+        raise FileNotFoundError(f"{places.source}: no such file")
     for target in places.targets:
-        if target in taken:
-            raise ValueError(f"{target} is already the result of another input")
-        if _same(places.source, target):
-            raise ValueError(f"{target} is the input itself: choose another -o or --suffix")
+        key = _identity(target)
+        if key in taken:
+            raise ValueError(f"{target} is already the result of another input, {taken[key]}: choose another -o")
+        if key in sources:
+            if sources[key] == places.source or _same(places.source, target):
+                raise ValueError(f"{target} is the input itself: choose another -o or --suffix")
+            raise ValueError(f"{target} is an input itself: choose another --suffix or -o")
         if target.is_dir():
             raise ValueError(f"{target} is a folder: name a file")
         folder = target.parent
@@ -131,21 +218,49 @@ def check_places(places: Places, taken: Collection[Path]) -> None:
                 raise ValueError(f"{place} is write-protected")
 
 
-def _named(name: str, endings: Collection[str]) -> list[tuple[Path, Path]]:
-    """The files that one argument stands for."""
+def _identity(path: Path) -> Hashable:
+    """The same for all names of a file, be it there or not yet."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        folder = os.path.realpath(path.parent)
+        name = unicodedata.normalize("NFC", path.name).casefold() if _ignores_case(folder) else path.name
+        return folder, name
+    return status.st_dev, status.st_ino
+
+
+@cache
+def _ignores_case(folder: str) -> bool:
+    """True if a folder takes a name in another case for the same: what is in it is asked for, else it itself."""
+    path = Path(folder)
+    try:
+        for known in (*islice(path.iterdir(), 9), path):
+            other = known.with_name(known.name.swapcase())
+            if other != known:
+                return other.exists() and other.samefile(known)
+    except (OSError, ValueError):
+        pass
+    return False
+
+
+def _named(name: str, endings: Collection[str]) -> tuple[Sequence[tuple[Path, Path]], bool]:
+    """The files that one argument stands for, and whether they were found by searching."""
     path = Path(name)
     if _is_folder(path):
         found = find_files(path, endings)
         if not found:
             raise FileNotFoundError(f"{path}: no files in it that end in {', '.join(endings)}")
-        return [(file, file.parent.relative_to(path)) for file in found]
+        return [(file, file.parent.relative_to(path)) for file in found], True
     if os.path.lexists(path) or not glob.has_magic(name):
-        return [(path, Path())]
+        return [(path, Path())], False
     matches = [Path(match) for match in sorted(glob.glob(name, recursive=True))]  # noqa: PTH207 - Path's needs a root
-    files = [(file, Path()) for file in matches if not file.is_dir()]
+    given, files = set(path.parts), dict[Path, Path]()
+    for file in sorted(matches, key=lambda file: len(file.parts)):  # a link to a folder that is there: the same files
+        if not file.is_dir() and not any(map(left_out, set(file.parts) - given)):
+            files.setdefault(Path(os.path.realpath(file.parent), file.name), file)
     if not files:
         raise FileNotFoundError(f"{name}: fits no file")
-    return files
+    return [(file, Path()) for file in sorted(files.values())], True
 
 
 def _names_file(output: str, single: bool) -> bool:

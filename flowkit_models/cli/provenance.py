@@ -1,13 +1,17 @@
-"""Provenance of LR pictures: the note in the metadata that names the model whose downscaling made them."""
+"""Provenance of pictures: the note in their metadata that flowkit made them, and which model's downscaling."""
 
+import mmap
 import re
 from dataclasses import replace
+from pathlib import Path
 
 from flowkit_models.cli.model import Opened
 from flowkit_models.diagnostics.lr_provenance import provenance_warning
 from flowkit_models.images.photo_file import Header, Picture
 
 _NAMESPACE = "urn:flowkit:origin"
+LATENTS_NOTE = "flowkit_encoded"
+"""Key of the note in files of `flowkit encode` that says what they are."""
 _NOTE = re.compile(rb'<rdf:Description[^>]*xmlns:flowkit="urn:flowkit:origin"[^>]*/>')
 _MADE_BY = re.compile(rb'flowkit:downscaledBy="([0-9a-f]{64})"')
 _EMPTY = (
@@ -23,16 +27,37 @@ def signed(header: Header, checksum: str | None) -> Header:
 
     Args:
         header: of the picture.
-        checksum: of the model; None: no such note, and an old one is taken out.
+        checksum: of the model; None: no note of flowkit, and an old one is taken out.
     """
     packet = header.metadata.get("xmp-data", b"")
     packet = _NOTE.sub(b"", packet if isinstance(packet, bytes) else packet.encode())
     if checksum is not None:
-        note = f'<rdf:Description rdf:about="" xmlns:flowkit="{_NAMESPACE}" flowkit:downscaledBy="{checksum}"/>'
-        packet = packet if b"</rdf:RDF>" in packet else _EMPTY  # none there, or none that can be read
-        packet = packet.replace(b"</rdf:RDF>", note.encode() + b"</rdf:RDF>", 1)
+        packet = _noted(packet if b"</rdf:RDF>" in packet else _EMPTY, f'downscaledBy="{checksum}"')
     others = {name: value for name, value in header.metadata.items() if name != "xmp-data"}
-    return replace(header, metadata={**others, "xmp-data": packet} if packet else others)
+    return replace(header, metadata={**others, "xmp-data": packet} if packet not in (b"", _EMPTY) else others)
+
+
+def marked(header: Header) -> Header:
+    """A header whose XMP packet says that flowkit made the picture; one that can't be read is left as it is."""
+    packet = header.metadata.get("xmp-data", _EMPTY)
+    packet = packet if isinstance(packet, bytes) else packet.encode()
+    if b"</rdf:RDF>" not in packet or _NAMESPACE.encode() in packet:
+        return header
+    return replace(header, metadata={**header.metadata, "xmp-data": _noted(packet, 'made="true"')})
+
+
+def _noted(packet: bytes, what: str) -> bytes:
+    note = f'<rdf:Description rdf:about="" xmlns:flowkit="{_NAMESPACE}" flowkit:{what}/>'
+    return packet.replace(b"</rdf:RDF>", note.encode() + b"</rdf:RDF>", 1)
+
+
+def made_here(path: Path) -> bool:
+    """True for a file of flowkit: a picture with the note of `signed` or `marked`, or latents of `encode`."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return any(content.find(note.encode()) >= 0 for note in (_NAMESPACE, LATENTS_NOTE))
+    except (OSError, ValueError):  # ValueError: an empty file
+        return False
 
 
 def made_by(header: Header) -> str | None:

@@ -16,6 +16,7 @@ from PIL.Image import Exif
 from torch import Tensor
 
 from flowkit_models.files import write_whole
+from flowkit_models.images import png_text
 from flowkit_models.images.convert import to_uint8
 from flowkit_models.images.formats import (
     ImageFormat,
@@ -26,11 +27,12 @@ from flowkit_models.images.formats import (
     written_format,
     written_formats,
 )
+from flowkit_models.images.transparency import over_white
 
 MAX_PIXELS = 2**28
 """Of a file that is read: a few damaged bytes can ask for terabytes. Its pixels take 12 bytes each as floats."""
 
-_KEPT = ("exif-", "xmp-data", "iptc-data", "icc-profile-data", "png-comment-")
+_KEPT = ("exif-", "xmp-data", "iptc-data", "icc-profile-data")
 _COLOURS = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb16": 3, "rgb": 3}
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -110,7 +112,8 @@ def read(path: str | Path) -> Picture:
     vips = _vips()
     path = Path(path)
     row = _format(path)
-    with _one_line(path, "damaged or truncated"):
+    missing = f"a {row.label} file, which can't be read here, or is damaged: convert it to PNG or JPEG"
+    with _one_line(path, missing if row.some_builds else "damaged or truncated"):
         try:
             image, warnings, pixels = _decode(path, row, "warning")
         except vips.Error as error:
@@ -120,6 +123,9 @@ def read(path: str | Path) -> Picture:
             image, warnings, pixels = _decode(path, row, "error")
             warnings.append("has bytes between its parts that mean nothing: look whether it is damaged")
         metadata = _metadata(image)
+        if row.name == "png":
+            with path.open("rb") as file:
+                metadata |= png_text.read_texts(file)
     colours = _COLOURS[image.interpretation]
     profile = metadata.get("icc-profile-data")
     if profile is not None and not _fits(profile, colours):
@@ -150,8 +156,7 @@ def stored(pixels: Tensor, alpha: Tensor | None, header: Header) -> NDArray[Any]
         (h, w, header.channels), uint8 or uint16.
     """
     if alpha is not None and not header.alpha:
-        alpha = alpha.to(pixels).clamp(0, 1)
-        pixels = pixels.clamp(0, 1) * alpha + (1 - alpha)
+        pixels = over_white(pixels, alpha)
     if header.gray:
         pixels = (pixels * pixels.new_tensor(_LUMA)[:, None, None]).sum(0, keepdim=True)
     if header.alpha:
@@ -185,14 +190,18 @@ def write(path: str | Path, array: NDArray[Any], header: Header, quality: int = 
     if path.is_dir():
         raise PictureError(f"{path}: is a folder; name a file")
     with _one_line(path, "cannot be written"):
-        image = _wrapped(np.ascontiguousarray(array), header)
+        texts = png_text.text_chunks(header.metadata) if row.name == "png" else b""
+        image = _wrapped(np.ascontiguousarray(array), header, without="xmp-data" if texts else png_text.PREFIX)
         options = row.options(quality)
         if row.vips_saver == "tiff":
             options = {**options, "bigtiff": array.nbytes > 2**31}
 
         def save(file: IO[bytes]) -> None:
+            file.seek(len(texts))
             target = _vips().Target.new_to_descriptor(file.fileno())
             getattr(image, f"{row.vips_saver}save_target")(target, **options)
+            if texts:
+                png_text.insert_chunks(file, texts)
 
         write_whole(path, save)
 
@@ -260,6 +269,8 @@ def _format(path: Path) -> ImageFormat:
     row = recognised_format(start)
     if row is None:
         raise PictureError(f"{path}: not a {labels(read_formats())} file: convert it to one of them")
+    if row.vips_loader is None or not _vips().type_find("VipsOperation", f"{row.vips_loader}load_source"):
+        raise PictureError(f"{path}: a {row.label} file, which can't be read here: convert it to PNG or JPEG")
     return row
 
 
@@ -267,7 +278,8 @@ def _decode(path: Path, row: ImageFormat, fail_on: str) -> tuple[Any, list[str],
     """The upright image, warnings, and its pixels."""
     vips = _vips()
     load = getattr(vips.Image, f"{row.vips_loader}load_source")
-    image = load(vips.Source.new_from_file(str(path)), fail_on=fail_on, memory=True)
+    with path.open("rb") as file:  # libvips takes no names that are not UTF-8
+        image = load(vips.Source.new_from_descriptor(file.fileno()), fail_on=fail_on, memory=True)
     _check(path, image, row.name)
     image, warnings = _in_rgb(image.autorot())
     return image, warnings, _pixels(image)
@@ -368,8 +380,8 @@ def _fits(profile: bytes | str, colours: int) -> bool:
     )
 
 
-def _wrapped(array: NDArray[Any], header: Header) -> Any:
-    """An array as an image of libvips, with everything that the header says."""
+def _wrapped(array: NDArray[Any], header: Header, without: str) -> Any:
+    """An array as an image of libvips, with all that the header says but PNG texts, and `without` one kind more."""
     vips = _vips()
     height, width, channels = array.shape
     wide = header.bits == 16
@@ -377,6 +389,8 @@ def _wrapped(array: NDArray[Any], header: Header) -> Any:
     light = ("grey16" if wide else "b-w") if header.gray else ("rgb16" if wide else "srgb")
     image = image.copy(interpretation=light, xres=header.resolution[0], yres=header.resolution[1])
     for name, value in header.metadata.items():
+        if name.startswith((png_text.PREFIX, without)):
+            continue
         image.set_type(vips.GValue.blob_type if isinstance(value, bytes) else vips.GValue.refstr_type, name, value)
     image.set_type(vips.GValue.gint_type, "orientation", 1)  # the EXIF as it was read may still say another
     return image

@@ -26,36 +26,39 @@ def test_a_folder_is_mirrored(tmp_path, upscale):
 
 def test_results_that_exist_are_skipped_in_a_folder(tmp_path, upscale):
     save(tmp_path / "a.png")
+    assert upscale(tmp_path).code == 0
+    before = (tmp_path / "a_x4.png").read_bytes()
     save(tmp_path / "b.png")
-    (tmp_path / "a_x4.png").write_bytes(b"precious")
-    ran = upscale(tmp_path)
+    ran = upscale(tmp_path, "--seed", 1)
     assert ran.code == 0
     assert ran.out[0].startswith("1 done, 1 skipped (results that exist; --overwrite replaces them), 0 failed")
-    assert (tmp_path / "a_x4.png").read_bytes() == b"precious"
+    assert ran.err == [f"left out: {tmp_path}/a_x4.png, the result of an earlier run"]
+    assert (tmp_path / "a_x4.png").read_bytes() == before
     again = upscale(tmp_path)  # its own results are no inputs
     assert again.out[0].startswith("0 done, 2 skipped")
+    assert again.err == [f"left out: {tmp_path}/a_x4.png, 2 results of an earlier run"]
     assert tree(tmp_path) == ["a.png", "a_x4.png", "b.png", "b_x4.png"]
-    assert upscale(tmp_path, "--overwrite").out[0].startswith("2 done, 0 skipped")
-    assert opened(tmp_path / "a_x4.png").shape == (48, 40, 3)
+    assert upscale(tmp_path, "--overwrite", "--seed", 1).out[0].startswith("2 done, 0 skipped")
+    assert (tmp_path / "a_x4.png").read_bytes() != before
 
 
 def test_a_single_result_that_exists_is_an_error(tmp_path, upscale):
     path = save(tmp_path / "a.png")
-    (tmp_path / "a_x4.png").write_bytes(b"precious")
+    assert upscale(path).code == 0
     ran = upscale(path)
     assert ran.code == 1
     assert ran.err == [f"{path}: {tmp_path}/a_x4.png exists: --overwrite replaces it, -o or --suffix names another"]
-    assert (tmp_path / "a_x4.png").read_bytes() == b"precious"
     assert upscale(path, "--overwrite").code == 0
 
 
 def test_some_of_the_draws_exist(tmp_path, upscale):
-    save(tmp_path / "in" / "a.png")
-    (tmp_path / "in" / "a_x4_2.png").write_bytes(b"precious")
+    path = save(tmp_path / "in" / "a.png")
+    assert upscale(path, "-o", tmp_path / "in" / "a_x4_2.png").code == 0
+    before = (tmp_path / "in" / "a_x4_2.png").read_bytes()
     ran = upscale(tmp_path / "in", "--draws", 3)
     assert ran.code == 1
-    assert "a_x4_2.png exists" in ran.err[0]
-    assert (tmp_path / "in" / "a_x4_2.png").read_bytes() == b"precious"
+    assert "a_x4_2.png exists" in ran.err[-1]
+    assert (tmp_path / "in" / "a_x4_2.png").read_bytes() == before
     assert len(tree(tmp_path / "in")) == 2
 
 
@@ -91,7 +94,8 @@ def test_two_inputs_with_one_result(tmp_path, upscale):
     save(tmp_path / "a.jpg")
     ran = upscale(tmp_path, "--format", "png")
     assert ran.code == 1
-    assert ran.err == [f"{tmp_path}/a.png: {tmp_path}/a_x4.png is already the result of another input"]
+    taken = f"{tmp_path}/a_x4.png is already the result of another input, {tmp_path}/a.jpg: choose another -o"
+    assert ran.err == [f"{tmp_path}/a.png: {taken}"]
 
 
 @pytest.mark.parametrize("overwrite", [(), ("--overwrite",)])

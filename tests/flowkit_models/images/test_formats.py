@@ -102,8 +102,40 @@ def test_the_docs_have_the_table():
     rows += ["|---" * 9 + "|"]
     for row in FORMATS:
         readers = {(True, True): "yes", (False, True): "recipes", (True, False): "command"}
-        cells = [row.label, " ".join(row.endings), readers[bool(row.vips_loader), bool(row.pillow)]]
+        reader = readers[bool(row.vips_loader), bool(row.pillow)] + ("*" if row.some_builds else "")
+        cells = [row.label, " ".join(row.endings + row.read_endings), reader]
         held = [row.alpha, row.wide, row.profile, row.exif] if row.vips_saver else []
         cells += [mark(row.vips_saver), *(mark(part) for part in held), *([f"{row.max_side:,}"] if held else ["–"] * 5)]
         rows.append(f"| {' | '.join(cells)} |")
     assert "\n".join(rows) in (DOCS / "command.md").read_text(), "\n".join(rows)
+
+
+LEFT_OUT = ("._a.png", ".ipynb_checkpoints/a.png", ".thumbnails/a.png", "__MACOSX/a.png", "@eaDir/a.png/thumb.png")
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+
+
+def found(folder):
+    return [path.relative_to(folder).as_posix() for path in formats.find_files(folder, [".png"])]
+
+
+def test_what_systems_put_beside_pictures_is_left_out(tmp_path):
+    folder = tmp_path / ".hidden"  # but what is named itself is searched
+    touch(folder, "a.PNG", "b/c.png", "b.txt", *LEFT_OUT, *(f"b/{name}" for name in LEFT_OUT))
+    assert found(folder) == ["a.PNG", "b/c.png"]
+
+
+def test_linked_folders_are_searched_once(tmp_path):
+    touch(tmp_path, "set/a.png", "set/z/b.png", "store/c.png", "store/d/e.png", "outside.png")
+    for link, target in {"set/linked": "store", "set/twice": "store", "set/0": "set/z", "store/d/back": "set"}.items():
+        (tmp_path / link).symlink_to(tmp_path / target)
+    (tmp_path / "set/up").symlink_to(tmp_path)
+    (tmp_path / "set/self").symlink_to("self")
+    (tmp_path / "set/lost.png").symlink_to("nowhere")
+    assert found(tmp_path / "set") == ["a.png", "linked/c.png", "linked/d/e.png", "lost.png", "z/b.png"]
+    (tmp_path / "other").symlink_to(tmp_path / "set")
+    assert found(tmp_path / "other")[0] == "a.png"

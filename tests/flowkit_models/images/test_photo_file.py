@@ -3,12 +3,15 @@
 import os
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
+from flowkit_models.images import png_text
 from flowkit_models.images.photo_file import Header, PictureError, check_size, format_of, read, stored, write
 
 KINDS = [
@@ -149,3 +152,76 @@ def test_avif(tmp_path):
     assert picture.header.format == "avif"
     wanted = torch.tensor([200.0, 100, 50]).view(3, 1, 1).expand(3, 16, 16)
     torch.testing.assert_close(picture.pixels * 255, wanted, atol=4, rtol=0)
+
+
+TEXTS = {"parameters": "cherry 桜, café", "Author": "plain", "Latin": "café"}
+
+
+@pytest.mark.parametrize("kind", ["text", "ztxt", "itxt", "itxt packed"])
+def test_png_texts_in_any_language_come_back(kind, tmp_path):
+    info = PngInfo()
+    for key, text in TEXTS.items():
+        if kind.startswith("itxt"):
+            info.add_itxt(key, text, zip=kind == "itxt packed")
+        elif text.isascii() or key == "Latin":
+            info.add_text(key, text, zip=kind == "ztxt")
+    wanted = TEXTS if kind.startswith("itxt") else {key: TEXTS[key] for key in ("Author", "Latin")}
+    Image.new("RGB", (4, 3), "teal").save(tmp_path / "x.png", pnginfo=info)
+    picture = read(tmp_path / "x.png")
+    write(tmp_path / "y.png", stored(picture.pixels, None, picture.header), picture.header)
+    with Image.open(tmp_path / "y.png") as image:
+        assert image.text == wanted
+        assert image.getpixel((0, 0)) == (0, 128, 128)
+    write(tmp_path / "y.jpg", stored(picture.pixels, None, picture.header), picture.header)  # which has no place for it
+
+
+def test_several_texts_of_one_keyword_and_xmp(tmp_path):
+    info = PngInfo()
+    for text in ("one", "two", "ｔｈｒｅｅ"):
+        info.add_itxt("Comment", text)
+    info.add_itxt("XML:com.adobe.xmp", "<x:xmpmeta/>")
+    Image.new("RGB", (4, 3)).save(tmp_path / "x.png", pnginfo=info)
+    picture = read(tmp_path / "x.png")
+    assert picture.header.metadata["xmp-data"] == b"<x:xmpmeta/>"
+    write(tmp_path / "y.png", stored(picture.pixels, None, picture.header), picture.header)
+    again = read(tmp_path / "y.png").header.metadata
+    assert again["xmp-data"] == b"<x:xmpmeta/>"
+    assert [text for name, text in again.items() if name.endswith("-Comment")] == ["one", "two", "ｔｈｒｅｅ"]
+
+
+def test_texts_that_are_damaged_or_too_long_are_left_out(tmp_path):
+    info = PngInfo()
+    info.add_text("good", "kept")
+    info.add_text("bomb", "x" * (png_text.MOST_BYTES + 1), zip=True)
+    info.add(b"zTXt", b"bad\0\0no zlib")
+    info.add(b"iTXt", b"cut")
+    Image.new("RGB", (4, 3)).save(tmp_path / "x.png", pnginfo=info)
+    texts = {name: text for name, text in read(tmp_path / "x.png").header.metadata.items() if text}
+    assert texts == {"png-comment-0-good": "kept"}
+
+
+@pytest.mark.parametrize("end", ["png", "jpg", "webp", "tif"])
+def test_names_that_are_not_utf_8_and_as_long_as_can_be(end, tmp_path):
+    for name in (b"caf\xe9." + end.encode(), b"n" * (254 - len(end)) + b"." + end.encode()):
+        path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+        write(path, pixels_of(Header()), Header())
+        assert read(path).pixels.shape == (3, 6, 5)
+        path.write_bytes(path.read_bytes()[:40])
+        with pytest.raises(PictureError, match="damaged or truncated"):
+            read(path)
+
+
+KINDS_ELSEWHERE = {
+    "photo.heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(60), "HEIC"),
+    "photo.jp2": (b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(60), "JPEG 2000"),
+    "photo.jxl": (b"\xff\x0a" + bytes(60), "JPEG XL"),
+    "photo.bmp": (b"BM" + bytes(60), "BMP"),
+}
+
+
+@pytest.mark.parametrize("name", KINDS_ELSEWHERE)
+def test_formats_that_not_every_libvips_reads_are_named(name, tmp_path):
+    content, label = KINDS_ELSEWHERE[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(PictureError, match=rf"{name}: a {label} file, which can't be read here.*: convert it to PNG"):
+        read(tmp_path / name)

@@ -1,0 +1,76 @@
+"""Terminal of a program: arguments, streams that print any name, warnings in a line, signals as exit codes."""
+
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from io import TextIOWrapper
+from types import FrameType
+
+PATIENCE = 2.0
+"""Seconds in which more signals count as the same one: launchers pass on what the terminal sends already."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came, to be treated as Ctrl-C is."""
+
+
+def empty_argument(arguments: Sequence[str], may_be_empty: Sequence[str] = ()) -> str | None:
+    """Message on an argument that is empty, as a shell makes of a variable that is not set; None: there is none.
+
+    An empty path would stand for the current folder.
+
+    Args:
+        arguments: of a command line.
+        may_be_empty: options whose value may be.
+    """
+    for before, argument in zip(("", *arguments), arguments, strict=False):
+        option = before if before.startswith("-") and before != "--" and "=" not in before else ""
+        glued = argument.startswith("--") and argument.endswith("=")
+        option = argument[:-1] if glued else option
+        if (glued or argument == "") and option not in may_be_empty:
+            what = f"{option}: its value is" if option else "one of the arguments is"
+            return f"{what} empty: is a variable not set? The current folder is called ."
+    return None
+
+
+@contextmanager
+def program() -> Iterator[None]:
+    """Conditions under which a program runs: whatever is printed gets printed, and SIGTERM is like Ctrl-C.
+
+    What a stream's encoding lacks is replaced. Warnings are one line each, without the code that they come from. Ctrl-C
+    raises KeyboardInterrupt and SIGTERM `Terminated`, once: what follows within two seconds is taken for the same.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    form, warnings.formatwarning = warnings.formatwarning, _one_line
+    since = -PATIENCE
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        nonlocal since
+        if time.monotonic() - since < PATIENCE:
+            return
+        since = time.monotonic()
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+    signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, handle) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        warnings.formatwarning = form
+
+
+def exit_code(stop: KeyboardInterrupt) -> int:
+    """Exit code of a program that a signal has stopped, as shells have it: 130 after Ctrl-C, 143 after SIGTERM."""
+    return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
+
+
+def _one_line(message: Warning | str, *_: object, **__: object) -> str:
+    return f"warning: {' '.join(str(message).split())}\n"
