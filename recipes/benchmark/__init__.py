@@ -1,1 +1,1 @@
-"""Instruments of `python recipes/benchmark`: contenders, an interleaving stopwatch, memory, operations, bars."""
+"""Instruments of `python recipes/benchmark`: tasks, their time, operations and memory; contenders; models."""

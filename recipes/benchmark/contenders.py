@@ -2,7 +2,6 @@
 
 import importlib
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,25 +15,20 @@ from flowkit import Affine, Hierarchy, Injector, Latents, Level, Reversible, Sin
 from flowkit.nets import CNN, ZeroConv2d
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """Sizes of the Glow, and of what it is trained on.
-
-    Attributes:
-        levels, steps, hidden: L, K, and the width of the couplings' networks.
-        side: of the images, 3 × side × side.
-        batch: images per training step.
-    """
+    """Sizes of the Glow, and of what it is trained on."""
 
     levels: int = 2
+    """L."""
     steps: int = 8
+    """K."""
     hidden: int = 64
+    """Width of the couplings' networks."""
     side: int = 32
+    """Of the images, 3 × side × side."""
     batch: int = 16
-
-    def level_channels(self) -> list[int]:
-        """Channels after the squeeze of each level: 12, 24, and so on."""
-        return [12 * 2**i for i in range(self.levels)]
+    """Images per training step."""
 
 
 @dataclass(frozen=True)
@@ -45,13 +39,11 @@ class Contender:
         module: holds the parameters.
         encode: images to latents and log-det, shape (B,).
         decode: latents back to images.
-        note: how it differs from the hand-written one.
     """
 
     module: nn.Module
     encode: Callable[[Tensor], tuple[Sequence[Tensor], Tensor]]
     decode: Callable[[Sequence[Tensor]], Tensor]
-    note: str = ""
 
     def loss(self, x: Tensor) -> Tensor:
         """Nats per dimension under a standard-normal prior, mean over the batch; a scalar."""
@@ -105,11 +97,7 @@ def with_flowkit(sizes: Sizes, reversible: bool = False, conditional: bool = Fal
         (_, z), logdet = flow(x)
         return z, logdet
 
-    def decode(z: Sequence[Tensor]) -> Tensor:
-        x: Tensor = flow.inverse(Latents(None, tuple(z)))[0]
-        return x
-
-    return Contender(flow, encode, decode, "a learned Gaussian for each latent but the last" if conditional else "")
+    return Contender(flow, encode, lambda z: flow.inverse(Latents(None, tuple(z)))[0])
 
 
 def with_nflows(sizes: Sizes) -> Contender:
@@ -120,22 +108,14 @@ def with_nflows(sizes: Sizes) -> Contender:
         z, logdet = flow(x)
         return (z,), logdet
 
-    def decode(latents: Sequence[Tensor]) -> Tensor:
-        x: Tensor = flow.inverse(latents[0])[0]
-        return x
-
-    return Contender(
-        flow, encode, decode, "1×1 as triangular factors, a fixed permutation and a bias; scales have a floor"
-    )
+    return Contender(flow, encode, lambda z: flow.inverse(z[0])[0])
 
 
 def with_normflows(sizes: Sizes) -> Contender:
     """The GlowBlock of normflows, with the dense 1×1 convolution that the hand-written one has."""
     block = {"hidden_channels": sizes.hidden, "use_lu": False, "net_actnorm": False}
     flow = peer("glow_normflows", "normflows", sizes, **block)
-    return Contender(
-        flow, flow.inverse_and_log_det, lambda z: flow.forward_and_log_det(list(z))[0], "leaky ReLU of slope 0"
-    )
+    return Contender(flow, flow.inverse_and_log_det, lambda z: flow.forward_and_log_det(list(z))[0])
 
 
 def with_freia(sizes: Sizes) -> Contender:
@@ -143,12 +123,7 @@ def with_freia(sizes: Sizes) -> Contender:
     net = partial(handwritten.network, hidden=sizes.hidden)
     flow = peer("glow_freia", "FrEIA", sizes, net=net, rotation={"permute_soft": True})
     flow.force_tuple_output = True  # of one level, too
-    return Contender(
-        flow,
-        flow,
-        lambda z: flow(list(z), rev=True, jac=False)[0][0],
-        "no learned 1×1 convolution: a fixed random rotation; scales from tanh",
-    )
+    return Contender(flow, flow, lambda z: flow(list(z), rev=True, jac=False)[0][0])
 
 
 CONTENDERS: dict[str, Callable[[Sizes], Contender]] = {
@@ -180,15 +155,9 @@ def contender(name: str, sizes: Sizes, seed: int = 0) -> Contender:
 
 
 def peer(module: str, library: str, sizes: Sizes, **options: Any) -> Any:
-    """The Glow that a file of `peers/` builds, of these sizes.
-
-    Raises:
-        ImportError: if its library is not installed; the message says how to install it.
-    """
+    """The Glow that a file of `peers/` builds, of these sizes."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            built = importlib.import_module(f"benchmark.peers.{module}").build
+        built = importlib.import_module(f"benchmark.peers.{module}").build
     except ImportError as error:
         raise ImportError(f"{library} is not installed ({error}): pip install --group bench") from error
     return built(sizes.side, sizes.levels, sizes.steps, **options)

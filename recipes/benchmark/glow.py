@@ -1,106 +1,153 @@
-"""Glow in several libraries: time, memory, precision and graph breaks, compared with the hand-written one."""
+"""Glow in several libraries: time, memory, precision and graph breaks, compared with one of them."""
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
-from benchmark.contenders import BASE, Contender, Sizes, contender
-from benchmark.measures import flops, graph_breaks, largest_error, parameters
+from benchmark.contenders import BASE, CONTENDERS, Sizes, contender
+from benchmark.measure import Label, Measured, Table, Task, measure, megabytes, table
 from benchmark.memory import saved_bytes, training_bytes
-from benchmark.report import Results, duration, megabytes, quartiles
-from benchmark.stopwatch import Task, Tick, interleave, quiet, ratios, spread
+from benchmark.options import Options
 from flowkit_models.data.sample_photos import test_photos
+from flowkit_models.devices import find_device
 from flowkit_models.images.convert import to_float
 
 
-@dataclass(frozen=True)
-class Conditions:
-    """How everything is measured.
+@dataclass(frozen=True, kw_only=True)
+class Glow(Options, Sizes):
+    """Glow, 3×32×32, in several libraries: training step, inverse, memory, precision, graph breaks."""
 
-    Attributes:
-        device: where.
-        rounds, calls: of the stopwatch.
-        seed: of weights and data.
-        trained: steps of Adam before precision is measured, so that no network is still at zero.
-        compiled: training steps and inverses go through `torch.compile`, where the library lets them.
-        channels_last: images and weights in that memory format.
-    """
-
-    device: str = "cpu"
+    contenders: tuple[str, ...] = tuple(CONTENDERS)
+    """Which ones."""
+    base: str = BASE
+    """What the others are compared with; it is always among them."""
     rounds: int = 15
+    """How often everything has its turn."""
     calls: int = 3
-    seed: int = 0
+    """Training steps or inverses in a turn."""
     trained: int = 50
+    """Training steps before precision is measured, so that no network is still at zero."""
     compiled: bool = False
+    """Through torch.compile."""
     channels_last: bool = False
+    """Images and weights in that memory format."""
+
+    def measure(self, console: Console) -> list[Table]:
+        """A table of times, and one of what needs no clock."""
+        if self.quick:
+            toy = replace(self, quick=False, rounds=1, calls=1, trained=2, steps=1, hidden=8, side=8, batch=2)
+            return toy.measure(console)
+        racers = {name: Racer(name, self) for name in dict.fromkeys([self.base, *self.contenders])}
+        found: dict[Label, Measured] = {}
+        for what in ("training step", "inverse", "training step, bf16 autocast"):
+            base = (self.base, what)
+            tasks: dict[Label, Task] = {
+                (name, what): replace(racer.tasks()[what], to=None if name == self.base else base)
+                for name, racer in racers.items()
+            }
+            found |= measure(tasks, self, console)
+        title = f"Glow, 3×{self.side}×{self.side}, batch {self.batch}, L = {self.levels}, K = {self.steps}"
+        facts = {name: Racer(name, replace(self, compiled=False)).facts() for name in racers}
+        rows = [[name, *known.values()] for name, known in facts.items()]
+        notes = [
+            "saved: what autograd keeps beside parameters and input",
+            f"round trip: largest error of an image in [−½, ½] after {self.trained} steps of training; error of the "
+            "log-det: the largest difference from float32, in nats per dimension",
+            "another size: it encodes and decodes images of twice the height",
+        ]
+        headings = ["", *next(iter(facts.values()))]
+        return [table(title, ["", ""], found), Table(f"{title}: facts", headings, rows, notes, facts)]
 
 
 class Racer:
-    """A contender with an optimiser and data: what is timed.
+    """A contender with an optimiser and data.
 
     Args:
         name: of the contender.
-        sizes: of the Glow.
-        how: conditions.
-        bf16: networks, or whatever the library lets run so, under autocast.
+        options: sizes, device, seed, torch.compile, memory format.
     """
 
-    def __init__(self, name: str, sizes: Sizes, how: Conditions, bf16: bool = False) -> None:
-        self.contender: Contender = contender(name, sizes, how.seed)
-        self.module = self.contender.module.to(how.device)
-        self.x = images(sizes, how.seed).to(how.device)
-        if how.channels_last:
+    def __init__(self, name: str, options: Glow) -> None:
+        self.options, self.device = options, find_device(options.device)
+        self.contender = contender(name, options, options.seed)
+        self.module = self.contender.module.to(self.device)
+        self.x = images(options, options.seed).to(self.device)
+        if options.channels_last:
             self.module = self.module.to(memory_format=torch.channels_last)
             self.x = self.x.contiguous(memory_format=torch.channels_last)
-        self.how, self.bf16 = how, bf16
-        self.trained = [p for p in self.module.parameters() if p.requires_grad]
-        self.adam = torch.optim.Adam(self.trained, 1e-3, fused=True)
-        self.loss: Callable[[Tensor], Tensor] = self.contender.loss
-        self.decode: Callable[[Sequence[Tensor]], Tensor] = self.contender.decode
-        if how.compiled:
+        self.adam = torch.optim.Adam([p for p in self.module.parameters() if p.requires_grad], 1e-3, fused=True)
+        self.loss, self.decode = self.contender.loss, self.contender.decode
+        if options.compiled:
             self.loss, self.decode = torch.compile(self.loss), torch.compile(self.decode)
         self.step()  # libraries that set their ActNorms from the first batch do it now
         with torch.no_grad():
             self.latents = [z.detach() for z in self.contender.encode(self.x)[0]]
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self, bf16: bool) -> torch.autocast:
         """Mixed precision, or none."""
-        return torch.autocast(torch.device(self.how.device).type, torch.bfloat16, enabled=self.bf16)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=bf16)
 
-    def forward(self) -> Tensor:
-        """The loss of the batch."""
-        with self.autocast():
-            return self.loss(self.x)
-
-    def step(self, fresh: bool = True) -> None:
+    def step(self, bf16: bool = False, fresh: bool = True) -> None:
         """A training step. `fresh`: the gradients of the last one are dropped, otherwise zeroed in place."""
         self.adam.zero_grad(set_to_none=fresh)
-        self.forward().backward()
+        with self.autocast(bf16):
+            loss = self.loss(self.x)
+        loss.backward()
         self.adam.step()
 
     @torch.no_grad()
     def inverse(self) -> Tensor:
         """Latents to images."""
-        with self.autocast():
-            return self.decode(self.latents)
+        return self.decode(self.latents)
+
+    def tasks(self) -> dict[str, Task]:
+        """What is timed."""
+
+        def memory(bf16: bool = False) -> int:
+            with torch.compiler.set_stance("force_eager"):
+                return training_bytes(lambda: self.step(bf16, fresh=False), self.module, self.device)
+
+        return {
+            "training step": Task(self.step, memory),
+            "inverse": Task(self.inverse),
+            "training step, bf16 autocast": Task(lambda: self.step(bf16=True), lambda: memory(bf16=True)),
+        }
+
+    def facts(self) -> dict[str, str]:
+        """What needs no clock, by heading of its column."""
+        saved = saved_bytes(lambda: self.loss(self.x), self.module, self.x)
+        for _ in range(self.options.trained):
+            self.step()
+        with torch.no_grad():
+            _, logdet = self.contender.encode(self.x)
+            error = largest_error(self.contender.decode(self.contender.encode(self.x)[0]), self.x)
+            with self.autocast(bf16=True):
+                latents, low = self.contender.encode(self.x)
+                error16 = largest_error(self.contender.decode(latents), self.x)
+            back = graph_breaks(self.contender.decode, self.latents)
+        return {
+            "parameters": f"{sum(p.numel() for p in self.module.parameters() if p.requires_grad):,}",
+            "saved": megabytes(saved),
+            "round trip, float32": f"{error:.0e}",
+            "bf16 autocast": f"{error16:.0e}",
+            "latents there": dtype(latents[-1]),
+            "log-det there: type, error": f"{dtype(low)}, {largest_error(low, logdet) / self.x[0].numel():.0e}",
+            "graph breaks, forward / inverse": f"{graph_breaks(self.contender.encode, self.x)} / {back}",
+            "another size": "yes" if self.takes(torch.cat([self.x, self.x], 2)) else "no",
+        }
 
     @torch.no_grad()
-    def precision(self) -> dict[str, Any]:
-        """Errors of an image that was encoded and decoded, in float32 and under bf16 autocast; and of the log-det."""
-        found: dict[str, Any] = {}
-        logdets = []
-        for key, bf16 in (("float32", False), ("bf16", True)):
-            with torch.autocast(torch.device(self.how.device).type, torch.bfloat16, enabled=bf16):
-                latents, logdet = self.contender.encode(self.x)
-                again = self.contender.decode(latents)
-            found[f"round_trip_{key}"] = largest_error(again, self.x)
-            found[f"logdet_{key}"] = str(logdet.dtype).removeprefix("torch.")
-            logdets.append(logdet)
-        return found | {"logdet_error": largest_error(*logdets) / math.prod(self.x.shape[1:])}
+    def takes(self, x: Tensor) -> bool:
+        """Tells whether images of this size, for which it was not built, come back from their latents."""
+        try:
+            return largest_error(self.contender.decode(self.contender.encode(x)[0]), x) < 1e-4
+        except (AssertionError, RuntimeError, ValueError):
+            return False
 
 
 def images(sizes: Sizes, seed: int = 0) -> Tensor:
@@ -116,122 +163,28 @@ def images(sizes: Sizes, seed: int = 0) -> Tensor:
     return x + torch.rand(x.shape, generator=generator) / 256 - 0.5
 
 
-def race(
-    names: Sequence[str], sizes: Sizes, how: Conditions, tick: Tick = quiet, task: str = "step", bf16: bool = False
-) -> dict[str, list[float]]:
-    """Times one task, "step" or "inverse", of several contenders in turns. Returns the stopwatch's rounds."""
-    racers = {name: Racer(name, sizes, how, bf16) for name in names}
-    tasks: dict[str, Task] = {name: getattr(racer, task) for name, racer in racers.items()}
-    return interleave(tasks, how.rounds, how.calls, how.device, tick)
+def graph_breaks(call: Callable[..., Any], *arguments: Any) -> str:
+    """How often `torch.compile` has to leave the graph of a call.
 
-
-def facts(name: str, sizes: Sizes, how: Conditions) -> dict[str, Any]:
-    """What needs no clock: parameters, operations, memory, precision, graph breaks."""
-    plain = Conditions(how.device, seed=how.seed, channels_last=how.channels_last)
-    racer = Racer(name, sizes, plain)
-    found: dict[str, Any] = {
-        "parameters": parameters(racer.module),
-        "step_flops": flops(racer.step),
-        "inverse_flops": flops(racer.inverse),
-    }
-    found["saved_bytes"], found["peak_bytes"] = memory(racer)
-    for _ in range(how.trained):
-        racer.step()
-    found |= racer.precision()
-    with torch.no_grad():
-        found["breaks_inverse"] = graph_breaks(racer.contender.decode, racer.latents)
-    found["breaks_forward"] = graph_breaks(racer.contender.encode, racer.x)
-    found["note"] = racer.contender.note
-    return found
-
-
-def memory(racer: Racer) -> tuple[int, int]:
-    """Bytes that autograd keeps of a forward pass, and the most that a training step holds."""
-    saved = saved_bytes(racer.forward, racer.module, racer.x)
-    return saved, training_bytes(lambda: racer.step(fresh=False), racer.module, racer.how.device)
-
-
-TIMES = {"step": "training step", "inverse": "inverse", "step_bf16": "training step, bf16 autocast"}
-"""What is timed, with its heading."""
-
-
-def compare(names: Sequence[str], sizes: Sizes, how: Conditions, tick: Tick = quiet) -> list[Results]:
-    """Contenders beside the hand-written one: a table of times, and one of what needs no clock.
-
-    Args:
-        names: of contenders; the hand-written one is always among them.
-        sizes: of the Glow.
-        how: conditions.
-        tick: called with what comes next, for a progress bar.
+    Returns:
+        "0" where `fullgraph=True` takes it; else the number of breaks, or that it fails.
     """
-    names = with_base(names)
-    known = {}
-    for name in names:
-        tick(name)
-        known[name] = facts(name, sizes, how)
-    rounds = {
-        "step": race(names, sizes, how, tick),
-        "inverse": race(names, sizes, how, tick, "inverse"),
-        "step_bf16": race(names, sizes, how, tick, bf16=True),
-    }
-    title = f"Glow, 3×{sizes.side}×{sizes.side}, batch {sizes.batch}, L = {sizes.levels}, K = {sizes.steps}"
-    return [_times(f"{title}: time", names, rounds, known), _facts(f"{title}: memory and precision", known, how)]
+    logging.getLogger("torch._dynamo").setLevel(logging.CRITICAL)  # it would log what its exceptions say
+    torch._dynamo.reset()
+    try:
+        torch.compile(call, backend="eager", fullgraph=True)(*arguments)
+        return "0"
+    except Exception:  # whatever dynamo raises: it is what is asked here
+        torch._dynamo.reset()
+    breaks: int = torch._dynamo.explain(call)(*arguments).graph_break_count
+    return str(breaks) if breaks else "fails with fullgraph=True"
 
 
-def with_base(names: Sequence[str]) -> list[str]:
-    """The names, each once, after the hand-written one."""
-    return list(dict.fromkeys([BASE, *names]))
+def largest_error(a: Tensor, b: Tensor) -> float:
+    """The largest |a − b|."""
+    return float((a.double() - b.double()).abs().max())
 
 
-def turns(names: Sequence[str], how: Conditions) -> int:
-    """How often `compare` calls `tick`."""
-    return len(with_base(names)) * (len(TIMES) * (how.rounds + 1) + 1)
-
-
-def _times(title: str, names: list[str], rounds: dict[str, Any], known: dict[str, Any]) -> Results:
-    headings = ["", *TIMES.values(), "GFLOP, step / inverse"]
-    rows = []
-    numbers: dict[str, Any] = {}
-    for name in names:
-        row, numbers[name] = [name], {}
-        for what, seconds in rounds.items():
-            median, ratio = spread(seconds[name]), ratios(seconds, name, BASE)
-            numbers[name][what] = {"seconds": median, "ratio": ratio, "rounds": seconds[name]}
-            row.append(duration(median.median) + ("" if name == BASE else f"; {quartiles(ratio)}"))
-        rows.append([*row, f"{known[name]['step_flops'] / 1e9:.3g} / {known[name]['inverse_flops'] / 1e9:.3g}"])
-    note = f"median time; its ratio to the {BASE} one: median over the rounds, both in the same round, and quartiles"
-    return Results(title, headings, rows, [note], numbers)
-
-
-def _facts(title: str, known: dict[str, Any], how: Conditions) -> Results:
-    rows = [
-        [
-            name,
-            f"{facts['parameters']:,}",
-            megabytes(facts["saved_bytes"]),
-            megabytes(facts["peak_bytes"]),
-            f"{facts['round_trip_float32']:.0e}",
-            f"{facts['round_trip_bf16']:.0e}",
-            f"{facts['logdet_bf16']}, {facts['logdet_error']:.0e}",
-            f"{facts['breaks_forward']} / {facts['breaks_inverse']}",
-        ]
-        for name, facts in known.items()
-    ]
-    headings = [
-        "",
-        "parameters",
-        "saved",
-        "peak",
-        "round trip, float32",
-        "bf16 autocast",
-        "log-det there: type, error",
-        "graph breaks, forward / inverse",
-    ]
-    notes = [
-        *(f"{name}: {facts['note']}" for name, facts in known.items() if facts["note"]),
-        "saved: what autograd keeps beside parameters and input; peak: the most that a training step holds beside "
-        "parameters, gradients and Adam's state",
-        f"round trip: largest error of an image in [−½, ½] after {how.trained} steps of training; error of the "
-        "log-det: the largest difference from float32, in nats per dimension",
-    ]
-    return Results(title, headings, rows, notes, known)
+def dtype(x: Tensor) -> str:
+    """The dtype's short name."""
+    return str(x.dtype).removeprefix("torch.")

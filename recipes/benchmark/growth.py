@@ -1,137 +1,98 @@
 """How time and memory grow with the size of the image, the depth K, the number of draws and the batch."""
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any
 
+from rich.console import Console
+
+from benchmark.measure import Label, Measured, Table, Task, measure, spread, table
 from benchmark.memory import peak_bytes
-from benchmark.report import Results, duration, megabytes
-from benchmark.stopwatch import Task, Tick, interleave, quiet, spread
-from benchmark.subjects import Conditions, Subject, deeper
-from flowkit_models.evaluation.figures import save
+from benchmark.subjects import ModelOptions, Subject, check_models, deeper
+from flowkit_models.evaluation.figures import new_figure, save
 
 AXES: dict[str, str] = {"size": "HR side", "depth": "K", "draws": "draws n", "batch": "batch"}
 """What grows, with the label of its axis."""
 
-VALUES: dict[str, tuple[int, ...]] = {
-    "size": (64, 96, 128, 160),
-    "depth": (4, 8, 16, 32),
-    "draws": (1, 2, 4, 8),
-    "batch": (1, 2, 4, 8),
-}
 
+@dataclass(frozen=True, kw_only=True)
+class Growth(ModelOptions):
+    """Time and memory against the size of the image, K, draws and batch: a table and growth.png."""
 
-class Point(NamedTuple):
-    """One measurement: the axis and its value, what was done, median seconds, bytes."""
+    model: str = "hcflow_sr_x4"
+    """Which one."""
+    size: tuple[int, ...] = (64, 96, 128, 160)
+    """HR sides."""
+    depth: tuple[int, ...] = (4, 8, 16, 32)
+    """K."""
+    draws: tuple[int, ...] = (1, 2, 4, 8)
+    """n."""
+    batch: tuple[int, ...] = (1, 2, 4, 8)
+    """Crops per training step."""
 
-    axis: str
-    value: int
-    series: str
-    seconds: float
-    bytes: int
+    def measure(self, console: Console) -> list[Table]:
+        """The table, and the plot; what belongs to one axis in turns."""
+        check_models([self.model])
+        if self.quick:
+            toy = replace(self, quick=False, model="hcflow_sr_x4_small", rounds=1, hr=32, lr=8)
+            toy = replace(toy, size=(16, 32), depth=(1, 2), draws=(1, 2), batch=(1, 2))
+            return toy.measure(console)
+        found: dict[Label, Measured] = {}
+        for axis, heading in AXES.items():
+            tasks: dict[Label, Task] = {}
+            for value in getattr(self, axis):
+                tasks |= {(heading, str(value), what): task for what, task in self.tasks(axis, value).items()}
+            found |= measure(tasks, self, console) if tasks else {}
+        self.plot(found)
+        return [table(f"Growth of {self.model}", ["", "", ""], found, [self.crops])]
 
+    def tasks(self, axis: str, value: int) -> dict[str, Task]:
+        """What is done at one value of an axis."""
+        if axis == "draws":
+            subject = Subject(self.model, self)
 
-def measure(
-    name: str, how: Conditions, values: Mapping[str, Sequence[int]] = VALUES, tick: Tick = quiet
-) -> list[Point]:
-    """Measures a model along every axis; all that belongs to one axis in turns.
+            def apart() -> None:
+                for _ in range(value):
+                    subject.draw()
 
-    Args:
-        name: of a preset.
-        how: conditions; `hr` and `lr` where another axis varies.
-        values: of each axis.
-        tick: called with what comes next.
-    """
-    points = []
-    for axis, chosen in values.items():
-        tasks: dict[tuple[int, str], tuple[Task, Callable[[], int]]] = {}
-        for value in chosen:
-            tasks |= {(value, series): task for series, task in _tasks(name, how, axis, value).items()}
-        timed = {f"{axis} {value}: {series}": task[0] for (value, series), task in tasks.items()}
-        rounds = interleave(timed, how.rounds, device=how.device, tick=tick)
-        for (value, series), (_, weigh) in tasks.items():
-            tick(f"{axis} {value}: memory")
-            seconds = spread(rounds[f"{axis} {value}: {series}"]).median
-            points.append(Point(axis, value, series, seconds, weigh()))
-    return points
-
-
-def turns(how: Conditions, values: Mapping[str, Sequence[int]] = VALUES) -> int:
-    """How often `measure` calls `tick`."""
-    series = sum(len(chosen) * (2 if axis in ("draws", "batch") else 3) for axis, chosen in values.items())
-    return series * (how.rounds + 2)
-
-
-def _tasks(name: str, how: Conditions, axis: str, value: int) -> dict[str, tuple[Task, Callable[[], int]]]:
-    """What is done at one value of an axis: by name, the task and what weighs it."""
-    if axis == "draws":
-        subject = Subject(name, how)
-
-        def apart() -> None:
-            for _ in range(value):
-                subject.draw()
-
-        return {
-            "draws in one call": (lambda: subject.draw(value), lambda: subject.drawing_memory(value)),
-            "draws in n calls": (apart, lambda: peak_bytes(apart, how.device)),
+            return {
+                "draws in one call": Task(lambda: subject.draw(value), lambda: subject.drawing_memory(value)),
+                "draws in n calls": Task(apart, lambda: peak_bytes(apart, subject.device)),
+            }
+        options = replace(self, hr=value) if axis == "size" else self
+        how: dict[str, Any] = {"batch": value} if axis == "batch" else {}
+        how |= deeper(self.model, value) if axis == "depth" else {}
+        plain, lean = (Subject(self.model, options, memory=memory, **how) for memory in ("plain", "lean"))
+        tasks = {
+            "training step": Task(plain.step, plain.training_memory),
+            "training step, lean": Task(lean.step, lean.training_memory),
         }
-    options: dict[str, Any] = {}
-    if axis == "size":
-        options["hr"] = value
-    if axis == "batch":
-        options["batch"] = value
-    if axis == "depth":
-        options |= deeper(name, value)
-    plain, lean = (Subject(name, how, memory=memory, **options) for memory in ("plain", "lean"))
-    tasks: dict[str, tuple[Task, Callable[[], int]]] = {
-        "training step": (plain.step, plain.training_memory),
-        "training step, lean": (lean.step, lean.training_memory),
-    }
-    if axis != "batch":
-        side = plain.batch.lr.shape[-1] if axis == "size" else how.lr
-        tasks["draw"] = (lambda: plain.draw(side=side), lambda: plain.drawing_memory(side=side))
-    return tasks
+        if axis != "batch":
+            side = plain.batch.lr.shape[-1] if axis == "size" else self.lr
+            tasks["draw"] = Task(lambda: plain.draw(side=side), lambda: plain.drawing_memory(side=side))
+        return tasks
 
+    def plot(self, found: dict[Label, Measured]) -> None:
+        """Draws time and memory over every axis, small multiples with logarithmic scales, as growth.png."""
+        from matplotlib.ticker import NullFormatter, ScalarFormatter  # noqa: PLC0415 - an extra
 
-def table(name: str, points: Sequence[Point], how: Conditions) -> Results:
-    """The measurements as a table."""
-    rows = [
-        [AXES[point.axis], str(point.value), point.series, duration(point.seconds), megabytes(point.bytes)]
-        for point in points
-    ]
-    notes = [f"else: HR crops of {how.hr} pixels, batch 1, an LR image of {how.lr}×{how.lr} for draws"]
-    numbers = {"points": [point._asdict() for point in points]}
-    return Results(f"Growth of {name}", ["", "", "", "time", "memory"], rows, notes, numbers)
-
-
-def plot(points: Sequence[Point], path: str | os.PathLike[str]) -> None:
-    """Draws time and memory over every axis, small multiples with logarithmic scales, as a PNG."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - an extra
-    from matplotlib.ticker import NullFormatter, ScalarFormatter  # noqa: PLC0415
-
-    axes = [axis for axis in AXES if any(point.axis == axis for point in points)]
-    figure = Figure(figsize=(3.1 * len(axes), 5.6), dpi=110, layout="constrained")
-    grid = figure.subplots(2, len(axes), squeeze=False, sharey="row", sharex="col")
-    names = list(dict.fromkeys(point.series for point in points))
-    styles = {name: (f"C{i}", "osv^D"[i % 5]) for i, name in enumerate(names)}
-    for j, axis in enumerate(axes):
-        for i, (label, unit) in enumerate((("seconds", 1.0), ("bytes", 1e6))):
-            for name in names:
-                own = [point for point in points if point.axis == axis and point.series == name]
-                colour, marker = styles[name]
-                values = [getattr(point, label) / unit for point in own]
-                grid[i][j].plot([p.value for p in own], values, marker=marker, color=colour, markersize=4)
-            grid[i][j].set(xscale="log", yscale="log")
-            grid[i][j].grid(alpha=0.3)
-        ticks = sorted({point.value for point in points if point.axis == axis})
-        grid[1][j].set_xticks(ticks)
-        grid[1][j].xaxis.set_major_formatter(ScalarFormatter())
-        grid[1][j].xaxis.set_minor_formatter(NullFormatter())
-        grid[1][j].set_xlabel(AXES[axis])
-    grid[0][0].set_ylabel("seconds")
-    grid[1][0].set_ylabel("MB beside parameters")
-    handles = [
-        grid[0][0].plot([], [], marker=m, color=c, markersize=4, label=name)[0] for name, (c, m) in styles.items()
-    ]
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
-    save(figure, path)
+        axes = list(dict.fromkeys(axis for axis, _, _ in found))
+        names = list(dict.fromkeys(what for _, _, what in found))
+        figure = new_figure(3.1 * len(axes), 5.6)
+        grid = figure.subplots(2, len(axes), squeeze=False, sharey="row", sharex="col")
+        lines: dict[str, Any] = {}
+        for (times, weights), axis in zip(grid.T, axes, strict=True):
+            for i, name in enumerate(names):
+                own = {int(value): one for (of, value, what), one in found.items() if (of, what) == (axis, name)}
+                style = {"color": f"C{i}", "marker": "osv^D"[i % 5], "markersize": 4}
+                (lines[name],) = times.plot(list(own), [spread(one.seconds).median for one in own.values()], **style)
+                weights.plot(list(own), [(one.bytes or 0) / 1e6 for one in own.values()], **style)
+            for panel in (times, weights):
+                panel.set(xscale="log", yscale="log")
+                panel.grid(alpha=0.3)
+            weights.set(xlabel=axis, xticks=sorted({int(value) for of, value, _ in found if of == axis}))
+            weights.xaxis.set_major_formatter(ScalarFormatter())
+            weights.xaxis.set_minor_formatter(NullFormatter())
+        grid[0][0].set_ylabel("seconds")
+        grid[1][0].set_ylabel("MB beside parameters")
+        figure.legend(lines.values(), names, loc="outside lower center", ncols=len(names), frameon=False)
+        save(figure, self.out / "growth.png")

@@ -1,7 +1,6 @@
 """Memory of a piece of work: the most that it holds at once, and what autograd keeps for the backward pass."""
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -43,43 +42,28 @@ def peak_bytes(work: Callable[[], object], device: torch.device | str = "cpu") -
     return peak
 
 
-@contextlib.contextmanager
-def saved_tensors(known: Iterable[Tensor] = ()) -> Iterator[dict[int, int]]:
-    """Collects what autograd keeps for the backward pass: bytes of each storage, by its address.
-
-    A storage that several operations keep counts once, those of `known` (parameters, buffers, the input) not at all.
-    Tensors that a `torch.autograd.Function` keeps by `save_for_backward` count like all others.
-
-    Args:
-        known: tensors that are there anyway.
-    """
-    there = {tensor.untyped_storage().data_ptr() for tensor in known}
-    found: dict[int, int] = {}
-    alive: list[Tensor] = []  # so that no address is given to two of them
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in there:
-            found[storage.data_ptr()] = storage.nbytes()
-            alive.append(tensor.detach())
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield found
-
-
 def saved_bytes(forward: Callable[[], Tensor], module: nn.Module, *inputs: Tensor) -> int:
-    """Bytes that a forward pass keeps for its backward pass, beside parameters, buffers and inputs.
+    """Bytes that autograd keeps of a forward pass for the backward pass, beside parameters, buffers and inputs.
+
+    A storage that several operations keep counts once. Tensors that a `torch.autograd.Function` keeps by
+    `save_for_backward` count like all others.
 
     Args:
         forward: returns the loss.
         module: whose parameters and buffers don't count.
         inputs: these neither.
     """
-    with saved_tensors([*module.parameters(), *module.buffers(), *inputs]) as found:
+    known = {tensor.untyped_storage().data_ptr() for tensor in (*module.parameters(), *module.buffers(), *inputs)}
+    kept: dict[int, Tensor] = {}  # held until the end, so that no address is given to two of them
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.detach()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         loss = forward()
     del loss
-    return sum(found.values())
+    return sum(tensor.untyped_storage().nbytes() for address, tensor in kept.items() if address not in known)
 
 
 def training_bytes(step: Callable[[], object], module: nn.Module, device: torch.device | str = "cpu") -> int:

@@ -1,113 +1,65 @@
 """The published models at full size: training steps, draws, a large image; their time, memory and rate."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from benchmark.measures import MatrixProduct, flops, parameters
-from benchmark.report import Results, duration, megabytes, quartiles
-from benchmark.stopwatch import Rounds, Task, Tick, interleave, quiet, ratios, spread
-from benchmark.subjects import Conditions, Subject, share
+from rich.console import Console
 
-Part = Literal["train", "draws", "temperatures", "large"]
-PARTS: tuple[Part, ...] = ("train", "draws", "temperatures", "large")
-"""What is measured of a model: its training step, plain and lean; one draw and five; 4 temperatures × 3; 640×640."""
+from benchmark.measure import Label, Measured, Table, Task, measure, table
+from benchmark.subjects import ModelOptions, Subject, check_models
+from flowkit_models.models.presets import PRESETS
 
-MATMUL = "matrix product"
+Part = Literal["train", "draws", "bf16", "temperatures", "large"]
+TRAIN, LEAN, ONE, FIVE, BF16 = "training step", "training step, lean", "1 draw", "5 draws", "5 draws, bf16 networks"
 
 
-def measure(
-    name: str, parts: Sequence[Part], how: Conditions, batch: int = 1, tick: Tick = quiet
-) -> dict[str, dict[str, Any]]:
-    """Measures one model.
+@dataclass(frozen=True, kw_only=True)
+class Models(ModelOptions):
+    """The published models at full size: time, memory, and share of the rate of a matrix product."""
 
-    Args:
-        name: of a preset.
-        parts: what of it.
-        how: conditions.
-        batch: crops per training step.
-        tick: called with what comes next.
+    models: tuple[str, ...] = tuple(name for name in PRESETS if not name.endswith(("_small", "_shipped_x4")))
+    """Which ones."""
+    parts: tuple[Part, ...] = ("train", "draws", "bf16", "temperatures", "large")
+    """Training step, plain and lean; 1 draw and 5; with bf16 networks; 4 temperatures × 3 draws; the large image."""
+    batch: int = 1
+    """Crops per training step."""
 
-    Returns:
-        By task its "seconds" in each round, "flops", "bytes", "share" of the rate of a matrix product, and "ratio" to
-        the task that it is compared with, whose name is "to"; under "model" its "parameters".
-    """
-    plain = Subject(name, how, batch)
-    product = MatrixProduct(how.device, how.products)
-    tasks: dict[str, Task] = {MATMUL: product}
-    weigh: dict[str, Callable[[], int]] = {}
-    compared: dict[str, tuple[str, float]] = {}
-    if "train" in parts:
-        lean = Subject(name, how, batch, memory="lean")
-        tasks |= {"training step": plain.step, "training step, lean": lean.step}
-        weigh |= {"training step": plain.training_memory, "training step, lean": lean.training_memory}
-        compared["training step, lean"] = ("training step", 1)
-    if {"draws", "temperatures"} & set(parts):
-        tasks["1 draw"] = plain.draw
-        weigh["1 draw"] = plain.drawing_memory
-    if "draws" in parts:
-        tasks["5 draws"] = lambda: plain.draw(5)
-        weigh["5 draws"] = lambda: plain.drawing_memory(5)
-        compared["5 draws"] = ("1 draw", 5)
-    if "temperatures" in parts:
-        tasks["4 temperatures × 3 draws"] = plain.temperatures
-        compared["4 temperatures × 3 draws"] = ("1 draw", 12)
-    if "large" in parts:
-        task = f"{how.large}×{how.large}"
-        tasks[task] = plain.large
-        weigh[task] = lambda: plain.drawing_memory(side=how.large // plain.model.scale)
-    rounds = interleave(tasks, how.rounds, device=how.device, tick=tick)
-    found: dict[str, dict[str, Any]] = {"model": {"parameters": parameters(plain.model)}}
-    for task in [task for task in tasks if task != MATMUL]:
-        tick(f"{name}, {task}: memory")
-        operations = flops(tasks[task])
-        known: dict[str, Any] = {"rounds": rounds[task], "flops": operations}
-        known["share"] = share(rounds[task], operations, rounds[MATMUL], product.flops)
-        if task in weigh:
-            known["bytes"] = weigh[task]()
-        if task in compared:
-            other, times = compared[task]
-            known |= {"to": other, "times": times, "ratio": _ratio(rounds, task, other, times)}
-        found[task] = known
-    return found
+    def measure(self, console: Console) -> list[Table]:
+        """The table."""
+        check_models(self.models)
+        if self.weights is not None and len(self.models) > 1:
+            raise ValueError("--weights goes with a single model in --models")
+        if self.quick:
+            small = tuple(name for name in PRESETS if name.endswith("_small"))
+            return replace(self, quick=False, models=small, rounds=1, hr=32, lr=8, large=64).measure(console)
+        found: dict[Label, Measured] = {}
+        notes = [self.crops]
+        for name in self.models:
+            plain = Subject(name, self, self.batch)
+            half = Subject(name, self, precision="bf16") if "bf16" in self.parts else None
+            found |= measure(self.tasks(name, plain, half), self, console)
+            notes.append(f"{name}: {sum(p.numel() for p in plain.model.parameters()) / 1e6:.1f} M parameters")
+            if half is not None:
+                difference = (plain.draw(5) - half.draw(5)).abs().max()
+                notes.append(f"{name}, bf16 networks: images differ by {difference:.1e} of [0, 1] at most")
+        return [table("Models", ["", ""], found, notes)]
 
-
-def _ratio(rounds: Rounds, task: str, other: str, times: float) -> Any:
-    ratio = ratios(rounds, task, other)
-    return type(ratio)(*(value / times for value in ratio))
-
-
-def turns(parts: Sequence[Part], how: Conditions) -> int:
-    """How often `measure` calls `tick`."""
-    tasks = 2 * ("train" in parts) + bool({"draws", "temperatures"} & set(parts))
-    tasks += len({"draws", "temperatures", "large"} & set(parts))
-    return (tasks + 1) * (how.rounds + 1) + tasks
-
-
-def table(found: dict[str, dict[str, dict[str, Any]]], how: Conditions) -> Results:
-    """What `measure` found of several models, by their names."""
-    rows = []
-    for name, tasks in found.items():
-        for task, known in tasks.items():
-            if task == "model":
-                continue
-            ratio = f"{quartiles(known['ratio'])} × {known['times']} × {known['to']}" if "ratio" in known else ""
-            rows.append(
-                [
-                    name,
-                    task,
-                    duration(spread(known["rounds"]).median),
-                    ratio.replace(" × 1 ×", " ×"),
-                    f"{known['flops'] / 1e9:.3g}",
-                    f"{known['share'].median:.2f}",
-                    megabytes(known["bytes"]) if "bytes" in known else "",
-                ]
+    def tasks(self, name: str, plain: Subject, half: Subject | None) -> dict[Label, Task]:
+        """What is measured of one model."""
+        tasks: dict[Label, Task] = {(name, ONE): Task(plain.draw, plain.drawing_memory)}
+        if "train" in self.parts:
+            lean = Subject(name, self, self.batch, memory="lean")
+            tasks[name, TRAIN] = Task(plain.step, plain.training_memory)
+            tasks[name, LEAN] = Task(lean.step, lean.training_memory, to=(name, TRAIN))
+        if {"draws", "bf16"} & set(self.parts):
+            tasks[name, FIVE] = Task(lambda: plain.draw(5), lambda: plain.drawing_memory(5), (name, ONE), 5)
+        if half is not None:
+            tasks[name, BF16] = Task(lambda: half.draw(5), lambda: half.drawing_memory(5), (name, FIVE))
+        if "temperatures" in self.parts:
+            tasks[name, "4 temperatures × 3 draws"] = Task(plain.temperatures, to=(name, ONE), times=12)
+        if "large" in self.parts:
+            side = self.large // plain.model.scale
+            tasks[name, f"{self.large}×{self.large}"] = Task(
+                lambda: plain.draw(side=side), lambda: plain.drawing_memory(side=side)
             )
-    sizes = ", ".join(f"{name} {tasks['model']['parameters'] / 1e6:.1f} M" for name, tasks in found.items())
-    notes = [
-        f"training: HR crops of {how.hr} pixels, or the next multiple below; draws: an LR image of {how.lr}×{how.lr}",
-        "share: operations per second over those of a large float32 matrix product in the same round",
-        "memory: the most held beside parameters, and in training beside gradients and Adam's state",
-        f"parameters: {sizes}",
-    ]
-    headings = ["", "", "time", "ratio", "GFLOP", "share", "memory"]
-    return Results("Models" if not how.small else "Models, small ones in their place", headings, rows, notes, found)
+        return tasks

@@ -9,9 +9,10 @@ import pytest
 import torch
 from benchmark.contenders import BASE, CONTENDERS, Contender, Sizes, contender
 from benchmark.glow import images
-from benchmark.measures import MatrixProduct, flops
+from benchmark.measure import Spread, Task, flops, interleave, measure, ratios
 from benchmark.memory import peak_bytes, saved_bytes, training_bytes
-from benchmark.stopwatch import Spread, interleave, ratios
+from benchmark.options import Options
+from rich.console import Console
 from torch import nn
 
 TINY = Sizes(levels=2, steps=2, hidden=6, side=4, batch=2)
@@ -32,15 +33,31 @@ class Clock:
         return run
 
 
-def test_ratios_are_of_one_round_whatever_the_machine_does_between_rounds() -> None:
+def test_tasks_have_turns_and_ratios_are_of_one_round_whatever_the_machine_does_between_rounds() -> None:
     clock = Clock()
-    tasks = {"a": clock.task("a", 3.0), "b": clock.task("b", 2.0), "c": clock.task("c", 1.0)}
+    works = {("a",): clock.task("a", 3.0), ("b",): clock.task("b", 2.0), ("c",): clock.task("c", 1.0)}
     ticks = []
-    rounds = interleave(tasks, 3, calls=2, tick=ticks.append, clock=lambda: clock.now)
-    assert rounds == {"a": [3.0, 24.0, 192.0], "b": [2.0, 16.0, 128.0], "c": [1.0, 8.0, 64.0]}
-    assert ratios(rounds, "a", "b") == Spread(1.5, 1.5, 1.5)
+    seconds = interleave(works, 3, calls=2, tick=lambda label: ticks.append(*label), clock=lambda: clock.now)
+    assert list(seconds.values()) == [[3.0, 24.0, 192.0], [2.0, 16.0, 128.0], [1.0, 8.0, 64.0]]
+    assert ratios(seconds["a",], seconds["b",]) == Spread(1.5, 1.5, 1.5)
     assert "".join(ticks) == "abc" + "abc" + "bca" + "cab"  # each begins once
     assert "".join(clock.ran) == "abc" + "aabbcc" + "bbccaa" + "ccaabb"
+
+
+def test_a_task_is_compared_with_another_and_with_the_machine() -> None:
+    a = torch.ones(64, 64)
+
+    def three() -> None:
+        for _ in range(3):
+            a @ a
+
+    tasks = {("one",): Task(lambda: a @ a), ("three",): Task(three, lambda: 7, to=("one",), times=3)}
+    found = measure(tasks, Options(rounds=1, device="cpu", quick=True), Console(quiet=True))
+    one, three = found["one",], found["three",]
+    assert (one.flops, three.flops, three.bytes, three.to) == (2 * 64**3, 6 * 64**3, 7, "3 × one")
+    assert three.ratio.median == pytest.approx(three.seconds[0] / one.seconds[0] / 3)
+    rates = (3 / three.seconds[0], 1 / one.seconds[0])
+    assert three.share.median / one.share.median == pytest.approx(rates[0] / rates[1])
 
 
 def test_peak_memory_of_known_blocks() -> None:
@@ -133,8 +150,6 @@ def test_operations_of_passes_forward_and_backward() -> None:
     assert flops(lambda: (a @ b).sum().backward()) == 3 * 2 * 5 * 7 * 11
     conv = nn.Conv2d(3, 4, 3, padding=1)
     assert flops(lambda: conv(torch.ones(2, 3, 6, 6))) == 2 * 2 * 6 * 6 * 3 * 4 * 9
-    product = MatrixProduct(sizes=(4, 8))
-    assert flops(product) == product.flops
 
 
 def shaken(name: str, sizes: Sizes = TINY) -> Contender:
