@@ -52,8 +52,8 @@ def score_sr(
 
     Returns:
         The means over the images: PSNR and SSIM (RGB, 8 bits, cropped borders) of bicubic, τ = 0 and τ, and their
-        consistency with the LR file; diversity (grey levels); true bits per dim; LR-PSNR of the generated LR and the
-        largest round-trip error, for a model that makes LR; and the protocol that says all this in words.
+        consistency with the LR file, that at τ once more on top; diversity (grey levels); true bits per dim; LR-PSNR of
+        the generated LR, for a model that makes it; the largest round-trip error; and the protocol, in words.
     """
     of_model = ("lr_psnr", "bits_per_dim", "roundtrip_error")
     metrics = ("psnr", "ssim", *(distances or {}), "consistency", "diversity", *of_model)
@@ -70,19 +70,7 @@ def score_sr(
         "consistency": table[f"tau_{temperature:g}"]["consistency"],
         "bits_per_dim": own["bits_per_dim"],
         "roundtrip_max_error": max(error for (error,) in errors),
-        "protocol": {
-            "images": list(pairs),
-            "psnr, ssim": f"RGB, 8 bits, {model.scale} border pixels left out; mean over images and draws; dB",
-            "draws": draws,
-            "temperature": temperature,
-            "seed": seed,
-            "diversity": "standard deviation over the draws of each sub-pixel, mean, in grey levels",
-            "consistency": "PSNR between the bicubic of the 8-bit result and the LR file, dB; "
-            f"the top-level value is at τ = {temperature:g}",
-            "lr_psnr": "PSNR between the generated LR (8 bits) and the LR file, all pixels, dB",
-            "bits_per_dim": "−log₂ p(x | y*) per sub-pixel of the dequantised HR image, y not rounded",
-            "roundtrip_max_error": "largest |decode(encode(x)) − x| in float32, image range [0, 1]",
-        },
+        "protocol": {**evaluator.rules.protocol(), "images": list(pairs), "temperature": temperature},
     }
 
 
@@ -108,15 +96,7 @@ def score_rescaling(
     return {
         "bicubic": means(bicubic),
         "model": means(row),
-        "protocol": {
-            "images": list(pairs),
-            "psnr_y, ssim_y": f"Y (not rounded), 8-bit images, {model.scale} border pixels left out; mean over images",
-            "lr": "made by the model, 8 bits; for bicubic the MATLAB-equivalent bicubic",
-            "lr_psnr": "PSNR between the model's LR and the bicubic LR, RGB, 8 bits, all pixels, dB",
-            "temperature": temperature,
-            "draws": draws,
-            "seed": seed,
-        },
+        "protocol": {**evaluator.rules.protocol(), "images": list(pairs), "temperature": temperature},
     }
 
 
@@ -179,10 +159,8 @@ def sr_table(metrics: Mapping[str, Any], name: str, temperature: float) -> Table
     rows = {"bicubic": "bicubic", f"{name} τ = 0": "tau_0", f"{name} τ = {temperature:g}": f"tau_{temperature:g}"}
     columns = ("psnr", "ssim", "lpips", "consistency", "diversity")
     shown = [key for key in columns if any(key in metrics[row] for row in rows.values())]
-    cells = [[label, *(_cell(metrics[row], key) for key in shown)] for label, row in rows.items()]
-    table = terminal_table(["", *(METRICS[key].heading for key in shown)], cells)
-    table.title = f"means over {', '.join(metrics['protocol']['images'])} (dB, RGB)"
     lr = f"LR-PSNR of the generated LR {metrics['lr_psnr']:.2f} dB; " if "lr_psnr" in metrics else ""
+    table = _means_table(metrics, rows, shown, "dB, RGB")
     table.caption = (
         f"{lr}{metrics['bits_per_dim']:.2f} bits/dim; largest round-trip error {metrics['roundtrip_max_error']:.1e}"
     )
@@ -192,11 +170,17 @@ def sr_table(metrics: Mapping[str, Any], name: str, temperature: float) -> Table
 def rescaling_table(metrics: Mapping[str, Any], name: str) -> Table:
     """The results of a rescaling model, as a table for the terminal."""
     rows = {"bicubic down and up": "bicubic", f"{name} down and up": "model"}
+    return _means_table(metrics, rows, ("psnr_y", "ssim_y", "lr_psnr"), "dB")
+
+
+def _means_table(metrics: Mapping[str, Any], rows: Mapping[str, str], columns: Sequence[str], unit: str) -> Table:
+    """The means of some metrics, a row for each system."""
     cells = [
-        [label, *(_cell(metrics[row], key) for key in ("psnr_y", "ssim_y", "lr_psnr"))] for label, row in rows.items()
+        [label, *(format(metrics[row][key], METRICS[key].form) if key in metrics[row] else "–" for key in columns)]
+        for label, row in rows.items()
     ]
-    table = terminal_table(["", "PSNR", "SSIM", "LR-PSNR"], cells)
-    table.title = f"means over {', '.join(metrics['protocol']['images'])} (Y)"
+    table = terminal_table(["", *(METRICS[key].heading for key in columns)], cells)
+    table.title = f"means over {', '.join(metrics['protocol']['images'])} ({unit})"
     return table
 
 
@@ -208,10 +192,6 @@ def terminal_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Ta
     for row in rows:
         table.add_row(*row)
     return table
-
-
-def _cell(row: Mapping[str, float], metric: str) -> str:
-    return format(row[metric], METRICS[metric].form) if metric in row else "–"
 
 
 def _note_own_lr(out: Path, crops: AlignedCrops, device: torch.device) -> None:
