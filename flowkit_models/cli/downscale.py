@@ -11,6 +11,7 @@ from flowkit_models.cli.model import Opened, open_model
 from flowkit_models.cli.options import Downscale
 from flowkit_models.cli.paths import Naming, find_inputs
 from flowkit_models.cli.provenance import signed
+from flowkit_models.cli.upscale import seen
 from flowkit_models.images.formats import endings, named_format
 from flowkit_models.images.photo_file import stored
 from flowkit_models.images.resize import bicubic_resize
@@ -26,10 +27,11 @@ def downscale_files(options: Downscale) -> int:
     for job in batch:
         with job.reported():
             picture = job.read_picture()
-            lr = downscaled(opened, picture.pixels, options.tile, job.progress())
-            alpha = reduced_alpha(picture.alpha, opened.model.scale)
             header = replace(signed(picture.header, opened.checksum), bits=8)  # to which the model rounds
             header = job.fit(header)
+            pixels, _ = seen(picture)
+            lr = downscaled(opened, pixels, options.tile, job.progress())
+            alpha = reduced_alpha(picture.alpha, opened.model.scale)
             form = named_format(header.format)
             if not form.keeps_pixels(quality=100):
                 job.warn_once(f"{form.label} changes the small picture, and what is restored from it: PNG doesn't")

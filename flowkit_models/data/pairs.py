@@ -105,7 +105,7 @@ def images_in(folder: Path, *, empty: bool = False) -> dict[str, Path]:
     found: dict[str, Path] = {}
     endings = formats.endings()
     for path in sorted((p for p in folder.iterdir() if p.suffix.lower() in endings), key=lambda p: natural(p.name)):
-        if path.name.startswith(".") or not path.is_file():  # macOS leaves ._x.png beside x.png
+        if formats.left_out(path.name) or not path.is_file():  # macOS leaves ._x.png beside x.png
             continue
         if path.stem in found:
             raise ImageError(f"{folder}: {found[path.stem].name} and {path.name} have one name: keep one of them")

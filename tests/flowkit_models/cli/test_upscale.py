@@ -58,6 +58,7 @@ def test_bf16_is_close(tmp_path, upscale):
 
 def test_downscale_is_the_models(tmp_path, flowkit, checkpoint):
     pixels = noise(21, 18, 4)
+    pixels[..., 3] |= 1  # not quite transparent, nowhere
     path = save(tmp_path / "x.jpg", pixels, format="PNG")
     ran = flowkit("downscale", "-m", checkpoint("irn_x4"), path)
     assert (ran.code, ran.err) == (0, [])
@@ -104,6 +105,7 @@ def test_the_note_leaves_other_xmp_alone():
 
 def test_restore_keeps_size_and_alpha(tmp_path, flowkit, checkpoint):
     pixels = noise(21, 18, 4)
+    pixels[..., 3] |= 1
     path = save(tmp_path / "x.png", pixels)
     ran = flowkit("restore", "-m", checkpoint("irn_x4"), path, "--temperature", 0)
     assert (ran.code, ran.err) == (0, [])
@@ -113,6 +115,9 @@ def test_restore_keeps_size_and_alpha(tmp_path, flowkit, checkpoint):
     hr = torch.from_numpy(pixels[..., :3]).movedim(-1, 0).float()[None] / 255
     wanted = model.upscale(model.downscale(hr), temperature=0)[0, 0, :, :21, :18].detach() * 255
     assert np.abs(got[..., :3] - wanted.movedim(0, -1).numpy()).max() <= 0.51
+    a, b = (x[..., :3] * (x[..., 3:] / 255) + 255 - x[..., 3:] for x in (got, pixels))
+    psnr = 10 * np.log10(255**2 / np.square(a - b).mean())
+    assert ran.out[0] == f"{tmp_path}/x_restored.png: PSNR {psnr:.2f} dB"
 
 
 @pytest.mark.parametrize("command", ["downscale", "restore"])

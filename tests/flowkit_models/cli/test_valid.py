@@ -132,12 +132,13 @@ def test_16_bit_rgba(end, tmp_path, upscale, expected):
     assert np.abs(got[..., 3] - alpha * 65535).max() < 2
 
 
-def test_colours_under_transparency_stay_as_they_are(tmp_path, upscale, expected):
+def test_colours_under_transparency_stay_as_they_are(tmp_path, upscale):
     pixels = noise(channels=4)
     pixels[..., 3] = np.where(np.arange(10) < 5, 0, 255)
     assert upscale(save(tmp_path / "x.png", pixels)).code == 0
     got = opened(tmp_path / "x_x4.png")
-    close(got[..., :3], expected(pixels[..., :3] / 255))
+    larger = bicubic_resize(torch.from_numpy(pixels[..., :3]).movedim(-1, 0).float() / 255, 4)
+    close(got[:, :12, :3], larger.clamp(0, 1).movedim(0, -1).numpy()[:, :12])
     assert (got[:, :12, 3] == 0).all()
     assert (got[:, 28:, 3] == 255).all()
 
