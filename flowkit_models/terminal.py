@@ -37,6 +37,20 @@ def empty_argument(arguments: Sequence[str], may_be_empty: Sequence[str] = ()) -
     return None
 
 
+_received: list[int] = []
+"""Signals that have come while a `program` runs."""
+
+
+def stop_if_asked() -> None:
+    """Raises what a signal raises, if one has come: libraries swallow exceptions in their callbacks.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C; `Terminated` after SIGTERM.
+    """
+    if _received:
+        raise KeyboardInterrupt if _received[0] == signal.SIGINT else Terminated
+
+
 @contextmanager
 def program() -> Iterator[None]:
     """Conditions under which a program runs: whatever is printed gets printed, and SIGTERM is like Ctrl-C.
@@ -49,13 +63,15 @@ def program() -> Iterator[None]:
             stream.reconfigure(errors="replace")
     form, warnings.formatwarning = warnings.formatwarning, _one_line
     since = -PATIENCE
+    _received.clear()
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal since
         if time.monotonic() - since < PATIENCE:
             return
         since = time.monotonic()
-        raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+        _received.append(number)
+        stop_if_asked()
 
     signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     before = {number: signal.signal(number, handle) for number in signals}

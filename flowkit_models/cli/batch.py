@@ -27,6 +27,7 @@ from flowkit_models.files import remove_unfinished
 from flowkit_models.images import photo_file
 from flowkit_models.images.photo_file import Header, Picture
 from flowkit_models.progress import make_progress
+from flowkit_models.terminal import stop_if_asked
 
 
 class Batch:
@@ -42,7 +43,7 @@ class Batch:
 
     def __init__(self, options: FileOptions, inputs: Inputs, naming: Naming) -> None:
         self._options = options
-        self._plan = plan_work(inputs, naming, options.overwrite, made_here)
+        self._plan = plan_work(inputs, naming, options.overwrite, made_here, options.noun)
         self._start = time.monotonic()
         self._failed = 0
         self._written: list[Path] = []
@@ -67,6 +68,7 @@ class Batch:
             bar = self._bars.add_task("files", total=len(plan.jobs), visible=len(plan.jobs) > 1)
             for places in plan.jobs:
                 yield Job(self, places)
+                stop_if_asked()
                 self._bars.advance(bar)
 
     def summary(self) -> int:
@@ -155,6 +157,7 @@ class Job:
 
         def update(done: int, total: int) -> None:
             assert self._bar is not None, "inside reported()"
+            stop_if_asked()
             self._batch._bars.update(self._bar, completed=number * total + done, total=count * total)
 
         return update

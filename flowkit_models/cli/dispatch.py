@@ -4,9 +4,11 @@ import importlib
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from typing import Any, Union
 
 from flowkit_models.cli.errors import UsageError, one_line
+from flowkit_models.terminal import empty_argument, exit_code, program
 
 SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "Upscale": ("upscale", "upscale_files"),
@@ -35,17 +37,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows `flowkit`; by default those of the process.
 
     Returns:
-        The exit code: 0 all is well, 1 something failed, 2 the command line makes no sense, 130 stopped by Ctrl-C.
+        The exit code: 0 all is well, 1 something failed, 2 the command line makes no sense, 130 stopped by Ctrl-C, 143
+        by SIGTERM.
     """
+    with program():
+        try:
+            return _run(sys.argv[1:] if arguments is None else list(arguments))
+        except KeyboardInterrupt as stop:
+            print("flowkit: stopped; nothing is half-written", file=sys.stderr)
+            return exit_code(stop)
+
+
+def _run(arguments: list[str]) -> int:
+    """Runs a command line; of what goes wrong, prints a line."""
     options = None
     try:
+        if arguments == ["--version"]:
+            print(f"flowkit {version('flowkit-torch')}")
+            return 0
         options = parse(arguments)
         return function_of(options)(options)
     except SystemExit as stop:  # help was asked for, or the line was wrong and tyro has said so
         return stop.code if isinstance(stop.code, int) else 2
-    except KeyboardInterrupt:
-        print("flowkit: stopped; nothing is half-written", file=sys.stderr)
-        return 130
     except Exception as failure:
         error = explained(failure)
         if getattr(options, "debug", False):
@@ -54,13 +67,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, UsageError) else 1
 
 
-def parse(arguments: Sequence[str] | None) -> Any:
+def parse(arguments: Sequence[str]) -> Any:
     """The options that a command line stands for, of a class in `options`.
 
     Raises:
-        UsageError: if an option is out of range.
+        UsageError: if an argument is empty, or an option out of range.
         SystemExit: for `--help`, and for a line that can't be parsed.
     """
+    if empty := empty_argument(arguments, may_be_empty=("--suffix",)):
+        raise UsageError(empty)
     import tyro  # noqa: PLC0415 - an extra
 
     from flowkit_models.cli import options  # noqa: PLC0415 - made of tyro's marks
@@ -70,8 +85,13 @@ def parse(arguments: Sequence[str] | None) -> Any:
         kinds,
         args=arguments,
         prog="flowkit",
-        description="Image super-resolution and rescaling with normalizing flows.",
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+        description="Image super-resolution and rescaling with normalizing flows. --version prints the version.",
+        config=(
+            tyro.conf.FlagCreatePairsOff,
+            tyro.conf.OmitArgPrefixes,
+            tyro.conf.PositionalMetavarFromFieldName,
+            tyro.conf.DisallowNone,
+        ),
     )
 
 

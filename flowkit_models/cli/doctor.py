@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import math
+import textwrap
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from flowkit_models.cli.model import overrides
@@ -16,6 +17,7 @@ from flowkit_models.cli.options import Doctor
 from flowkit_models.data.sample_photos import test_photos
 from flowkit_models.diagnostics import findings
 from flowkit_models.diagnostics.examine import Report, examine_model
+from flowkit_models.diagnostics.findings import Finding
 from flowkit_models.images.image_file import read_image
 from flowkit_models.models import factory
 from flowkit_models.models.base import ImageFlow
@@ -41,13 +43,10 @@ def examine_file(options: Doctor) -> int:
         print(json.dumps(_plain({"verdict": report.verdict, **dataclasses.asdict(report)}), indent=2))
     else:
         console = Console(highlight=False)
-        if options.layers and report.layers:
+        if not options.no_layers and report.layers:
             console.print(layer_table(report))
         for finding in report.findings:
-            colour = COLOURS[finding.severity]
-            remedy = f"\n      → {finding.remedy}" if finding.remedy else ""
-            text = f"[{colour}]{finding.severity:<4}[/] {finding.subject}: {escape(finding.text + remedy)}"
-            console.print(text, soft_wrap=True)
+            print_finding(console, finding)
     return int(report.verdict == "bad")
 
 
@@ -77,12 +76,31 @@ def _middle(image: Tensor, side: int, multiple: int) -> Tensor:
     return image[:, top : top + height, left : left + width]
 
 
+def print_finding(console: Console, finding: Finding) -> None:
+    """Prints a finding, and below it what to do, in lines that fit."""
+    indent = 5 * " "
+
+    def filled(text: str, further: str) -> str:
+        width = max(40, console.width)
+        return textwrap.fill(text, width, subsequent_indent=further, break_long_words=False, break_on_hyphens=False)
+
+    lines = filled(f"{finding.severity:<4} {finding.subject}: {finding.text}", indent)
+    console.print(Text(lines[:4], COLOURS[finding.severity]), Text(lines[4:]), sep="", soft_wrap=True)
+    if finding.remedy:
+        console.print(Text(filled(f"{indent} → {finding.remedy}", f"{indent}   ")), soft_wrap=True)
+
+
 def layer_table(report: Report) -> Table:
-    """The layers of the flow; the layer that loses most is marked."""
-    table = Table(title="layers, in the order of the way forward", title_justify="left")
-    headings = ("layer", "module", "bits/dim", "own error", "error", "float64", "factors", "condition")
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in ("layer", "module") else "right")
+    """The layers of the flow, in 80 columns; the layer that loses most is marked."""
+    table = Table(
+        title="layers, in the order of the way forward",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for heading in ("layer", "module", "bits/\ndim", "own\nerror", "error", "float\n64", "factors, or\ncondition"):
+        table.add_column(heading, justify="left" if heading in ("layer", "module") else "right", overflow="fold")
     worst = max(layer.own_error for layer in report.layers)
     for layer in report.layers:
         scale = "" if layer.scale is None else " … ".join(f"{factor:.2g}" for factor in layer.scale)
@@ -90,12 +108,9 @@ def layer_table(report: Report) -> Table:
         table.add_row(
             layer.name.removeprefix("flow."),
             layer.kind,
-            f"{layer.bits:+.3f}",
-            f"{layer.own_error:.1e}",
-            f"{layer.error:.1e}",
-            f"{layer.error64:.1e}",
-            scale,
-            "" if condition is None else f"{condition:.2g}",
+            f"{layer.bits:+.2f}",
+            *(f"{error:.0e}" for error in (layer.own_error, layer.error, layer.error64)),
+            scale if condition is None else f"cond. {condition:.2g}",
             style="bold" if layer.own_error == worst else None,
         )
     return table

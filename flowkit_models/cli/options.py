@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 import tyro
 
 from flowkit_models.cli.errors import UsageError
+from flowkit_models.cli.help_texts import hide_defaults
+from flowkit_models.cli.prepare_options import Prepare  # noqa: F401 - among the others, for the dispatcher
 from flowkit_models.images.formats import labels, read_formats, written_formats
 
 FILES = (
@@ -21,9 +23,15 @@ QUALITY = (
 )
 
 
+Suffix = Annotated[str, tyro.conf.arg(metavar="TEXT")]
+Taps = Annotated[tuple[int, ...] | None, tyro.conf.arg(metavar="INT ...")]
+
+
 @dataclass(frozen=True, kw_only=True)
 class FileOptions:
     """Input files, and places of the results."""
+
+    noun = "picture"
 
     files: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILES", help=FILES)] = ()
     input: Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-i"], metavar="FILES")] = ()
@@ -31,10 +39,15 @@ class FileOptions:
     output: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="PATH")] = ""
     """A file, or a folder, where the tree of an input folder is kept. Without it: beside the input."""
     overwrite: bool = False
-    """Replace results of flowkit that exist; other files are never replaced. Without it, a folder's are skipped, and a
-    single one is an error."""
+    """Replace results of flowkit, never other files. Without it, a folder's are skipped, a single one is an error."""
     debug: bool = False
     """Show where in the code an error came from."""
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for options out of range, before anything is read."""
+        suffix = getattr(self, "suffix", None) or ""
+        if any(part in suffix for part in ("/", "\\", "\0", "..")):
+            raise UsageError(f"--suffix {suffix!r}: the end of a name, without separators; -o names a folder")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +76,8 @@ class PictureOptions(ModelOptions):
         return f".{self.format}" if self.format else None
 
     def __post_init__(self) -> None:
-        """Raises UsageError for options out of range, before anything is read."""
+        """See `FileOptions`."""
+        super().__post_init__()
         if self.format is not None and self.format not in WRITTEN.split("|"):
             raise UsageError(f"--format {self.format}: one of {WRITTEN}")
         if not 1 <= self.quality <= 100:
@@ -78,7 +92,7 @@ class TileOptions(PictureOptions):
     """Side of the tiles in low-resolution pixels; 0: the whole picture at once. Without it: as large as suits."""
 
     def __post_init__(self) -> None:
-        """See `PictureOptions`."""
+        """See `FileOptions`."""
         super().__post_init__()
         if self.tile is not None and self.tile != 0 and self.tile < 16:
             raise UsageError(f"--tile {self.tile}: at least 16 pixels, or 0 for the whole picture at once")
@@ -95,7 +109,7 @@ class DrawOptions(TileOptions):
     """Of the draws: the same seed gives the same picture, whatever the tiles."""
 
     def __post_init__(self) -> None:
-        """See `PictureOptions`."""
+        """See `FileOptions`."""
         super().__post_init__()
         if self.temperature is not None and not 0 <= self.temperature < 100:
             raise UsageError(f"--temperature {self.temperature}: at least 0, and about 1 at most")
@@ -110,9 +124,11 @@ class Decode(PictureOptions):
     photo_lr.safetensors becomes photo_lr_decoded.png.
     """
 
+    noun = "latents file of flowkit encode"
+
     lr: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """A small picture to use in place of the one in the file: the one that `encode` wrote, edited."""
-    suffix: str = "_decoded"
+    suffix: Suffix = "_decoded"
     """End of the results' names, before the extension."""
 
 
@@ -123,7 +139,7 @@ class Downscale(TileOptions):
     photo.jpg becomes photo_lr.png: JPEG would blur what the model hides in it. A note in it names the model.
     """
 
-    suffix: str = "_lr"
+    suffix: Suffix = "_lr"
     """End of the results' names, before the extension."""
 
 
@@ -134,7 +150,7 @@ class Encode(ModelOptions):
     photo.jpg becomes photo_lr.png and photo_lr.safetensors. That `decode` gives back every pixel is tried at once.
     """
 
-    suffix: str = "_lr"
+    suffix: Suffix = "_lr"
     """End of the results' names, before the extension."""
 
 
@@ -152,7 +168,7 @@ class Info:
     """Print JSON, for programs."""
     quant: int | None = None
     """1/width of the dequantisation noise of a published checkpoint, which weights can't tell."""
-    taps: tuple[int, ...] | None = None
+    taps: Taps = None
     """SRFlow: indices of the stacked RRDB blocks of a published checkpoint, which weights can't tell."""
 
 
@@ -170,9 +186,9 @@ class Convert:
     overwrite: bool = False
     """Replace the target if it is there."""
     quant: int | None = None
-    """1/width of the dequantisation noise, which weights can't tell. None: what the source says, or as published."""
-    taps: tuple[int, ...] | None = None
-    """SRFlow: indices of the stacked RRDB blocks, which weights can't tell. None: as published for this size."""
+    """1/width of the dequantisation noise, which weights can't tell. Without it: as the source has it, or published."""
+    taps: Taps = None
+    """SRFlow: indices of the stacked RRDB blocks, which weights can't tell. Without it: as published for this size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,18 +201,18 @@ class Doctor:
     checkpoint: Annotated[Path, tyro.conf.Positional]
     """A checkpoint, flowkit's or a published one."""
     image: Annotated[Path | None, tyro.conf.Positional] = None
-    """An HR image to examine it on. None: three photographs in scikit-image's wheel, or noise where it is not."""
+    """An HR image to examine it on. Without it: three photographs in scikit-image's wheel, or noise where it is not."""
     crop: int = 96
     """Side of the square in the middle of the image that is looked at, cut to what the model takes."""
     noise: bool = False
     """Examine it on uniform noise instead of images."""
-    layers: bool = True
-    """List every layer."""
+    no_layers: bool = False
+    """Leave out the table of layers."""
     json: bool = False
     """Print JSON, for programs."""
     quant: int | None = None
     """1/width of the dequantisation noise of a published checkpoint, which weights can't tell."""
-    taps: tuple[int, ...] | None = None
+    taps: Taps = None
     """SRFlow: indices of the stacked RRDB blocks of a published checkpoint, which weights can't tell."""
 
 
@@ -207,7 +223,7 @@ class Restore(DrawOptions):
     photo.jpg becomes photo_restored.jpg, of the same size; in between it has 8 bits.
     """
 
-    suffix: str = "_restored"
+    suffix: Suffix = "_restored"
     """End of the results' names, before the extension."""
 
 
@@ -224,97 +240,12 @@ class Upscale(DrawOptions):
     """End of the results' names, before the extension. Without it: _x4, or what the model's scale is."""
 
     def __post_init__(self) -> None:
-        """See `PictureOptions`."""
+        """See `FileOptions`."""
         super().__post_init__()
         if self.draws < 1:
             raise UsageError(f"--draws {self.draws}: at least 1")
         if self.draws > 1 and self.temperature == 0:
             raise UsageError("--temperature 0 has one result: leave --draws out, or raise the temperature")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreparationOptions:
-    """Options of all preparations."""
-
-    workers: int | None = None
-    """Threads. None: some more than there are cores."""
-    overwrite: bool = False
-    """Remove what was made of these images before, with whatever settings, and make all anew."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SubImages(PreparationOptions):
-    """Cuts HR photographs (DIV2K, Flickr2K) into small squares, which training decodes quickly."""
-
-    folders: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of HR photographs, searched recursively, such as DIV2K_train_HR Flickr2K_HR."""
-    out: Path
-    """Folder for the squares, NAME_001.png and so on."""
-    mode: Literal["random", "grid"] = "random"
-    """random: `count` squares anywhere, as for HCFlow and SRFlow. grid: side by side, `step` pixels apart."""
-    size: int = 160
-    """Side of a square, in pixels. Photographs smaller than that are skipped."""
-    count: int = 47
-    """Squares per photograph (random)."""
-    step: int = 80
-    """Pixels between neighbours (grid); a last row and column end at the photograph's edge."""
-    seed: int = 0
-    """Seed of the positions (random); they also depend on the photograph's name, and on nothing else."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CelebA(PreparationOptions):
-    """Makes 160 × 160 HR faces and their LR images of CelebA, in train, val and test folders.
-
-    Takes aligned CelebA images (178 × 218; a square in the middle), or square crops of the originals (whole), such as
-    640 × 640 with face factor 0.6 for the published faces. See `flowkit_models.data.prepare.Faces`.
-    """
-
-    folder: tyro.conf.Positional[Path]
-    """Folder of images named by CelebA's numbers, 000001.jpg to 202599.jpg (any extension), searched recursively."""
-    out: Path
-    """Folder for train, val and test, each with HR and LR_bicubic/X8."""
-    parts: tuple[Literal["train", "val", "test"], ...] = ("train", "val", "test")
-    """Which parts of CelebA's standard partition: train to 162770, val to 182637, test from 182638 on."""
-    test_images: int = 5000
-    """How many test images: the first of those there."""
-    size: int = 160
-    """Side of HR, in pixels."""
-    scale: int = 8
-    """HR size over LR size."""
-    face_factor: float = 0.6
-    """How much of the side a face takes in aligned images; 0.6 is the whole width, more is closer."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LowResolution(PreparationOptions):
-    """Makes the LR files of a set by MATLAB-equivalent bicubic, where `find_pairs` looks for them."""
-
-    folder: tyro.conf.Positional[Path]
-    """A set with a folder HR, GTmod… or NAME_HR in it; or that folder; or, with --out, any folder of HR images."""
-    scale: int = 4
-    """HR size over LR size. LR is made of HR cropped at the bottom and right to multiples of it."""
-    out: Path | None = None
-    """Folder for the LR files. None: LR_bicubic/X4, LRbicx4 or NAME_LR_bicubic/X4, beside the HR folder."""
-    edges: Literal["mirror", "clamp"] = "mirror"
-    """What lies outside an image. mirror: as in HCFlow's data. clamp: as in the usual benchmark files."""
-    ties: Literal["even", "up"] = "even"
-    """Where halves are rounded. even: as in HCFlow's data. up: as in MATLAB and the usual benchmark files."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prepare:
-    """Prepares data as section 4.1 of the paper has it: sub-images to train on, CelebA faces, LR files of a set.
-
-    Files that are there already are left alone, so the same command goes on after a stop; other settings or exchanged
-    images are an error, by the note in the folder (prepared.json). Files that cannot be read are named and skipped.
-    """
-
-    what: (
-        Annotated[SubImages, tyro.conf.subcommand("sub-images", prefix_name=False)]
-        | Annotated[CelebA, tyro.conf.subcommand("celeba", prefix_name=False)]
-        | Annotated[LowResolution, tyro.conf.subcommand("lr", prefix_name=False)]
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -358,17 +289,17 @@ class Evaluate:
     table: Literal["sr", "face", "rescaling"] = "sr"
     """Which table: 2 (×4), 3 (faces, ×8) or 4 (×4, Y; flows make the LR image themselves)."""
     scale: int | None = None
-    """HR size over LR size. None: the table's."""
+    """HR size over LR size. Without it: the table's."""
     metrics: tuple[str, ...] = ()
-    """Columns. None given: the table's. A name that is none lists all."""
+    """Columns. Without it: the table's. A name that is none lists all."""
     temperatures: tuple[float, ...] = ()
-    """τ of flow models, a row for each. None given: 0 and 0.9; faces 0 and 0.8; rescaling 1."""
+    """τ of flow models, a row for each. Without it: 0 and 0.9; faces 0 and 0.8; rescaling 1."""
     draws: int = 5
     """Samples per image and temperature."""
     seed: int = 0
     """Seed of the draws, started anew for each row."""
     crop: int | None = None
-    """Pixels left out at every edge by PSNR and SSIM. None: the scale. SRFlow's own script: 0."""
+    """Pixels left out at every edge by PSNR and SSIM. Without it: the scale. SRFlow's own script: 0."""
     window: Literal["gaussian", "uniform"] = "gaussian"
     """SSIM's window. SRFlow's own script: uniform."""
     luma: Literal["exact", "integer"] = "exact"
@@ -380,7 +311,7 @@ class Evaluate:
     ties: Literal["even", "up"] = "even"
     """Halves in that bicubic: up for the usual benchmarks."""
     weights: Path | None = None
-    """File or folder of AlexNet's and VGG-16's weights, for LPIPS and DISTS. None: torch's cache, or a download."""
+    """Where the weights of AlexNet and VGG-16 lie, for LPIPS and DISTS. Without it: torch's cache or a download."""
     pictures: int = 4
     """Images per set that the picture sheet shows, the first ones; their first draws are kept as files, too."""
     out: Path = Path("runs/evaluate")
@@ -396,6 +327,11 @@ class Evaluate:
             raise UsageError("--lr-set goes with a single --set")
         scale_is_fine = self.scale is None or self.scale >= 1
         if self.draws < 1 or self.pictures < 0 or (self.crop or 0) < 0 or not scale_is_fine:
-            raise UsageError("draws and scale must be at least 1, pictures and crop at least 0")
+            raise UsageError("--draws and --scale must be at least 1, --pictures and --crop at least 0")
         if not all(0 <= temperature < math.inf for temperature in self.temperatures):
-            raise UsageError(f"temperatures must be at least 0, got {self.temperatures}")
+            raise UsageError(f"--temperatures must be at least 0, got {self.temperatures}")
+        if unnamed := [given for given in (*self.systems, *self.results) if given.endswith("=")]:
+            raise UsageError(f"{unnamed[0]} names no file: NAME=PATH is expected")
+
+
+hide_defaults(globals().values())

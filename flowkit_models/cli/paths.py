@@ -117,7 +117,7 @@ def find_inputs(names: Collection[str], output: str, endings: Collection[str]) -
     return Inputs(files, frozenset(named), single, output, to_file)
 
 
-def plan_work(inputs: Inputs, naming: Naming, overwrite: bool, ours: Callable[[Path], bool]) -> Plan:
+def plan_work(inputs: Inputs, naming: Naming, overwrite: bool, ours: Callable[[Path], bool], noun: str) -> Plan:
     """Plans what is done with each input, and refuses what would cost a file. Nothing is written.
 
     A file that stands where a result goes is one of these:
@@ -133,6 +133,7 @@ def plan_work(inputs: Inputs, naming: Naming, overwrite: bool, ours: Callable[[P
         naming: of the results.
         overwrite: replace results that exist.
         ours: tells if a file that exists was made by flowkit.
+        noun: for what an input is.
     """
     everything = _places(inputs, naming)
     sources = {_identity(places.source): places.source for places in everything}
@@ -150,6 +151,8 @@ def plan_work(inputs: Inputs, naming: Naming, overwrite: bool, ours: Callable[[P
         if places.source in plan.earlier:
             continue
         try:
+            if not os.path.lexists(places.source):
+                raise FileNotFoundError(f"{places.source}: no such {noun}")
             _check(places, sources, taken)
             existing = [target for target in places.targets if target.exists()]
             if existing and not overwrite:
@@ -190,12 +193,9 @@ def _check(places: Places, sources: dict[Hashable, Path], taken: dict[Hashable, 
     """Refuses places where nothing can be written, or a file would be lost.
 
     Raises:
-        FileNotFoundError: if there is no such input.
         ValueError: if a result would be its own input, another input, another file's result, or a folder; if its folder
             is none, or it can't be written there.
     """
-    if not os.path.lexists(places.source):
-        raise FileNotFoundError(f"{places.source}: no such file")
     for target in places.targets:
         key = _identity(target)
         if key in taken:

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from flowkit_models.cli.options import CelebA, LowResolution, Prepare, SubImages
+from flowkit_models.cli.prepare_options import CelebA, LowResolution, Prepare, SubImages
 from flowkit_models.data import prepare
 from flowkit_models.data.layouts import hr_images, lr_place
 from flowkit_models.data.pairs import images_in

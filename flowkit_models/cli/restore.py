@@ -50,7 +50,7 @@ def psnr_db(array: NDArray[Any], wanted: NDArray[Any], header: Header) -> float:
 
     What JPEG or WebP change on writing doesn't count.
     """
-    a, b = (torch.from_numpy(x.astype(np.float64) / np.iinfo(header.dtype).max).movedim(-1, 0) for x in (array, wanted))
+    a, b = (torch.from_numpy(x.astype(np.float64) / (2**header.bits - 1)).movedim(-1, 0) for x in (array, wanted))
     if header.alpha:
         a, b = (over_white(x[:-1], x[-1:]) for x in (a, b))
     return float(psnr(a[None], b[None]))

@@ -57,9 +57,7 @@ def chosen_temperature(opened: Opened, options: DrawOptions) -> float:
     if options.temperature is None:
         return opened.temperature
     if options.temperature > 1:
-        print(
-            f"warning: --temperature {options.temperature:g}: above 1 there is more noise than detail", file=sys.stderr
-        )
+        print(f"warning: --temperature {options.temperature:g}: above 1 noise prevails over detail", file=sys.stderr)
     return options.temperature
 
 
@@ -126,7 +124,7 @@ def upscaled(
             if under is not None:
                 rows = under(top, bottom)
                 alpha = rows[:1]
-                colours = torch.where(transparent(alpha, np.iinfo(header.dtype).max), rows[1:], colours)
+                colours = torch.where(transparent(alpha, 2**header.bits - 1), rows[1:], colours)
             out[top:bottom] = stored(colours, alpha, header)
     return out
 

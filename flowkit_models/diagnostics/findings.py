@@ -187,7 +187,8 @@ def dead_units(dead: Mapping[str, tuple[int, ...]], widths: Mapping[str, int]) -
     if not many:
         return Finding("ok", "dead units", share if dead else "no network of that kind")
     names = _names([f"{name} ({count} of {widths[name]})" for name, count in many.items()])
-    return Finding("warn", "dead units", f"{share}; most of those in {names}", "initialise on data; lower the rate")
+    remedy = "nothing to do if you only use it; if you train it: initialise on data, or take a lower rate"
+    return Finding("warn", "dead units", f"{share}; most of those in {names}", remedy)
 
 
 def _worst(subject: str, judged: Mapping[str, tuple[Severity, str]], remedy: str) -> Finding:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import sys
 import warnings
 from argparse import ArgumentParser
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from torch import Tensor
 from flowkit_models.models import factory
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import read_about
+from flowkit_models.terminal import empty_argument
 from flowkit_models.training.objective import Objective
 from flowkit_models.training.optim import Adam
 from flowkit_models.training.options import Options
@@ -63,7 +65,14 @@ def initial_model(path: Path, like: ImageFlow, stages: tuple[str, ...], memory: 
 def command_line(
     kind: type[C], presets: Mapping[tuple[str, ...], C], names: tuple[str, ...], arguments: list[str], about: str | None
 ) -> C:
-    """Parses a command line: the options called `names` choose a preset, whose values are all others' defaults."""
+    """Parses a command line: the options called `names` choose a preset, whose values are all others' defaults.
+
+    Raises:
+        SystemExit: for `--help`; with code 2 for a line that can't be parsed, or has an empty argument.
+    """
+    if empty := empty_argument(arguments):
+        print(f"error: {empty}", file=sys.stderr)
+        raise SystemExit(2)
     first = ArgumentParser(add_help=False, allow_abbrev=False)
     default = next(iter(presets.values()))
     for name in names:

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from flowkit_models.cli import main
-from flowkit_models.cli.options import CelebA
 from flowkit_models.cli.prepare import celeba_plan
+from flowkit_models.cli.prepare_options import CelebA
 from flowkit_models.data.crops import RandomCrops
 from flowkit_models.data.pairs import find_pairs, read_pair
 from flowkit_models.images.image_file import read_image

@@ -1,0 +1,87 @@
+"""The terminal: empty arguments, encodings that lack a character, signals as exit codes, warnings in a line."""
+
+import contextlib
+import io
+import os
+import signal
+import sys
+import warnings
+
+import pytest
+
+from flowkit_models.terminal import Terminated, empty_argument, exit_code, program, stop_if_asked
+
+
+@pytest.mark.parametrize(
+    ("line", "culprit"),
+    [
+        (["upscale", ""], "one of the arguments"),
+        (["upscale", "a.png", ""], "one of the arguments"),
+        (["upscale", "--", ""], "one of the arguments"),
+        (["upscale", "-o", "", "a.png"], "-o: "),
+        (["upscale", "--model", ""], "--model: "),
+        (["upscale", "--model="], "--model: "),
+        (["upscale", "--suffix", "", ""], "one of the arguments"),
+        (["upscale", "--suffix=_b", ""], "one of the arguments"),
+    ],
+)
+def test_empty_arguments_are_named(line, culprit) -> None:
+    message = empty_argument(line, ("--suffix",))
+    assert message is not None
+    assert message.startswith(culprit)
+    assert "empty" in message
+
+
+@pytest.mark.parametrize("line", [[], ["a"], ["--suffix", ""], ["--suffix="], ["a=", " ", "-"]])
+def test_other_arguments_are_not(line) -> None:
+    assert empty_argument(line, ("--suffix",)) is None
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_what_an_encoding_lacks_is_replaced(encoding, monkeypatch) -> None:
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding) for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    with program():
+        for stream in streams:
+            print("τ → \udce9", file=stream, flush=True)
+    assert all(stream.buffer.getvalue() for stream in streams)
+
+
+@pytest.mark.parametrize(("number", "kind"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_signals_come_once(number, kind) -> None:
+    before = signal.getsignal(number)
+    seen = []
+
+    def run() -> None:
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)  # taken for the same
+            seen.append("cleaned up")
+
+    with pytest.raises(KeyboardInterrupt) as stop, program():
+        run()
+    assert stop.type is kind
+    assert exit_code(stop.value) == 128 + number
+    assert seen == ["cleaned up"]
+    assert signal.getsignal(number) == before
+
+
+def test_a_signal_that_a_callback_swallowed_is_not_lost() -> None:
+    def swallow() -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        stop_if_asked()
+
+    with pytest.raises(Terminated), program():
+        swallow()
+    with program():
+        stop_if_asked()
+
+
+def test_a_warning_is_one_line() -> None:
+    form = warnings.formatwarning
+    with program():
+        assert warnings.formatwarning("two\nlines", UserWarning, "file.py", 1) == "warning: two lines\n"
+    assert warnings.formatwarning is form
