@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -25,7 +26,6 @@ class Layer(NamedTuple):
             square.
         error: of x when the whole flow has been inverted down to here in float32: max |x̂ − x|.
         error64: the same in float64.
-        drift: by how much its float32 output differs from that of the flow in float64, at most.
         scale: least and largest factor by which it multiplies a number; None if it does not scale.
         constant: channels of its output that are the same at every pixel of the batch.
     """
@@ -36,7 +36,6 @@ class Layer(NamedTuple):
     own_error: float
     error: float
     error64: float
-    drift: float
     scale: tuple[float, float] | None
     constant: tuple[int, ...]
 
@@ -105,7 +104,6 @@ def trace(model: ImageFlow, hr: Tensor, lr: Tensor) -> Trace:
                 _relative(again, x),
                 _distance(narrow.recovered[name], x),
                 _distance(wide.recovered[name], wide.inputs[name]),
-                _distance(narrow.outputs[name].double(), wide.outputs[name]),
                 narrow.scales.get(name),
                 constant_channels(narrow.outputs[name]),
             )
@@ -147,64 +145,44 @@ def constant_channels(x: Tensor) -> tuple[int, ...]:
 
 
 def _there_and_back(model: ImageFlow, hr: Tensor, lr: Tensor) -> _Pass:
-    model = model.eval()
-    context = model.context(lr)
-    seen = _watch(model)
-    seen.latents = model.flow(hr, context)[0]
-    seen.image = model.flow.inverse(Latents(*seen.latents), context)[0]
-    return seen
+    """Tensors that the layers of a copy get and give.
 
-
-def _watch(model: ImageFlow) -> _Pass:
-    """Collects what the layers of a copy get and give. A bijector's `inverse` is no module call: it is shadowed.
-
-    Hooks also keep a chain from composing neighbours, so that each layer is seen alone.
+    Hooks also keep a chain from composing neighbours, so that each layer is seen alone. A bijector's `inverse` is no
+    module call: it is shadowed.
     """
     seen = _Pass()
-    for name, module in leaf_bijectors(model).items():
-        module.register_forward_hook(_forward_hook(seen, name), with_kwargs=True)
-        module.inverse = _shadow(seen, name, module.inverse)
+
+    def passed(name: str, module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+        seen.inputs[name], (seen.outputs[name], seen.logdets[name]) = args[0], out
+        seen.contexts[name] = args[1] if len(args) > 1 else kwargs.get("context")
+
+    def inverted(name: str, inverse: Callable[..., Any], y: Any, context: Any = None) -> Any:
+        out = inverse(y, context)
+        seen.recovered[name] = out[0]
+        return out
+
+    def scaled(name: str, kind: Affine, module: nn.Module, args: Any, out: Tensor) -> None:
+        _, log_scale = kind._scale(out[:, 1::2])  # interleaved: shift, raw scale
+        seen.scales[name] = _span(-log_scale if kind.inverted else log_scale)
+
+    def rectified(name: str, module: nn.Module, args: Any, out: Tensor) -> None:
+        seen.dead[name] = tuple((out.transpose(0, 1).flatten(1).amax(1) <= 0).nonzero().flatten().tolist())
+
+    for name, module in leaf_bijectors(model.eval()).items():
+        module.register_forward_hook(partial(passed, name), with_kwargs=True)
+        module.inverse = partial(inverted, name, module.inverse)
         if isinstance(module, Coupling | Injector) and isinstance(module.kind, Affine):
-            module.net.register_forward_hook(_net_hook(seen, name, module.kind))
+            module.net.register_forward_hook(partial(scaled, name, module.kind))
         elif hasattr(module, "log_scale"):
             seen.scales[name] = _span(module.log_scale)
     for name, module in model.named_modules():
         if isinstance(module, FCN):
             for part in ("conv1", "conv2"):
-                getattr(module, part).register_forward_hook(_relu_hook(seen, f"{name}.{part}"))
+                getattr(module, part).register_forward_hook(partial(rectified, f"{name}.{part}"))
+    context = model.context(lr)
+    seen.latents = model.flow(hr, context)[0]
+    seen.image = model.flow.inverse(Latents(*seen.latents), context)[0]
     return seen
-
-
-def _forward_hook(seen: _Pass, name: str) -> Callable[..., None]:
-    def hook(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
-        seen.inputs[name], (seen.outputs[name], seen.logdets[name]) = args[0], out
-        seen.contexts[name] = args[1] if len(args) > 1 else kwargs.get("context")
-
-    return hook
-
-
-def _shadow(seen: _Pass, name: str, inverse: Callable[..., Any]) -> Callable[..., Any]:
-    def watched(y: Any, context: Any = None) -> Any:
-        out = inverse(y, context)
-        seen.recovered[name] = out[0]
-        return out
-
-    return watched
-
-
-def _net_hook(seen: _Pass, name: str, kind: Affine) -> Callable[..., None]:
-    def hook(module: nn.Module, args: Any, out: Tensor) -> None:
-        _, log_scale = kind._scale(out[:, 1::2])  # interleaved: shift, raw scale
-        seen.scales[name] = _span(-log_scale if kind.inverted else log_scale)
-
-    return hook
-
-
-def _relu_hook(seen: _Pass, name: str) -> Callable[..., None]:
-    def hook(module: nn.Module, args: Any, out: Tensor) -> None:
-        seen.dead[name] = tuple((out.transpose(0, 1).flatten(1).amax(1) <= 0).nonzero().flatten().tolist())
-
-    return hook
 
 
 def _span(log_scale: Tensor) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -55,38 +56,27 @@ def _watched(root: nn.Module) -> Iterator[list[str]]:
     """
     found: list[str] = []
 
-    def check(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+    def check(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if not found and not all_finite(output):
             label = f"{name} ({type(module).__name__})" if name else type(module).__name__
-            found.append(f"{'the output of' if all_finite(inputs) else 'what reaches'} {label} is not finite")
+            found.append(f"{'the output of' if all_finite((args, kwargs)) else 'what reaches'} {label} is not finite")
 
-    def shadow(name: str, module: Any) -> None:
-        inverse = module.inverse
-
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            output = inverse(*args, **kwargs)
-            check(f"{name}.inverse", module, (args, kwargs), output)
-            return output
-
-        module.inverse = watched
+    def inverted(name: str, module: nn.Module, inverse: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        output = inverse(*args, **kwargs)
+        check(f"{name}.inverse", module, args, kwargs, output)
+        return output
 
     hooks, shadowed = [], []
-    for name, module in root.named_modules():
-        if module is root:
-            continue
-
-        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> None:
-            check(name, module, (args, kwargs), output)
-
-        hooks.append(module.register_forward_hook(hook, with_kwargs=True))
-        if callable(getattr(module, "inverse", None)):
-            shadow(name, module)
+    for name, module in list(root.named_modules())[1:]:
+        hooks.append(module.register_forward_hook(partial(check, name), with_kwargs=True))
+        if callable(inverse := getattr(module, "inverse", None)):
+            module.inverse = partial(inverted, name, module, inverse)
             shadowed.append(module)
     try:
         yield found
     finally:
-        for hook_ in hooks:
-            hook_.remove()
+        for hook in hooks:
+            hook.remove()
         for module in shadowed:
             del module.inverse
 
