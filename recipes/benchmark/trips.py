@@ -11,7 +11,6 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,54 +18,28 @@ from typing import Any
 from PIL import Image
 
 
-@dataclass(frozen=True)
-class Trip:
-    """Where a task went.
-
-    Attributes:
-        files: with a function that was entered, in the order of their first calls.
-        moves: calls from one file into another.
-        depth: of the deepest call, in functions of the package.
-    """
-
-    files: tuple[str, ...]
-    moves: int
-    depth: int
-
-
-def trip_of(task: Callable[[], Any], package: Path) -> Trip:
-    """Follows a task through the files under a package.
+def trip_of(task: Callable[[], Any], package: Path) -> list[str]:
+    """The files under a package with a function that a task enters, in the order of their first calls.
 
     Bodies of modules and classes don't count: importing a file is no trip through it.
     """
     prefix = f"{package}{os.sep}"
     files: dict[str, None] = {}
-    stack: list[str] = []
-    moves = depth = 0
 
     def watch(frame: FrameType, event: str, _: Any) -> None:
-        nonlocal moves, depth
         code = frame.f_code
-        if not (code.co_flags & inspect.CO_OPTIMIZED and code.co_filename.startswith(prefix)):
-            return
-        file = code.co_filename.removeprefix(prefix)
-        if event == "call":
-            files.setdefault(file)
-            moves += bool(stack) and stack[-1] != file
-            stack.append(file)
-            depth = max(depth, len(stack))
-        elif event == "return" and stack:
-            stack.pop()
+        if event == "call" and code.co_flags & inspect.CO_OPTIMIZED and code.co_filename.startswith(prefix):
+            files.setdefault(code.co_filename.removeprefix(prefix))
 
     sys.setprofile(watch)
     try:
         task()
     finally:
         sys.setprofile(None)
-    return Trip(tuple(files), moves, depth)
+    return list(files)
 
 
-def upscale_trip(package: Path) -> Trip:
+def upscale_trip(package: Path) -> list[str]:
     """The trip of `flowkit upscale p.png`, from the command's entry on."""
     name = "cli" if (package / "cli").is_dir() else "command"  # as it was called
 
@@ -80,7 +53,7 @@ def upscale_trip(package: Path) -> Trip:
         return trip_of(task, package)
 
 
-def load_trip(package: Path) -> Trip:
+def load_trip(package: Path) -> list[str]:
     """The trip of `flowkit_models.load` of a file that `save` wrote."""
     flowkit_models = importlib.import_module("flowkit_models")
     with tempfile.TemporaryDirectory() as folder:
@@ -93,8 +66,8 @@ def main(root: Path) -> None:
     """Prints both trips."""
     sys.path.insert(0, str(root))
     for name, follow in (("flowkit upscale p.png", upscale_trip), ("load", load_trip)):
-        trip = follow(root / "flowkit_models")
-        print(f"{name}: {len(trip.files)} files, {trip.moves} moves, {trip.depth} deep: {', '.join(trip.files)}")
+        files = follow(root / "flowkit_models")
+        print(f"{name}: {len(files)} files: {', '.join(files)}")
 
 
 if __name__ == "__main__":

@@ -15,13 +15,10 @@ pytestmark = pytest.mark.bench
 
 def test_a_trip_is_counted() -> None:
     x = torch.zeros(3, 4, 4)
-    trip = trip_of(lambda: photo_file.stored(x, None, photo_file.Header()), PACKAGE)
-    assert trip.files == ("images/photo_file.py", "images/convert.py")
-    assert (trip.moves, trip.depth) == (1, 3)  # stored, to_uint8, and what that calls beside it
+    files = trip_of(lambda: photo_file.stored(x, None, photo_file.Header()), PACKAGE)
+    assert files == ["images/photo_file.py", "images/convert.py"]
 
 
 def test_the_trips_of_architecture_md() -> None:
-    assert len(load_trip(PACKAGE).files) <= 8
-    trip = upscale_trip(PACKAGE)
-    assert len(trip.files) <= 22
-    assert trip.depth <= 16
+    assert len(load_trip(PACKAGE)) <= 8
+    assert len(upscale_trip(PACKAGE)) <= 22
