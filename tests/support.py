@@ -42,6 +42,14 @@ def close(got: Tensor, expected: Tensor, relative: float, least: float = 1e-3) -
     assert float((got - expected).abs().max()) <= relative * max(float(expected.abs().max()), least)
 
 
+def equals(tensor: Tensor, number: float | list[float] | Tensor, atol: float = 1e-9) -> None:
+    """A float64 result that has this value everywhere, or these."""
+    assert tensor.dtype == torch.float64
+    torch.testing.assert_close(
+        tensor, torch.as_tensor(number, dtype=torch.float64).expand(tensor.shape), atol=atol, rtol=0
+    )
+
+
 def key_list(shared: Path, name: str) -> dict[str, list[int]]:
     """The official names and shapes of a full-size model."""
     return json.loads((shared / "reference" / f"{name}.json").read_text())

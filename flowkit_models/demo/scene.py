@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from flowkit_models.evaluation.tables import markdown
 from flowkit_models.images.convert import to_float, to_uint8
 from flowkit_models.images.image_file import read_image
 from flowkit_models.images.resize import bicubic_resize
@@ -225,8 +226,7 @@ def scores(draws: Draws) -> str:
     if fidelity:
         head.append("PSNR to HR, dB")
         cells = [[*row, f"{decibels:.2f}"] for row, decibels in zip(cells, fidelity, strict=True)]
-    rule = [":--", *["--:"] * (len(head) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *cells])
+    return markdown(head, cells)
 
 
 def heat_map(draws: Draws) -> tuple[Tensor, float, float] | None:

@@ -203,15 +203,9 @@ def comparison_sheet(
     seed: int = 0,
     centres: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
-    """Draws two rows per image, τ = 0 and a sample at τ: LR or bicubic, each model, HR; windows, enlarged.
+    """Draws two rows per image, τ = 0 and a sample at τ: LR or bicubic, each model, HR. Arguments as `sample_sheet`.
 
-    Args:
-        models: in eval mode, by title.
-        pairs: images by name.
-        path: the PNG to write.
-        temperature: τ of the samples.
-        seed: of the draws.
-        centres: where to look, as fractions of height and width; the middle by default.
+    `models`: in eval mode, by title.
     """
     rows = {}
     for name, pair in pairs.items():

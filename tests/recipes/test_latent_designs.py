@@ -10,21 +10,8 @@ import flowkit_models
 from flowkit_models.data.sample_photos import test_photos as photographs
 from flowkit_models.images.image_file import read_image
 
-TINY = (
-    "--steps",
-    "2",
-    "--batch",
-    "2",
-    "--crop",
-    "16",
-    "--draws",
-    "2",
-    "--taus",
-    "0.5",
-    "--device",
-    "cpu",
-    "--no-tensorboard",
-)
+TINY = ("--steps", "2", "--batch", "2", "--crop", "16", "--draws", "2", "--taus", "0.5")
+HERE = ("--device", "cpu", "--no-tensorboard")
 
 
 @pytest.fixture
@@ -45,7 +32,7 @@ def start(comparison, tmp_path):
     Image.fromarray(piece.permute(1, 2, 0).numpy()).save(data / "piece.png")
 
     def run(*options: str):
-        arguments = [*TINY, "--data", str(data), "--out", str(tmp_path / "out"), *options]
+        arguments = [*TINY, *HERE, "--data", str(data), "--out", str(tmp_path / "out"), *options]
         return comparison.run(lambda: comparison.main(comparison.parse(arguments)))
 
     return run

@@ -10,6 +10,7 @@ from fractions import Fraction
 import browser
 import numpy as np
 import pytest
+import support
 import torch
 from PIL import Image
 
@@ -25,15 +26,7 @@ from flowkit_models.inference.editing import diversity_map, resample_mask
 from flowkit_models.metrics.full_reference import consistency, psnr
 
 SIZES = {
-    "hcflow_sr_x4_small": {
-        "steps": 1,
-        "conditional_steps": 1,
-        "blocks": ((0, 0), (0, 0)),
-        "features": 4,
-        "growth": 4,
-        "hidden": 4,
-        "conditional_hidden": 4,
-    },
+    "hcflow_sr_x4_small": {**support.SIZES, "conditional_hidden": 4},
     "srflow_x4_small": {"steps": 1, "blocks": 1, "taps": (0,), "features": 4, "growth": 4, "hidden": 4},
     "irn_x4_small": {"blocks": (1, 1), "growth": 4},
 }

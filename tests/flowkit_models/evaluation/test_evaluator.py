@@ -5,8 +5,8 @@ import sys
 
 import pytest
 import torch
+from support import tiny_flow
 
-import flowkit_models
 from flowkit_models.data.image_pair import make_pairs
 from flowkit_models.evaluation.evaluator import Evaluator, means
 from flowkit_models.evaluation.systems import Bicubic, FlowSystem, Network
@@ -15,8 +15,6 @@ from flowkit_models.images.convert import to_float
 from flowkit_models.images.image_file import ImageError
 from flowkit_models.metrics import registry
 from flowkit_models.metrics.registry import METRICS, Case, Metric, Rules, register
-
-TINY = {"steps": 1, "conditional_steps": 1, "hidden": 4, "blocks": ((0, 0), (0, 0)), "features": 4}
 
 
 @pytest.fixture
@@ -27,8 +25,7 @@ def pairs():
 
 @pytest.fixture
 def flow():
-    torch.manual_seed(0)
-    return flowkit_models.create("hcflow_sr_x4_small", **TINY).eval()
+    return tiny_flow().eval()
 
 
 @pytest.fixture

@@ -4,16 +4,14 @@ import sys
 
 import pytest
 import torch
+from support import tiny_flow
 
-import flowkit_models
 from flowkit_models.data.image_pair import Pair, make_pairs
 from flowkit_models.evaluation import figures
 from flowkit_models.evaluation.figures import comparison_sheet, save, temperature_curves, with_psnr
 from flowkit_models.images.convert import luma, to_float
 from flowkit_models.images.image_file import read_image
 from flowkit_models.metrics.full_reference import psnr
-
-SIZES = {"steps": 1, "conditional_steps": 1, "blocks": ((0, 0), (0, 0)), "features": 4, "growth": 4, "hidden": 4}
 
 
 @pytest.fixture
@@ -23,8 +21,7 @@ def pairs() -> dict[str, Pair]:
 
 
 def test_pictures(pairs, tmp_path, monkeypatch) -> None:
-    torch.manual_seed(0)
-    model = flowkit_models.create("hcflow_sr_x4_small", **SIZES).eval()
+    model = tiny_flow().eval()
     drawn = []
     monkeypatch.setattr(figures, "save", lambda figure, path: (drawn.append(figure), save(figure, path)))
     rows = [{"temperature": tau, "psnr": 20 - tau, "diversity": tau} for tau in (0.0, 1.0)]

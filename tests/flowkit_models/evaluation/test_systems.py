@@ -6,7 +6,7 @@ import importlib.util
 import pytest
 import torch
 from safetensors.torch import save_file
-from support import edsr
+from support import SIZES, edsr, tiny_flow
 
 import flowkit_models
 from flowkit_models.data.image_pair import make_pairs
@@ -14,15 +14,6 @@ from flowkit_models.evaluation.baselines.checkpoints import known_baseline
 from flowkit_models.evaluation.systems import Bicubic, FlowSystem, Network, ResultsFolder, open_system
 from flowkit_models.images.convert import to_float, to_uint8
 from flowkit_models.images.image_file import ImageError, write_image
-
-TINY = {
-    "steps": 1,
-    "conditional_steps": 1,
-    "hidden": 4,
-    "conditional_hidden": 4,
-    "blocks": ((0, 0), (0, 0)),
-    "features": 4,
-}
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +24,7 @@ def pair():
 
 @pytest.fixture(scope="module")
 def flow():
-    torch.manual_seed(0)
-    return flowkit_models.create("hcflow_sr_x4_small", **TINY).eval()
+    return tiny_flow().eval()
 
 
 def generator():
@@ -117,7 +107,7 @@ def test_results_of_other_sizes(tmp_path, pair):
 def test_opening(tmp_path, flow, pair):
     flow.save(tmp_path / "best.safetensors")
     torch.save({"model": edsr(4)}, tmp_path / "edsr.pt")
-    published = flowkit_models.create("hcflow_sr_x4", **TINY | {"growth": 4})
+    published = flowkit_models.create("hcflow_sr_x4", **SIZES, conditional_hidden=4)
     torch.save(published.official_state_dict(), tmp_path / "official.pth")
 
     assert open_system("bicubic", 4, (0.0,)).name == "bicubic"

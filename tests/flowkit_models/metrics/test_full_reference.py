@@ -6,6 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from support import equals
 
 from flowkit_models.images.convert import luma, to_uint8
 from flowkit_models.images.image_file import read_image
@@ -15,13 +16,6 @@ from flowkit_models.metrics.full_reference import consistency, consistency_with_
 
 def photo(*size, seed=0, batch=2):
     return torch.randint(0, 256, (batch, 3, *size), generator=torch.Generator().manual_seed(seed)).byte()
-
-
-def close(tensor, number, atol=1e-9):
-    assert tensor.dtype == torch.float64
-    torch.testing.assert_close(
-        tensor, torch.as_tensor(number, dtype=torch.float64).expand(tensor.shape), atol=atol, rtol=0
-    )
 
 
 @pytest.fixture
@@ -34,20 +28,20 @@ def pair(golden):
 def test_hcflow_golden(golden, pair, crop):
     expected = golden("hcflow_components").about["scalars"][f"metrics.crop{crop}"]
     a, b = pair
-    close(psnr(a, b, crop), [expected["psnr"]])
-    close(ssim(a, b, crop), [expected["ssim"]])
-    close(psnr(luma(a), luma(b), crop), [expected["psnr_y"]])
-    close(ssim(luma(a), luma(b), crop), [expected["ssim_y"]])
+    equals(psnr(a, b, crop), [expected["psnr"]])
+    equals(ssim(a, b, crop), [expected["ssim"]])
+    equals(psnr(luma(a), luma(b), crop), [expected["psnr_y"]])
+    equals(ssim(luma(a), luma(b), crop), [expected["ssim_y"]])
 
 
 def test_hcflow_golden_consistency_of_float_bicubic(golden, pair):
     expected = golden("hcflow_components").about["scalars"]["metrics.consistency_x4"]
-    close(consistency_with_hr(*pair, 4), [expected["psnr"]])
+    equals(consistency_with_hr(*pair, 4), [expected["psnr"]])
     a, b = (bicubic_resize(x.double() / 255, Fraction(1, 4)) for x in pair)
-    close(psnr(a, b), [expected["psnr"]])
-    close(ssim(a, b), [expected["ssim"]])
-    close(psnr(luma(a), luma(b)), [expected["psnr_y"]])
-    close(ssim(luma(a), luma(b)), [expected["ssim_y"]])
+    equals(psnr(a, b), [expected["psnr"]])
+    equals(ssim(a, b), [expected["ssim"]])
+    equals(psnr(luma(a), luma(b)), [expected["psnr_y"]])
+    equals(ssim(luma(a), luma(b)), [expected["ssim_y"]])
 
 
 @pytest.mark.parametrize("i", [0, 1, 2])
@@ -57,10 +51,10 @@ def test_irn_golden(golden, i):
     gt, sr = (g[f"in.pair{i}.{name}"].movedim(-1, 0)[None] for name in ("gt", "sr"))
     crop = expected["border"]
     torch.testing.assert_close(255 * luma(gt)[0, 0], g[f"out.pair{i}.gt_y"], atol=1e-9, rtol=0)
-    close(psnr(sr, gt, crop), [expected["psnr_rgb"]])
-    close(ssim(sr, gt, crop), [expected["ssim_rgb"]])
-    close(psnr(luma(sr), luma(gt), crop), [expected["psnr_y"]])
-    close(ssim(luma(sr), luma(gt), crop), [expected["ssim_y"]])
+    equals(psnr(sr, gt, crop), [expected["psnr_rgb"]])
+    equals(ssim(sr, gt, crop), [expected["ssim_rgb"]])
+    equals(psnr(luma(sr), luma(gt), crop), [expected["psnr_y"]])
+    equals(ssim(luma(sr), luma(gt), crop), [expected["ssim_y"]])
 
 
 @pytest.mark.parametrize("i", [0, 1])
@@ -73,8 +67,8 @@ def test_srflow_golden(golden, i):
     assert torch.equal(sr, stored)
     assert not torch.equal(to_uint8(drawn), stored)
     expected = g.about["config"]["measures"][f"pair{i}"]
-    close(psnr(sr, gt), [expected["psnr"]])
-    close(ssim(sr, gt, window="uniform"), [expected["ssim"]])
+    equals(psnr(sr, gt), [expected["psnr"]])
+    equals(ssim(sr, gt, window="uniform"), [expected["ssim"]])
 
 
 def bicubic_row(shared, name):
@@ -109,41 +103,41 @@ def test_scikit_image_agrees():
     a, b = photo(32, 40, seed=1), photo(32, 40, seed=2)
     for i in range(len(a)):
         x, y = a[i].numpy(), b[i].numpy()
-        close(psnr(a, b)[i], peak_signal_noise_ratio(x, y))
+        equals(psnr(a, b)[i], peak_signal_noise_ratio(x, y))
         options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
         _, full = structural_similarity(x.astype(float), y.astype(float), channel_axis=0, full=True, **options)
-        close(ssim(a, b)[i], full[:, 5:-5, 5:-5].mean())
-        close(ssim(a, b, window="uniform")[i], structural_similarity(x, y, channel_axis=0))
+        equals(ssim(a, b)[i], full[:, 5:-5, 5:-5].mean())
+        equals(ssim(a, b, window="uniform")[i], structural_similarity(x, y, channel_axis=0))
         levels = [255 * luma(z)[i, 0].numpy() for z in (a, b)]
-        close(ssim(luma(a), luma(b), window="uniform")[i], structural_similarity(*levels, data_range=255))
+        equals(ssim(luma(a), luma(b), window="uniform")[i], structural_similarity(*levels, data_range=255))
 
 
 def test_float_images_count_as_levels_over_255():
     a, b = photo(16, 20, seed=1), photo(16, 20, seed=2)
     for metric in (psnr, ssim):
-        close(metric(a.double() / 255, b), metric(a, b))
-    close(luma(a.double() / 255), luma(a))
+        equals(metric(a.double() / 255, b), metric(a, b))
+    equals(luma(a.double() / 255), luma(a))
 
 
 def test_equal_images():
     a = photo(16, 20)
     assert psnr(a, a).tolist() == [float("inf")] * 2
-    close(ssim(a, a), 1.0)
+    equals(ssim(a, a), 1.0)
 
 
 def test_crop_is_slicing():
     a, b = photo(30, 24, seed=1), photo(30, 24, seed=2)
     inside = (..., slice(4, -4), slice(4, -4))
     for metric in (psnr, ssim):
-        close(metric(a, b, 4), metric(a[inside], b[inside]))
+        equals(metric(a, b, 4), metric(a[inside], b[inside]))
 
 
 def test_known_values():
     a = torch.zeros(1, 3, 12, 12)
-    close(psnr(a, a + 1), [0.0])
-    close(psnr(a, a + 0.1), [20.0], atol=1e-6)
+    equals(psnr(a, a + 1), [0.0])
+    equals(psnr(a, a + 0.1), [20.0], atol=1e-6)
     red = torch.tensor([255, 0, 0], dtype=torch.uint8).view(1, 3, 1, 1)
-    close(luma(red), 81.481 / 255)
+    equals(luma(red), 81.481 / 255)
     assert luma(red, integer=True).item() == 81
 
 
@@ -159,8 +153,8 @@ def test_integer_luma_is_the_nearest_level():
 @pytest.mark.parametrize("metric", [psnr, ssim, lambda a, b: ssim(a, b, window="uniform")])
 def test_symmetry(metric):
     a, b = photo(16, 20, seed=1), photo(16, 20, seed=2)
-    close(metric(a, b), metric(b, a))
-    close(metric(a.flip(-1), b.flip(-1)), metric(a, b))
+    equals(metric(a, b), metric(b, a))
+    equals(metric(a.flip(-1), b.flip(-1)), metric(a, b))
 
 
 def test_gradients():
@@ -188,7 +182,7 @@ def test_to_uint8_clamps_and_rounds():
 def test_lr_psnr_is_of_8_bits():
     lr = photo(6, 7)
     assert lr_psnr(lr / 255 + 0.4 / 255, lr).isinf().all()
-    close(lr_psnr(lr.double() / 255 + 0.6 / 255, lr.clamp(max=254)), [20 * math.log10(255)] * 2, 0.2)
+    equals(lr_psnr(lr.double() / 255 + 0.6 / 255, lr.clamp(max=254)), [20 * math.log10(255)] * 2, 0.2)
 
 
 def test_consistency_with_hr_counts_no_rounding():
@@ -196,14 +190,14 @@ def test_consistency_with_hr_counts_no_rounding():
     assert consistency_with_hr(hr, hr, 4).isinf().all()
     sr = to_uint8(hr / 255 + 1 / 255)
     assert (consistency_with_hr(sr, hr, 4) > 48).all()
-    close(consistency_with_hr(hr / 255 + 0.4 / 255, hr, 4), math.inf)
+    equals(consistency_with_hr(hr / 255 + 0.4 / 255, hr, 4), math.inf)
 
 
 def test_consistency_shrinks_the_stored_image():
     sr = torch.rand(2, 3, 32, 24)
     lr = bicubic_resize(to_uint8(sr), Fraction(1, 4))
     assert consistency(sr, lr).tolist() == [float("inf")] * 2
-    close(consistency(to_uint8(sr), lr.int().sub(1).clamp(0).byte()), 20 * torch.tensor(255.0).log10(), 1e-5)
+    equals(consistency(to_uint8(sr), lr.int().sub(1).clamp(0).byte()), 20 * torch.tensor(255.0).log10(), 1e-5)
 
 
 @pytest.mark.parametrize(
