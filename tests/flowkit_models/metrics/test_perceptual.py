@@ -99,13 +99,8 @@ def test_laws(metrics, name, seed, height, width):
 @EACH
 def test_differentiable(metrics, name, folder):
     metric = (DISTS(folder) if name == "dists" else LPIPS("vgg16" if "vgg" in name else "alexnet", folder)).double()
-    a, b, direction = torch.rand(3, 1, 3, 32, 32, dtype=torch.float64)
-    a.requires_grad_()
-    (gradient,) = torch.autograd.grad(metric(a, b).sum(), a)
-    with torch.no_grad():
-        step = 1e-6
-        difference = (metric(a + step * direction, b) - metric(a - step * direction, b)).item() / (2 * step)
-    assert (gradient * direction).sum().item() == pytest.approx(difference, rel=1e-4)
+    a, b = torch.rand(2, 1, 3, 32, 32, dtype=torch.float64)
+    assert torch.autograd.gradcheck(metric, (a.requires_grad_(), b), fast_mode=True)
 
 
 @EACH
