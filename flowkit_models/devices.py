@@ -1,6 +1,13 @@
-"""Devices: which one a name stands for."""
+"""Devices: which one a name stands for, and the memory that is left for the CPU."""
+
+import os
+from pathlib import Path
 
 import torch
+
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
+_STATM = Path("/proc/self/statm")
 
 
 def find_device(name: str = "auto") -> torch.device:
@@ -18,3 +25,40 @@ def find_device(name: str = "auto") -> torch.device:
     if name not in found:
         raise ValueError(f"--device {name}: not on this machine; there is {', '.join(found)}, and auto")
     return torch.device(name)
+
+
+def available_bytes() -> int | None:
+    """Bytes that this process may still take: of the machine, its control group, and its address limit (`ulimit -v`).
+
+    The kernel kills who takes more.
+
+    Returns:
+        None where the system doesn't say (other than Linux).
+    """
+    known = []
+    if _MEMINFO.exists():
+        known.append(_table(_MEMINFO)["MemAvailable:"] * 1024)
+    limit = _CGROUP / "memory.max"
+    if limit.exists() and limit.read_text().strip() != "max":
+        cached = _table(_CGROUP / "memory.stat")["inactive_file"]  # files that the kernel drops when it needs room
+        used = int((_CGROUP / "memory.current").read_text()) - cached
+        known.append(max(0, int(limit.read_text()) - used))
+    if (most := _address_limit()) is not None and _STATM.exists():
+        taken = int(_STATM.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+        known.append(max(0, most - taken))
+    return min(known, default=None)
+
+
+def _address_limit() -> int | None:
+    try:
+        import resource  # noqa: PLC0415 - Windows has none
+    except ImportError:
+        return None
+    soft = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if soft == resource.RLIM_INFINITY else soft
+
+
+def _table(path: Path) -> dict[str, int]:
+    """A file of lines that start with a name and a number."""
+    rows = (line.split() for line in path.read_text().splitlines())
+    return {row[0]: int(row[1]) for row in rows}

@@ -71,6 +71,7 @@ class _Crops(Dataset[tuple[Tensor, Tensor]]):
         self.names = list(images)
         self.size, self.scale, self.augment, self.seed = size, scale, augment, seed
         self._chances = np.cumsum(chances)
+        self._told = torch.zeros(len(images), dtype=torch.bool).share_memory_()
         self._images = Decoded([group for _, group in images.values()], memory)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
@@ -107,7 +108,9 @@ class _Crops(Dataset[tuple[Tensor, Tensor]]):
             try:
                 return self._images[int(chosen)]
             except ImageError as error:
-                warnings.warn(f"skipped {error}", stacklevel=3)
+                if not self._told[chosen]:  # by any of the workers
+                    self._told[chosen] = True
+                    warnings.warn(f"skipped {error}", stacklevel=3)
         raise ImageError("none of 100 images drawn in a row can be read: see the warnings before this")
 
     def _flips(self, generator: np.random.Generator) -> "_Flips":

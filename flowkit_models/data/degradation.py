@@ -166,7 +166,7 @@ class Jpeg(_Stage):
         quality = int(generator.integers(low, high, endpoint=True))
         file = io.BytesIO()
         Image.fromarray(to_uint8(x).permute(1, 2, 0).contiguous().numpy()).save(file, "JPEG", quality=quality)
-        return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1).contiguous()
+        return torch.from_numpy(np.array(Image.open(file, formats=["JPEG"]))).permute(2, 0, 1).contiguous()
 
 
 @dataclass(frozen=True)

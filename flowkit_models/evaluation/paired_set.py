@@ -5,12 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from flowkit_models.data.image_pair import Pair
 from flowkit_models.data.layouts import hr_prefix
 from flowkit_models.data.pairs import PairFiles, find_pairs, read_pair
 from flowkit_models.evaluation.evaluator import set_checksum
+from flowkit_models.images.image_file import conversion
 from flowkit_models.images.resize import Edges, Ties
 
 
@@ -64,11 +63,5 @@ def _converted(files: PairFiles) -> Iterator[tuple[str, str]]:
     for path in (files.hr, files.lr):
         if path is None:
             continue
-        with Image.open(path) as image:
-            wide = image.mode.startswith("I") or any(";16" in str(tile) for tile in getattr(image, "tile", []))
-            if image.has_transparency_data:
-                yield path.name, "transparent, laid over white"
-            elif wide:
-                yield path.name, "16 bits, reduced to 8"
-            elif image.mode != "RGB":
-                yield path.name, f"mode {image.mode}, made RGB"
+        if done := conversion(path):
+            yield path.name, done

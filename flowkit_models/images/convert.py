@@ -1,6 +1,10 @@
 """Images as tensors: 8 bits to floats and back, luma, and checks of shape and range."""
 
+from typing import Any
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 
@@ -94,3 +98,11 @@ def to_float(x: Tensor) -> Tensor:
     if x.dtype != torch.uint8:
         raise ValueError(f"to_float takes uint8 images, got {x.dtype}")
     return x.float() / 255
+
+
+def ycc_to_rgb(ycc: NDArray[Any]) -> NDArray[np.uint8]:
+    """RGB of luma and chroma as JPEG and TIFF store them (H, W, 3), uint8: ITU-R BT.601, full range."""
+    y, cb, cr = (ycc[..., channel].astype(np.float32) for channel in range(3))
+    cb, cr = cb - 128, cr - 128
+    rgb = np.stack([y + 1.402 * cr, y - 0.344136 * cb - 0.714136 * cr, y + 1.772 * cb], -1)
+    return rgb.round().clip(0, 255).astype(np.uint8)

@@ -1,27 +1,52 @@
 """Image files as 8-bit RGB tensors, through Pillow: reading every format, writing PNG, listing folders."""
 
+import io
+import mmap
 import os
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from flowkit_models.devices import available_bytes
 from flowkit_models.files import atomic_path
 from flowkit_models.images import formats
-from flowkit_models.images.convert import to_uint8
+from flowkit_models.images.convert import to_uint8, ycc_to_rgb
+from flowkit_models.images.foreign import kind_of, raw_kind, stored_as_ycc
+from flowkit_models.images.mending import (
+    has_late_exif,
+    mended,
+    png_chunk_starts,
+    rewritten_tiff,
+    tiff_tags,
+    upright_png,
+)
 
 T = TypeVar("T")
 
 # Python's warning filters belong to the whole process: files are opened by one thread at a time, and read by many
 _FILTERS = threading.Lock()
 _ORIENTATION = 0x0112  # EXIF tag; 5 to 8 lie on their side
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_MOST_SCANS = 1000  # of a JPEG; ten are usual, and each costs as much as the picture
+_TOLD: set[str] = set()  # warnings, which are said once a process
 
 
 class ImageError(ValueError):
@@ -32,19 +57,19 @@ def read_image(path: str | os.PathLike[str]) -> Tensor:
     """Reads an image file as uint8 (3, H, W), RGB, upright.
 
     EXIF orientation is applied; grey, palette and CMYK become RGB; transparency is laid over white; 16-bit
-    grey is scaled to 8 bits (65535 becomes 255). Of an animation, the first picture is read.
+    grey is scaled to 8 bits (65535 becomes 255). Of an animation, the first picture is read. What is odd about the
+    metadata of a file whose pixels are whole is said once, with a UserWarning that names it.
 
     Raises:
         ImageError: if the file is missing, empty, a folder, not readable, not an image, damaged, larger than
-            Pillow's limit on pixels, or has floating-point pixels (whose range nobody knows).
+            Pillow's limit on pixels or the memory that is left, or has floating-point pixels (whose range nobody
+            knows).
     """
-    return _use(path, lambda image: _as_tensor(ImageOps.exif_transpose(image)))
+    return _use(path, _as_tensor)
 
 
 def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     """Height and width of the image that `read_image` would return, from the head of the file: nothing is decoded.
-
-    An EXIF orientation that a PNG file stores behind its pixels is not seen.
 
     Raises:
         ImageError: as `read_image` does, but damage further on in the file goes unnoticed.
@@ -52,26 +77,149 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
     return _use(path, _upright_size)
 
 
-def _use(path: str | os.PathLike[str], use: Callable[[Image.Image], T]) -> T:
+def conversion(path: str | os.PathLike[str]) -> str | None:
+    """What `read_image` does to a file that does not hold 8-bit RGB, in words; None: nothing.
+
+    Raises:
+        ImageError: as `image_size` does.
+    """
+    return _use(path, lambda file: _conversion(file.image))
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """An open image, and what Pillow doesn't see in it: YCbCr in RGB's place, white as 0 in 16 bits."""
+
+    image: Image.Image
+    ycc: bool = False
+    inverted: bool = False
+
+
+def _use(path: str | os.PathLike[str], use: Callable[[_Opened], T]) -> T:
     """Opens an image file and hands it on; whatever goes wrong becomes an `ImageError`."""
     path = Path(path)
+    said: list[str] = []
     try:
-        with _FILTERS, warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(path, formats=_readable())
-        with image:
-            return use(image)
+        result = _mending(path, use, said)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         reason = f"more than {Image.MAX_IMAGE_PIXELS} pixels: cut it, or raise PIL.Image.MAX_IMAGE_PIXELS"
     except UnidentifiedImageError:
-        reason = "not an image that Pillow can read" if path.stat().st_size else "empty file (zero bytes)"
+        reason = _what_it_is(path)
     except ImageError as error:
         reason = str(error)
+    except MemoryError:
+        reason = "not enough memory for it: cut it, or close other programs"
     except OSError as error:
         reason = error.strerror or f"damaged or truncated ({error})"
     except Exception as error:  # decoders raise anything on a damaged file
         reason = f"damaged or truncated ({type(error).__name__}: {error})"
+    else:
+        _tell(path, said)
+        return result
     raise ImageError(f"{path}: {reason}")
+
+
+def _mending(path: Path, use: Callable[[_Opened], T], said: list[str]) -> T:
+    """Uses an image file as it is, or else with its metadata put right."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ImageError("not a regular file, but a device, pipe or socket")
+    data, ycc, inverted = _changed(path)
+    try:
+        return _with_pillow(path if data is None else io.BytesIO(data), use, ycc, inverted, said)
+    except (ImageError, MemoryError, Image.DecompressionBombWarning, Image.DecompressionBombError):
+        raise
+    except Exception as error:
+        row = _row(path)
+        if row is None or row.name not in ("jpeg", "png", "tiff"):
+            raise
+        whole = mended(path.read_bytes() if data is None else data, row.name)
+        try:
+            result = _with_pillow(io.BytesIO(whole), use, ycc, inverted, said)
+        except Exception:  # it was not the metadata
+            raise error from None
+        said.append(f"its metadata is odd, its pixels are whole ({_sentence(path, row, error)})")
+        return result
+
+
+def _with_pillow(file: Path | io.BytesIO, use: Callable[[_Opened], T], ycc: bool, inverted: bool, said: list[str]) -> T:
+    with _quiet(said):
+        image = Image.open(file, formats=_readable())
+    with image:
+        if image.format == "TIFF":
+            with _quiet(said):  # it looks at all tags, and says so, when it decodes
+                dict(image.getexif())
+        return use(_Opened(image, ycc, inverted))
+
+
+@contextmanager
+def _quiet(said: list[str]) -> Iterator[None]:
+    """Collects the warnings of Pillow, which name no file."""
+    with _FILTERS, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+        said += dict.fromkeys(" ".join(str(warning.message).split()) for warning in caught)
+
+
+def _tell(path: Path, said: list[str]) -> None:
+    for line in said:
+        if (text := f"{path}: {line}") not in _TOLD:
+            _TOLD.add(text)
+            warnings.warn(text, stacklevel=4)
+
+
+def _changed(path: Path) -> tuple[bytes | None, bool, bool]:
+    """The file as Pillow has to see it (None: as it is), and whether it is YCbCr, or white is 0 in 16 bits."""
+    row = _row(path)
+    if row is None or not path.stat().st_size:
+        return None, False, False
+    with path.open("rb") as file:
+        if row.name == "png":
+            return (upright_png(path.read_bytes()) if has_late_exif(png_chunk_starts(file)) else None), False, False
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            if row.name == "jpeg" and content[:].count(b"\xff\xda") > _MOST_SCANS:
+                raise ImageError(f"more than {_MOST_SCANS} scans: not a photograph, but made to take long")
+            if row.name != "tiff":
+                return None, False, False
+            tags = tiff_tags(content)
+            if kind := raw_kind(tags, content[8:10]):
+                raise ImageError(f"{kind}: develop it to TIFF, PNG or JPEG first")
+            inverted = tags.get(262) == (0,) and tags.get(258) == (16,)
+            if not stored_as_ycc(tags):
+                return None, False, inverted
+            if tags.get(530, (2, 2)) != (1, 1) or set(tags.get(258, ())) != {8}:
+                raise ImageError("YCbCr other than 3 × 8 bits per pixel: save it as RGB")
+            return rewritten_tiff(content[:], {262: 2}), True, False
+
+
+def _row(path: Path) -> formats.ImageFormat | None:
+    """The format of a file by its first bytes; None where there is no such file to look at."""
+    try:
+        with path.open("rb") as file:
+            return formats.recognised_format(file.read(16))
+    except OSError:
+        return None
+
+
+def _what_it_is(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(16)
+    if not start:
+        return "empty file (zero bytes)"
+    row = formats.recognised_format(start)
+    named = kind_of(start) or (f"a {row.label} file, or the start of one" if row else None)
+    return f"{named}, not an image that Pillow can read" if named else "not an image that Pillow can read"
+
+
+def _sentence(path: Path, row: formats.ImageFormat, error: Exception) -> str:
+    """What the decoder has to say; of a file that it doesn't recognise, Pillow keeps that to itself."""
+    if isinstance(error, UnidentifiedImageError):
+        try:
+            with path.open("rb") as file:
+                Image.OPEN[str(row.pillow)][0](file, "").close()
+        except Exception as told:  # the reason
+            error = told
+    return f"{error}"[:160]
 
 
 def _readable() -> list[str]:
@@ -80,23 +228,58 @@ def _readable() -> list[str]:
     return [row.pillow for row in formats.FORMATS if row.pillow in Image.OPEN]
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
+def _orientation(image: Image.Image) -> int:
+    """1 to 8, as EXIF has it."""
+    try:
+        with _quiet([]):
+            orientation = image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # rubbish can fail in any way, and says nothing
+        return 1
+    return orientation if orientation in _TURNS else 1
+
+
+def _upright_size(file: _Opened) -> tuple[int, int]:
+    image = file.image
     # Pillow turns the size of TIFF itself, and decodes a whole PNG file to look for EXIF behind its pixels
     told = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
-    turned = told and image.getexif().get(_ORIENTATION, 1) in range(5, 9)
+    turned = told and _orientation(image) in range(5, 9)
     return (image.width, image.height) if turned else (image.height, image.width)
 
 
-def _as_tensor(image: Image.Image) -> Tensor:
+def _as_tensor(file: _Opened) -> Tensor:
     """Pixels of any Pillow mode as uint8 (3, H, W), RGB."""
+    image = file.image
     if image.mode == "F":
         raise ImageError("floating-point pixels: save it with 8 or 16 bits per channel")
+    # Pillow's own picture, copies in RGBA and RGB, and the tensor
+    need, free = 20 * image.width * image.height, available_bytes()
+    if free is not None and need > free:
+        size = f"{image.width} × {image.height} pixels take {need / 2**30:.1f} GiB of memory"
+        raise ImageError(f"{size}, and {free / 2**30:.1f} are left: cut it, or close other programs")
+    image.load()
+    turn = _TURNS.get(_orientation(image)) if image.format != "TIFF" else None
+    transparent = image.has_transparency_data
+    if turn is not None:  # and not ImageOps.exif_transpose, which writes all EXIF anew and fails on what is odd
+        image = image.transpose(turn)
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip and not scale
-        image = Image.fromarray((np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8))
-    elif image.has_transparency_data:
+        levels = np.asarray(image)
+        image = Image.fromarray(
+            ((65535 - levels if file.inverted else levels) / 257).round().clip(0, 255).astype(np.uint8)
+        )
+    elif transparent:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+    rgb = np.array(image.convert("RGB"))
+    return torch.from_numpy(ycc_to_rgb(rgb) if file.ycc else rgb).permute(2, 0, 1).contiguous()
+
+
+def _conversion(image: Image.Image) -> str | None:
+    wide = image.mode.startswith("I") or any(";16" in str(tile) for tile in getattr(image, "tile", []))
+    if image.has_transparency_data:
+        return "transparent, laid over white"
+    if wide:
+        return "16 bits, reduced to 8"
+    return None if image.mode == "RGB" else f"mode {image.mode}, made RGB"
 
 
 def write_image(path: str | os.PathLike[str], x: Tensor) -> None:

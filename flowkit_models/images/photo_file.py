@@ -1,9 +1,7 @@
 """Photographs as files, through libvips: 8 or 16 bits, gray, alpha, orientation, profile and EXIF are kept."""
 
-import logging
+import re
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -18,6 +16,7 @@ from torch import Tensor
 from flowkit_models.files import write_whole
 from flowkit_models.images import png_text
 from flowkit_models.images.convert import to_uint8
+from flowkit_models.images.foreign import kind_of
 from flowkit_models.images.formats import (
     ImageFormat,
     labels,
@@ -27,18 +26,14 @@ from flowkit_models.images.formats import (
     written_format,
     written_formats,
 )
+from flowkit_models.images.photo_decode import COLOURS, PictureError, decode, import_vips, one_line
 from flowkit_models.images.transparency import over_white
 
 MAX_PIXELS = 2**28
 """Of a file that is read: a few damaged bytes can ask for terabytes. Its pixels take 12 bytes each as floats."""
 
 _KEPT = ("exif-", "xmp-data", "iptc-data", "icc-profile-data")
-_COLOURS = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb16": 3, "rgb": 3}
 _LUMA = (0.299, 0.587, 0.114)
-
-
-class PictureError(ValueError):
-    """A picture that cannot be read or written: one line that names the file, what is wrong, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -109,24 +104,20 @@ def read(path: str | Path) -> Picture:
             pages, larger than `MAX_PIXELS`, or has floating-point pixels or too many channels.
         ModuleNotFoundError: without pyvips.
     """
-    vips = _vips()
     path = Path(path)
     row = _format(path)
     missing = f"a {row.label} file, which can't be read here, or is damaged: convert it to PNG or JPEG"
-    with _one_line(path, missing if row.some_builds else "damaged or truncated"):
-        try:
-            image, warnings, pixels = _decode(path, row, "warning")
-        except vips.Error as error:
-            if "extraneous bytes before marker" not in str(error):
-                raise
-            # cameras leave such bytes behind the pixels, and so does damage
-            image, warnings, pixels = _decode(path, row, "error")
-            warnings.append("has bytes between its parts that mean nothing: look whether it is damaged")
+    what = missing if row.some_builds else "damaged or truncated"
+    with one_line(path, what):
+        decoded = decode(path, row, MAX_PIXELS, what)
+        image, pixels, warnings = decoded.image, decoded.pixels, decoded.warnings
         metadata = _metadata(image)
         if row.name == "png":
             with path.open("rb") as file:
                 metadata |= png_text.read_texts(file)
-    colours = _COLOURS[image.interpretation]
+    if decoded.turned and isinstance(xmp := metadata.get("xmp-data"), bytes):
+        metadata["xmp-data"] = upright_xmp(xmp)
+    colours = COLOURS[image.interpretation]
     profile = metadata.get("icc-profile-data")
     if profile is not None and not _fits(profile, colours):
         del metadata["icc-profile-data"]
@@ -189,7 +180,7 @@ def write(path: str | Path, array: NDArray[Any], header: Header, quality: int = 
         raise ValueError(f"{path}: {array.dtype} with {array.shape[2]} channels is not what its header says: {header}")
     if path.is_dir():
         raise PictureError(f"{path}: is a folder; name a file")
-    with _one_line(path, "cannot be written"):
+    with one_line(path, "cannot be written"):
         texts = png_text.text_chunks(header.metadata) if row.name == "png" else b""
         image = _wrapped(np.ascontiguousarray(array), header, without="xmp-data" if texts else png_text.PREFIX)
         options = row.options(quality)
@@ -198,7 +189,7 @@ def write(path: str | Path, array: NDArray[Any], header: Header, quality: int = 
 
         def save(file: IO[bytes]) -> None:
             file.seek(len(texts))
-            target = _vips().Target.new_to_descriptor(file.fileno())
+            target = import_vips().Target.new_to_descriptor(file.fileno())
             getattr(image, f"{row.vips_saver}save_target")(target, **options)
             if texts:
                 png_text.insert_chunks(file, texts)
@@ -225,33 +216,6 @@ def check_size(path: str | Path, height: int, width: int) -> None:
         )
 
 
-def _vips() -> Any:
-    try:
-        import pyvips  # noqa: PLC0415 - an extra, and slow to start
-    except (ImportError, OSError):  # without the package, or without the library that it binds
-        raise ModuleNotFoundError('pictures need pyvips: pip install "flowkit-torch[cli]"') from None
-    logger = logging.getLogger("pyvips")  # where its warnings go; without a handler, Python prints them
-    if not logger.handlers:
-        logger.addHandler(logging.NullHandler())
-    return pyvips
-
-
-@contextmanager
-def _one_line(path: Path, what: str) -> Iterator[None]:
-    """Turns what libvips and the system say into a PictureError."""
-    try:
-        yield
-    except PictureError:
-        raise
-    except OSError as error:
-        raise PictureError(f"{path}: {what} ({error.strerror or error})") from None
-    except _vips().Error as error:
-        # a line of what was called, then the reasons, often repeated
-        reasons = [line.strip() for line in str(error).replace(str(path), "").splitlines()[1:] if line.strip()]
-        reason = "; ".join(dict.fromkeys(reasons))[:160]
-        raise PictureError(f"{path}: {what} ({reason})" if reason else f"{path}: {what}") from None
-
-
 def _format(path: Path) -> ImageFormat:
     """The format of a file by its first bytes."""
     try:
@@ -267,63 +231,13 @@ def _format(path: Path) -> ImageFormat:
     if not start:
         raise PictureError(f"{path}: empty file (zero bytes)")
     row = recognised_format(start)
+    if row is None and (kind := kind_of(start)):
+        raise PictureError(f"{path}: {kind}, not a {labels(read_formats())} file: convert it to one of them")
     if row is None:
         raise PictureError(f"{path}: not a {labels(read_formats())} file: convert it to one of them")
-    if row.vips_loader is None or not _vips().type_find("VipsOperation", f"{row.vips_loader}load_source"):
+    if row.vips_loader is None or not import_vips().type_find("VipsOperation", f"{row.vips_loader}load_source"):
         raise PictureError(f"{path}: a {row.label} file, which can't be read here: convert it to PNG or JPEG")
     return row
-
-
-def _decode(path: Path, row: ImageFormat, fail_on: str) -> tuple[Any, list[str], Tensor]:
-    """The upright image, warnings, and its pixels."""
-    vips = _vips()
-    load = getattr(vips.Image, f"{row.vips_loader}load_source")
-    with path.open("rb") as file:  # libvips takes no names that are not UTF-8
-        image = load(vips.Source.new_from_descriptor(file.fileno()), fail_on=fail_on, memory=True)
-    _check(path, image, row.name)
-    image, warnings = _in_rgb(image.autorot())
-    return image, warnings, _pixels(image)
-
-
-def _check(path: Path, image: Any, form: str) -> None:
-    """Refuses what can be told from the head of a file, before its pixels are decoded."""
-    frames = image.get("n-pages") if image.get_typeof("n-pages") else 1
-    if form == "png":
-        frames = _png_frames(path)
-    if frames > 1:
-        what = "pages" if form == "tiff" else "frames (animated)"
-        raise PictureError(f"{path}: has {frames} {what}; one picture is needed: save them one by one")
-    if image.width * image.height > MAX_PIXELS:
-        raise PictureError(
-            f"{path}: {image.width} × {image.height} is more than {MAX_PIXELS} pixels: cut it, "
-            "or raise flowkit_models.images.photo_file.MAX_PIXELS"
-        )
-    if image.format not in ("uchar", "ushort"):
-        raise PictureError(f"{path}: pixels of type {image.format}: save it with 8 or 16 whole bits per channel")
-    colours = 4 if image.interpretation == "cmyk" else _COLOURS.get(image.interpretation)
-    if colours is None or not colours <= image.bands <= colours + 1:
-        raise PictureError(
-            f"{path}: {image.bands} channels ({image.interpretation}): save it as gray or RGB, with or without alpha"
-        )
-
-
-def _png_frames(path: Path) -> int:
-    """The number of frames of a PNG file, which libvips doesn't tell: the acTL chunk stands before the pixels."""
-    with path.open("rb") as file:
-        file.seek(8)
-        while len(head := file.read(8)) == 8 and head[4:] not in (b"IDAT", b"IEND"):
-            if head[4:] == b"acTL":
-                return int.from_bytes(file.read(4), "big")
-            file.seek(int.from_bytes(head[:4], "big") + 4, 1)
-    return 1
-
-
-def _in_rgb(image: Any) -> tuple[Any, list[str]]:
-    """The image in a colour space of light, and warnings."""
-    if image.interpretation != "cmyk":
-        return image, []
-    # from the profile in the file, or libvips' own where there is none
-    return image.icc_transform("srgb", embedded=True, input_profile="cmyk"), ["CMYK was converted to sRGB"]
 
 
 def _metadata(image: Any) -> dict[str, bytes | str]:
@@ -360,15 +274,12 @@ def _resolution(image: Any, metadata: dict[str, bytes | str]) -> tuple[float, fl
     return (per_unit[0] / millimetres, per_unit[1] / millimetres) if sane else (1.0, 1.0)
 
 
-def _pixels(image: Any) -> Tensor:
-    """All channels as float32 (C, H, W) in [0, 1]."""
-    wide = image.format == "ushort"
-    array = np.frombuffer(bytearray(image.write_to_memory()), np.uint16 if wide else np.uint8)
-    array = array.reshape(image.height, image.width, image.bands)
-    pixels = np.empty((image.bands, image.height, image.width), np.float32)
-    for channel in range(image.bands):
-        np.divide(array[..., channel], np.float32(65535 if wide else 255), out=pixels[channel], dtype=np.float32)
-    return torch.from_numpy(pixels)
+_XMP_ORIENTATION = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)[2-8](\s*[\"'<])")
+
+
+def upright_xmp(xmp: bytes) -> bytes:
+    """XMP that no longer says "turn me": some readers trust it more than EXIF."""
+    return _XMP_ORIENTATION.sub(rb"\g<1>1\2", xmp)
 
 
 def _fits(profile: bytes | str, colours: int) -> bool:
@@ -382,7 +293,7 @@ def _fits(profile: bytes | str, colours: int) -> bool:
 
 def _wrapped(array: NDArray[Any], header: Header, without: str) -> Any:
     """An array as an image of libvips, with all that the header says but PNG texts, and `without` one kind more."""
-    vips = _vips()
+    vips = import_vips()
     height, width, channels = array.shape
     wide = header.bits == 16
     image = vips.Image.new_from_memory(array.data, width, height, channels, "ushort" if wide else "uchar")

@@ -1,8 +1,7 @@
-"""CPU memory: estimated peak of a computation, and bytes available; the kernel kills who takes more."""
+"""CPU memory: estimated peak of a computation. `devices.available_bytes` says what is left."""
 
 import weakref
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,9 +9,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from flowkit.tree import leaves
-
-_MEMINFO = Path("/proc/meminfo")
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 def peak_tensor_bytes(run: Callable[[], Any]) -> int:
@@ -26,29 +22,6 @@ def peak_tensor_bytes(run: Callable[[], Any]) -> int:
     with torch.no_grad(), counter:
         run()
     return counter.peak
-
-
-def available_bytes() -> int | None:
-    """Bytes that this process may still take: of the machine, and of its control group where that has a limit.
-
-    Returns:
-        None where the system doesn't say (other than Linux).
-    """
-    known = []
-    if _MEMINFO.exists():
-        known.append(_table(_MEMINFO)["MemAvailable:"] * 1024)
-    limit = _CGROUP / "memory.max"
-    if limit.exists() and limit.read_text().strip() != "max":
-        cached = _table(_CGROUP / "memory.stat")["inactive_file"]  # files that the kernel drops when it needs room
-        used = int((_CGROUP / "memory.current").read_text()) - cached
-        known.append(max(0, int(limit.read_text()) - used))
-    return min(known, default=None)
-
-
-def _table(path: Path) -> dict[str, int]:
-    """A file of lines that start with a name and a number."""
-    rows = (line.split() for line in path.read_text().splitlines())
-    return {row[0]: int(row[1]) for row in rows}
 
 
 class _Counter(TorchFunctionMode):

@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from flowkit_models.devices import available_bytes
 from flowkit_models.inference.latent_field import Field, StoredField
-from flowkit_models.inference.memory import available_bytes, peak_tensor_bytes
+from flowkit_models.inference.memory import peak_tensor_bytes
 from flowkit_models.models.base import ImageFlow, _padded
 
 Bits = Literal[8, 16, 32]

@@ -90,7 +90,7 @@ def test_what_a_format_holds_is_written_and_read_by_both_readers(row, tmp_path):
 def test_no_other_decoder_meets_what_a_stranger_sends(tmp_path):
     path = tmp_path / "photo.png"
     Image.new("RGB", (4, 4)).save(path, format="EPS")  # which Pillow would hand to Ghostscript
-    with pytest.raises(ImageError, match=r"photo\.png: not an image that Pillow can read"):
+    with pytest.raises(ImageError, match=r"photo\.png: a PostScript program, not an image that Pillow can read"):
         read_image(path)
 
 

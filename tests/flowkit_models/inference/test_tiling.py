@@ -221,26 +221,6 @@ def test_memory_counted_is_that_of_the_tensors_alive() -> None:
     assert memory.peak_tensor_bytes(lambda: None) == 0
 
 
-def test_available_memory_is_a_number_of_bytes() -> None:
-    free = memory.available_bytes()
-    assert free is None or 10**6 < free < 2**50
-
-
-def test_available_memory_is_the_least_of_machine_and_control_group(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
-    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
-    assert memory.available_bytes() is None
-    (tmp_path / "meminfo").write_text("MemTotal:       16000 kB\nMemAvailable:    8000 kB\nHugePages_Total:       0\n")
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory.available_bytes() == 8_192_000
-    (tmp_path / "memory.max").write_text("3000000\n")
-    (tmp_path / "memory.current").write_text("1000000\n")
-    (tmp_path / "memory.stat").write_text("anon 5000\ninactive_file 600000\n")
-    assert memory.available_bytes() == 2_600_000
-    (tmp_path / "memory.current").write_text("9000000\n")
-    assert memory.available_bytes() == 0
-
-
 def test_bad_input(tiny) -> None:
     tiled, field = Tiled(tiny), LatentField(0)
     with pytest.raises(ValueError, match=r"lr: expected one image \(3, H, W\), got \(1, 3, 8, 8\)"):
