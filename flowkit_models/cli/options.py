@@ -277,8 +277,7 @@ class Evaluate:
     """
 
     set: tuple[Path, ...]
-    """Sets to score on, each with HR and LR files (HR/ + LR_bicubic/X4/, GTmod12/ + LRbicx4/, DIV2K's, SelfExSR's), or
-    HR files alone, whose LR images are then made."""
+    """Sets to score on: HR and LR files (HR/ + LR/, DIV2K's, …), or HR alone, whose LR images are then made."""
     lr_set: Path | None = None
     """Folder of the LR files, for a single set, if they lie elsewhere."""
     systems: tuple[str, ...] = ("bicubic",)

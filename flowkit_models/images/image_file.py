@@ -184,9 +184,10 @@ def _changed(path: Path) -> tuple[bytes | None, bool, bool]:
             tags = tiff_tags(content)
             if kind := raw_kind(tags, content[8:10]):
                 raise ImageError(f"{kind}: develop it to TIFF, PNG or JPEG first")
-            inverted = tags.get(262) == (0,) and tags.get(258) == (16,)
+            if tags.get(262) == (0,) and tags.get(258) == (16,):
+                return rewritten_tiff(content[:], {262: 1}), False, True
             if not stored_as_ycc(tags):
-                return None, False, inverted
+                return None, False, False
             if tags.get(530, (2, 2)) != (1, 1) or set(tags.get(258, ())) != {8}:
                 raise ImageError("YCbCr other than 3 × 8 bits per pixel: save it as RGB")
             return rewritten_tiff(content[:], {262: 2}), True, False

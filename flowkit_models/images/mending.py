@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import IO
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
-_PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"acTL", b"IDAT", b"IEND"}
+_PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"acTL", b"IDAT", b"IEND"}
 _MOST_EXIF = 2**24
 """Longest EXIF, in bytes."""
 
@@ -95,13 +95,24 @@ def upright_png(data: bytes) -> bytes:
     for kind, content, chunk in _png_chunks(data):
         right = zlib.crc32(kind + content).to_bytes(4, "big") == chunk[-4:]
         critical = not kind[0] & 32
-        if critical or (right and kind in _PNG_KEPT) or (right and kind == b"pHYs" and len(content) == 9):
+        fine = kind in _PNG_KEPT or (kind == b"pHYs" and len(content) == 9) or (kind == b"iCCP" and _unpacks(content))
+        if critical or (right and fine):
             (head if kind == b"IHDR" else rest).append(chunk)
         elif right and not exif:
             exif = content if kind == b"eXIf" else _raw_profile(kind, content)
     if exif:
         head.append(len(exif).to_bytes(4, "big") + b"eXIf" + exif + zlib.crc32(b"eXIf" + exif).to_bytes(4, "big"))
     return _PNG_START + b"".join(head + rest)
+
+
+def _unpacks(profile: bytes) -> bool:
+    """True if a colour profile is whole, and no larger than the 1 MiB that Pillow takes."""
+    unpacker = zlib.decompressobj()
+    try:
+        unpacker.decompress(profile.partition(b"\0")[2][1:], 2**20)
+    except zlib.error:
+        return False
+    return unpacker.eof
 
 
 def has_late_exif(chunks: Iterator[tuple[bytes, bytes]]) -> bool:
@@ -127,7 +138,10 @@ def _raw_profile(kind: bytes, content: bytes) -> bytes:
         return b""
     text = content.partition(b"\0")[2]
     if kind == b"zTXt":
-        text = zlib.decompressobj().decompress(text[1:], _MOST_EXIF)
+        try:
+            text = zlib.decompressobj().decompress(text[1:], _MOST_EXIF)
+        except zlib.error:
+            return b""
     digits = b"".join(text.split(b"\n")[3:])
     try:
         exif = bytes.fromhex(re.sub(rb"\s", b"", digits).decode("ascii"))

@@ -113,7 +113,7 @@ def decode(path: Path, row: ImageFormat, max_pixels: int, what: str) -> Decoded:
             _open(path, row, data, "none")
             try:
                 found = _decode(path, row, max_pixels, whole, ycc, "error")
-                said += _reasons(import_vips().Error("what libvips has kept in mind"))
+                said.extend(_reasons(import_vips().Error("what libvips has kept in mind")))
             except import_vips().Error as second:
                 reasons = _reasons(error) or [*_reasons(second), *said]
                 raise PictureError(_damaged(path, what, reasons)) from None
@@ -194,8 +194,9 @@ def _listening() -> Iterator[list[str]]:
 
 def _reasons(error: Exception) -> list[str]:
     """A line of what was called, then the reasons, often repeated."""
-    lines = (line.strip() for line in str(error).splitlines()[1:])
-    return list(dict.fromkeys(line for line in lines if line and not line.endswith("load error")))
+    lines = [line.strip() for line in str(error).splitlines()[1:]]
+    telling = [line for line in lines if line and not line.endswith("load error") and "bad seek" not in line]
+    return list(dict.fromkeys(telling or filter(None, lines)))
 
 
 def _damaged(path: Path, what: str, reasons: list[str]) -> str:
