@@ -11,7 +11,7 @@ from pathlib import Path
 from flowkit_models.images.image_file import list_images
 
 _HR_FOLDER = re.compile(
-    r"(?P<prefix>(?:.*[_\-. ])?)(?:HR|GT|HQ|high[_\- ]?res(?:olution)?|ground[_\- ]?truth|originals?|targets?)"
+    r"(?P<prefix>(?:.*[_\-. ])?)(?:HR|GT|HQ|high[_\- ]?res(?:olution)?|ground[_\- ]?truth|originals?|targets?|high)"
     r"(?:mod\d+)?(?:[_\-. ]?x?\d{1,2})?(?:[_\-. ]sub)?",
     re.IGNORECASE,
 )
@@ -29,13 +29,14 @@ _LR_END = re.compile(
     r"[_\-. ]?x(?P<scale>\d{1,2})[mwd]?\d?$"
     r"|[_\-. ](?P<times>\d{1,2})x$"
     r"|[_\-. ]SRF_(?P<srf>\d{1,2})$"
-    r"|[_\-. ](?:(?P<lr>(?:bic(?:ubic)?)?L[RQ])[_\-]?(?:BI|BD|DN|bic(?:ubic)?)?[_\-]?(?P<number>\d{1,2})?"
+    r"|(?:[_\-. ]|(?<=\d))(?:(?P<lr>(?:bic(?:ubic)?)?L[RQ])[_\-]?(?:BI|BD|DN|bic(?:ubic)?)?[_\-]?(?P<number>\d{1,2})?"
     r"|bic(?:ubic)?|BI|BD|DN|mild|wild|difficult|unknown)$",
     re.IGNORECASE,
 )
 _SCALE_END = re.compile(r"x\d{1,2}[mwd]?\d?$|[_\-. ]\d{1,2}x$", re.IGNORECASE)
 _HR_NAME = re.compile(
-    r"(?P<base>.+?)(?:_SRF_(?P<srf>\d{1,2}))?[_\-. ](?:(?:HR|GT|HQ)(?:[_\-. ]?x?(?P<scale>\d{1,2}))?|x1)", re.IGNORECASE
+    r"(?P<base>.+?)(?:_SRF_(?P<srf>\d{1,2}))?(?:[_\-. ]|(?<=\d))(?:(?:HR|GT|HQ)(?:[_\-. ]?x?(?P<scale>\d{1,2}))?|x1)",
+    re.IGNORECASE,
 )
 _STARTS = {"HR": re.compile(r"(?:HR|GT|HQ)[_\-. ]", re.IGNORECASE), "LR": re.compile(r"L[RQ][_\-. ]", re.IGNORECASE)}
 
@@ -258,7 +259,7 @@ def _hr_sign(stem: str) -> tuple[str, int | None] | None:
 
 def says_lr(stem: str) -> bool:
     """True if a file's name says LR."""
-    found = re.search(r"(?:^|[_\-. ])(?:bic(?:ubic)?)?L[RQ](?:BI|BD|DN)?(?:\d|[_\-. x]|$)", stem, re.IGNORECASE)
+    found = re.search(r"(?:^|[_\-. ]|(?<=\d))(?:bic(?:ubic)?)?L[RQ](?:BI|BD|DN)?(?:\d|[_\-. x]|$)", stem, re.IGNORECASE)
     return found is not None
 
 

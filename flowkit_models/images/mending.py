@@ -88,7 +88,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
 
 
 def upright_png(data: bytes) -> bytes:
-    """A PNG file with its EXIF before the pixels, wherever it was, and without texts and what is damaged."""
+    """A PNG file with its EXIF before the pixels, wherever it was, and without texts but XMP and what is damaged."""
     exif = b""
     head: list[bytes] = []
     rest: list[bytes] = []
@@ -96,6 +96,7 @@ def upright_png(data: bytes) -> bytes:
         right = zlib.crc32(kind + content).to_bytes(4, "big") == chunk[-4:]
         critical = not kind[0] & 32
         fine = kind in _PNG_KEPT or (kind == b"pHYs" and len(content) == 9) or (kind == b"iCCP" and _unpacks(content))
+        fine |= kind == b"iTXt" and content.startswith(b"XML:com.adobe.xmp\0\0")
         if critical or (right and fine):
             (head if kind == b"IHDR" else rest).append(chunk)
         elif right and not exif:

@@ -79,7 +79,16 @@ def test_lr_files_in_a_folder_below_their_hr_files(tmp_path, place):
 
 
 MIXED = ["{n}_HR|{n}_LR4", "{n}_HR|{n}_LR", "{n}_hr|{n}_lr", "{n}_GT|{n}_LQ", "{n}_HR|{n}_LRBI_x4", "{n}_HR|{n}x4m"]
-MIXED += ["{n}|{n}x4", "{n}|{n}_x4", "{n}|{n}x4m", "{n}|{n}_LR4", "{n}|{n}_LRBI_x4", "HR_{n}|LR_{n}", "{n}_x1|{n}_x4"]
+MIXED += [
+    "{n}HR|{n}LR4",
+    "{n}|{n}x4",
+    "{n}|{n}_x4",
+    "{n}|{n}x4m",
+    "{n}|{n}_LR4",
+    "{n}|{n}_LRBI_x4",
+    "HR_{n}|LR_{n}",
+    "{n}_x1|{n}_x4",
+]
 
 
 @pytest.mark.parametrize("names", MIXED)

@@ -222,3 +222,14 @@ def test_after_turning_xmp_says_so(said, tmp_path):
     )
     (tmp_path / "upright.jpg").write_bytes(jpeg[:2] + packet + jpeg[2:])
     assert photo_file.read(tmp_path / "upright.jpg").header.metadata["xmp-data"] == xmp
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_after_turning_a_png_its_xmp_says_so_and_stays(late, tmp_path):
+    xmp = XMP.replace(b"%s", b'tiff:Orientation="6"/>')
+    png = with_chunk(PNG, chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp))
+    (tmp_path / "x.png").write_bytes(with_chunk(png, chunk(b"eXIf", exif_bytes(6)), late))
+    picture = photo_file.read(tmp_path / "x.png")
+    assert picture.header.metadata["xmp-data"] == xmp.replace(b'"6"', b'"1"')
+    photo_file.write(tmp_path / "y.png", photo_file.stored(picture.pixels, None, picture.header), picture.header)
+    assert b'Orientation="6"' not in (tmp_path / "y.png").read_bytes()
