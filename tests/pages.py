@@ -104,24 +104,9 @@ def _compare(page: Path, block: Block, expected: str, printed: str) -> None:
 
 
 def commands(page: Path) -> list[tuple[str, list[str]]]:
-    """Recipes, and `flowkit`, that the `sh` blocks of a page call, with their options; loops are unrolled."""
-    found = []
-    for block in blocks(page):
-        if block.info == "sh":
-            for line in _unrolled(block.code.replace("\\\n", " ")):
-                found += _programs(line)
-    return found
-
-
-def _unrolled(code: str) -> Iterator[str]:
-    loop = re.search(r"for (\w+) in ([^;\n]+);? *\n?do\b(.*?)\bdone", code, re.DOTALL)
-    if loop is None:
-        yield from code.splitlines()
-        return
-    yield from code[: loop.start()].splitlines()
-    for value in loop[2].split():
-        yield from loop[3].replace(f"${loop[1]}", value).splitlines()
-    yield from _unrolled(code[loop.end() :])
+    """Recipes, and `flowkit`, that the `sh` blocks of a page call, with their options."""
+    shell = (block.code.replace("\\\n", " ") for block in blocks(page) if block.info == "sh")
+    return [program for code in shell for line in code.splitlines() for program in _programs(line)]
 
 
 def _programs(line: str) -> Iterator[tuple[str, list[str]]]:
