@@ -60,17 +60,12 @@ def by_hand(sizes: Sizes) -> Contender:
     return Contender(model, model, lambda z: model.inverse(list(z)))
 
 
-class Net(nn.Module):
-    """The coupling's network, called with a context as nflows does."""
-
-    def __init__(self, in_channels: int, out_channels: int, hidden: int) -> None:
-        super().__init__()
-        self.layers = handwritten.network(in_channels, out_channels, hidden)
+class Net(nn.Sequential):
+    """Layers that are called with a context, as nflows does."""
 
     def forward(self, passive: Tensor, context: Any = None) -> Tensor:
-        """(B, in_channels, H, W) to (B, out_channels, H, W)."""
-        out: Tensor = self.layers(passive)
-        return out
+        """Ignores the context."""
+        return super().forward(passive)
 
 
 def with_flowkit(sizes: Sizes, reversible: bool = False, conditional: bool = False) -> Contender:
@@ -102,7 +97,8 @@ def with_flowkit(sizes: Sizes, reversible: bool = False, conditional: bool = Fal
 
 def with_nflows(sizes: Sizes) -> Contender:
     """The pieces of a Glow in nflows."""
-    flow = peer("glow_nflows", "nflows", sizes, net=partial(Net, hidden=sizes.hidden))._transform
+    net = lambda i, o: Net(*handwritten.network(i, o, sizes.hidden))  # noqa: E731
+    flow = peer("glow_nflows", "nflows", sizes, net=net)._transform
 
     def encode(x: Tensor) -> tuple[Sequence[Tensor], Tensor]:
         z, logdet = flow(x)
