@@ -253,9 +253,9 @@ def open_system(
         model = load(path).to(device)
         system = FlowSystem(model, title, temperatures, rescaling, about | _kind(type(model).__name__, model))
     else:
-        kind, network, own_scale = _network(state, path, scale)
+        kind, call, network, own_scale = _network(state, path, scale)
         network.to(device)
-        system = Network(network, own_scale, title, about | _kind(kind, network), device)
+        system = Network(call, own_scale, title, about | _kind(kind, network), device)
     if system.scale != scale:
         raise ValueError(f"{path}: {system.about['kind']} ×{system.scale}, and the table is of ×{scale}: see --scale")
     return system
@@ -265,14 +265,16 @@ def _kind(kind: str, network: nn.Module) -> dict[str, Any]:
     return {"kind": kind, "parameters": sum(parameter.numel() for parameter in network.parameters())}
 
 
-def _network(state: Mapping[str, Tensor], path: Path, scale: int) -> tuple[str, nn.Module, int]:
-    """The network of a checkpoint that holds no flow: what it is, itself, and its scale."""
+def _network(
+    state: Mapping[str, Tensor], path: Path, scale: int
+) -> tuple[str, Callable[[Tensor], Tensor], nn.Module, int]:
+    """The network of a checkpoint that holds no flow: what it is, how it is called, itself, and its scale."""
     try:
         known = known_baseline(state, scale)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if known is not None:
-        return known[0], known[1], known[1].scale
+        return known[0], known[1], known[1], known[1].scale
     what = looks_like({key: tuple(tensor.shape) for key, tensor in state.items()})
     if importlib.util.find_spec("spandrel") is None:
         raise ValueError(
@@ -289,20 +291,7 @@ def _network(state: Mapping[str, Tensor], path: Path, scale: int) -> tuple[str, 
     channels = (found.input_channels, found.output_channels)
     if not isinstance(found, spandrel.ImageModelDescriptor) or channels != (3, 3):
         raise ValueError(f"{path}: {kind} makes no RGB images of RGB images")
-    return kind, _Described(found), found.scale
-
-
-class _Described(nn.Module):
-    """A network as spandrel calls it, padding and clamping included."""
-
-    def __init__(self, described: Any) -> None:
-        super().__init__()
-        self.network = described.eval().model
-        self._described = described
-
-    def forward(self, lr: Tensor) -> Tensor:
-        image: Tensor = self._described(lr)
-        return image
+    return kind, found, found.eval().model, found.scale  # spandrel's call pads and clamps
 
 
 def _matching(folder: Path, names: list[str]) -> dict[str, Path]:
