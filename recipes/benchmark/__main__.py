@@ -42,6 +42,7 @@ LIBRARIES = ("flowkit-torch", "torch", "nflows", "normflows", "FrEIA")
 def main(options: Glow | Models | Growth) -> None:
     """Measures, prints, writes."""
     options.prepare()
+    options = options.toy() if options.quick else options
     console = Console()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the other libraries

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import torch
 from rich.console import Console
@@ -37,11 +37,12 @@ class Glow(Options, Sizes):
     channels_last: bool = False
     """Images and weights in that memory format."""
 
+    def toy(self) -> Self:
+        """A small Glow."""
+        return replace(self, rounds=1, calls=1, trained=2, steps=1, hidden=8, side=8, batch=2)
+
     def measure(self, console: Console) -> list[Table]:
         """A table of times, and one of what needs no clock."""
-        if self.quick:
-            toy = replace(self, quick=False, rounds=1, calls=1, trained=2, steps=1, hidden=8, side=8, batch=2)
-            return toy.measure(console)
         racers = {name: Racer(name, self) for name in dict.fromkeys([self.base, *self.contenders])}
         found: dict[Label, Measured] = {}
         for what in ("training step", "inverse", "training step, bf16 autocast"):

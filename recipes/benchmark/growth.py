@@ -1,7 +1,7 @@
 """How time and memory grow with the size of the image, the depth K, the number of draws and the batch."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
 
@@ -29,13 +29,14 @@ class Growth(ModelOptions):
     batch: tuple[int, ...] = (1, 2, 4, 8)
     """Crops per training step."""
 
+    def toy(self) -> Self:
+        """A small model, and two values of each axis."""
+        small = replace(self, model="hcflow_sr_x4_small", rounds=1, hr=32, lr=8)
+        return replace(small, size=(16, 32), depth=(1, 2), draws=(1, 2), batch=(1, 2))
+
     def measure(self, console: Console) -> list[Table]:
         """The table, and the plot; what belongs to one axis in turns."""
         check_models([self.model])
-        if self.quick:
-            toy = replace(self, quick=False, model="hcflow_sr_x4_small", rounds=1, hr=32, lr=8)
-            toy = replace(toy, size=(16, 32), depth=(1, 2), draws=(1, 2), batch=(1, 2))
-            return toy.measure(console)
         found: dict[Label, Measured] = {}
         for axis, heading in AXES.items():
             tasks: dict[Label, Task] = {}

@@ -1,7 +1,7 @@
 """The published models at full size: training steps, draws, a large image; their time, memory and rate."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Self
 
 from rich.console import Console
 
@@ -24,24 +24,26 @@ class Models(ModelOptions):
     batch: int = 1
     """Crops per training step."""
 
+    def toy(self) -> Self:
+        """Small models in place of those."""
+        small = tuple(name for name in PRESETS if name.endswith("_small"))
+        return replace(self, models=small, rounds=1, hr=32, lr=8, large=64)
+
     def measure(self, console: Console) -> list[Table]:
         """The table."""
         check_models(self.models)
         if self.weights is not None and len(self.models) > 1:
             raise ValueError("--weights goes with a single model in --models")
-        if self.quick:
-            small = tuple(name for name in PRESETS if name.endswith("_small"))
-            return replace(self, quick=False, models=small, rounds=1, hr=32, lr=8, large=64).measure(console)
         found: dict[Label, Measured] = {}
         notes = [self.crops]
         for name in self.models:
             plain = Subject(name, self, self.batch)
             half = Subject(name, self, precision="bf16") if "bf16" in self.parts else None
-            found |= measure(self.tasks(name, plain, half), self, console)
             notes.append(f"{name}: {sum(p.numel() for p in plain.model.parameters()) / 1e6:.1f} M parameters")
-            if half is not None:
+            if half is not None:  # asked before the one is trained and the other is not
                 difference = (plain.draw(5) - half.draw(5)).abs().max()
                 notes.append(f"{name}, bf16 networks: images differ by {difference:.1e} of [0, 1] at most")
+            found |= measure(self.tasks(name, plain, half), self, console)
         return [table("Models", ["", ""], found, notes)]
 
     def tasks(self, name: str, plain: Subject, half: Subject | None) -> dict[Label, Task]:

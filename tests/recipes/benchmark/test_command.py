@@ -14,7 +14,7 @@ def start(tmp_path):
     """Runs a subcommand; returns what its exit says and its results."""
 
     def run(*options: str):
-        said = benchmark.run([*options, "--quick", "--threads", "1", "--device", "cpu", "--out", str(tmp_path)])
+        said = benchmark.run([*options, "--threads", "1", "--device", "cpu", "--out", str(tmp_path)])
         file = tmp_path / "results.json"
         return said, json.loads(file.read_text()) if file.exists() else None
 
@@ -31,7 +31,7 @@ def start(tmp_path):
     ids=["glow", "models", "growth"],
 )
 def test_a_subcommand(start, tmp_path, capsys, command, row) -> None:
-    said, results = start(command)
+    said, results = start(command, "--quick")
     assert said == 0
     protocol = results.pop("protocol")
     assert (protocol["command"], protocol["options"]["threads"]) == (command, 1)
