@@ -128,4 +128,5 @@ class _Piece:
         root = (b**2 - 4 * a * c).clamp_min(tiny).sqrt()
         negative = b < 0  # where the right end is steep beside the secant; a is positive there, since a + b is
         q = -(b + torch.where(negative, -root, root))
-        return torch.where(negative, q, 2 * c) / torch.where(negative, 2 * a, q)
+        theta = torch.where(negative, q, 2 * c) / torch.where(negative, 2 * a, q)
+        return theta + (theta.clamp(0, 1) - theta).detach()  # beyond a flat end by rounding, there is no slope

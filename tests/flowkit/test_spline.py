@@ -159,6 +159,18 @@ def test_float32_has_the_log_slopes_of_float64(scale: float) -> None:
         torch.testing.assert_close(logdet.double(), logdet64, atol=0.1, rtol=0)
 
 
+@pytest.mark.parametrize("spread", [10.0, 100.0])
+def test_a_flat_end_is_not_overshot(spread: float) -> None:
+    """Rounding of y carries theta past the end of a piece that ends flat: the slope there would be negative."""
+    torch.manual_seed(1)
+    kind = RationalQuadratic(8, tail_bound=3.0)
+    p = (spread * torch.randn(20_000, 1, kind.parameters)).requires_grad_()
+    y = kind.forward(1.8 * torch.randn(20_000, 1), p)[0].detach().requires_grad_()
+    x, logdet = kind.inverse(y, p)
+    for numbers in (x, logdet, *torch.autograd.grad(x.sum() + logdet.sum(), (y, p))):
+        assert numbers.isfinite().all()
+
+
 def test_the_root_does_not_cancel_for_a_negative_b() -> None:
     kind = RationalQuadratic(2, 1.0)
     p = torch.tensor([0.0, 0.0, -8.0, 8.0, 10.0]).view(1, 1, 5)
