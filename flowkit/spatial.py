@@ -39,14 +39,17 @@ class Squeeze(TensorMap):
     def forward(self, x: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
         """Pixels to channels."""
         _check_image(self, x, 1)
-        if x.shape[0] == 0:  # torch gives an empty tensor back as it is
+        if x.shape[0] == 0:  # torch gives an empty tensor back as it is, and so an empty gradient
             b, c, h, w = x.shape
-            return x.new_empty(b, c * self.stride**2, h // self.stride, w // self.stride), no_logdet(x)
+            return x.reshape(b, c * self.stride**2, h // self.stride, w // self.stride), no_logdet(x)
         return F.pixel_unshuffle(x, self.stride), no_logdet(x)
 
     def inverse(self, y: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
         """Channels to pixels."""
         _check_image(self, y, self.stride**2)
+        if y.shape[0] == 0:
+            b, c, h, w = y.shape
+            return y.reshape(b, c // self.stride**2, h * self.stride, w * self.stride), no_logdet(y)
         return F.pixel_shuffle(y, self.stride), no_logdet(y)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.bijector import Bijector
-from flowkit.testing.compare import close, equal, expect, name_of, noise_source
+from flowkit.testing.compare import close, equal, expect, fresh, name_of, noise_source
 from flowkit.tree import Value, describe, leaves, map_leaves
 
 
@@ -100,7 +100,7 @@ def rejected_inputs(b: nn.Module, x: Value, context: Value = None) -> None:
 
 
 def empty_batches(b: Any, x: Value, context: Value = None) -> None:
-    """A batch of none, beside a context of none or of several rows: shapes with 0 rows, log-det (0,)."""
+    """A batch of none, beside a context of none or of several rows: shapes with 0 rows, log-det (0,), a gradient."""
 
     def none_of(value: Value) -> Value:
         return map_leaves(lambda leaf: leaf[:0], value)
@@ -108,10 +108,13 @@ def empty_batches(b: Any, x: Value, context: Value = None) -> None:
     y = b(x, context)[0]
     for name, method, value, like in (("forward", b, x, y), ("inverse", b.inverse, y, x)):
         for its_context in (none_of(context), context):
-            got, logdet = method(none_of(value), its_context)
+            nothing = map_leaves(fresh, none_of(value))
+            got, logdet = method(nothing, its_context)
             shapes = [tuple(leaf.shape) for leaf in (*leaves(got), logdet)]
             wanted = [(0, *leaf.shape[1:]) for leaf in leaves(like)] + [(0,)]
             expect(shapes == wanted, b, f"empty batches ({name})", f"expected {wanted}, got {shapes}")
+            sum(leaf.sum() for leaf in (*leaves(got), logdet)).backward()
+            expect(all(leaf.grad is not None for leaf in leaves(nothing)), b, f"empty batches ({name})", "no gradient")
 
 
 def own_logdet(b: Any, x: Value, context: Value = None) -> None:
