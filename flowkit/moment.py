@@ -78,10 +78,11 @@ class Moment:
             working.copy_(self._copies[b][0])
 
     def _moved(self, values: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Parameters that are no longer in their places, or no longer the same, with their saved values."""
+        """Parameters that are no longer in their places, or no longer the same, or hooked, with their saved values."""
         away = {place.tensor for place in self._parameters if place.owner.get(place.key) is not place.tensor}
         for (p, (_, wanted)), value in zip(self._values.items(), values, strict=True):
-            if p in away or p.requires_grad != wanted or p.data_ptr() != value.data_ptr():
+            replaced = p in away or p.requires_grad != wanted or p.data_ptr() != value.data_ptr()
+            if replaced or p._backward_hooks:  # a hook on its gradient acts when that is handed on, not here as well
                 yield p, value
 
     def _changed(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -215,6 +215,17 @@ def test_a_stateful_parametrization_is_the_same_on_the_way_back() -> None:
         torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
 
 
+def test_a_hook_on_a_gradient_acts_once() -> None:
+    torch.manual_seed(0)
+    chain, x, results = perturb(step(4)), torch.randn(2, 4, 3, 5), []
+    for b in (copy.deepcopy(chain), Reversible(copy.deepcopy(chain))):
+        for p in b.parameters():
+            p.register_hook(lambda gradient: gradient / 2)
+        results.append(torch.autograd.grad(target(b, x), list(b.parameters())))
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
 def test_second_derivatives_are_refused_in_one_line() -> None:
     b, x = Reversible(step(4)), torch.randn(2, 4, 3, 5, requires_grad=True)
     for which in (0, 1):
