@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from flowkit.bijector import widest
 from flowkit.flow import Flow
@@ -50,7 +51,7 @@ def initialize(flow: nn.Module, batch: Value, context: Value = None, *, again: b
         text = "initialize: every ActNorm was initialised before, nothing was done; again=True sets them anew"
         warnings.warn(text, stacklevel=2)
         return
-    kept = [*flow.buffers(), *(p for layer in layers.values() for p in (layer.bias, layer.log_scale))]
+    kept = [*flow.buffers(), *(p for layer in layers.values() for p in layer.parameters())]
     before = [(tensor, tensor.clone()) for tensor in kept]
     seen: dict[str, list[int]] = {}
     hooks = [
@@ -86,6 +87,8 @@ def _set_from_input(layer: Any, args: tuple[Any, ...], name: str, seen: dict[str
     if name in seen:  # a layer that is used twice is set the first time
         return
     x = layer.statistics_input(*args)
+    if not isinstance(x, Tensor) or not x.is_floating_point() or x.ndim < 2 or x.shape[1:2] != layer.bias.shape:
+        return  # the layer says itself what it takes
     eps = torch.finfo(x.dtype).eps
     x = x.to(widest(x.device)).transpose(0, 1).flatten(1)
     count = _over_ranks(x.new_tensor(x.shape[1]))
@@ -99,8 +102,12 @@ def _set_from_input(layer: Any, args: tuple[Any, ...], name: str, seen: dict[str
         raise ValueError(f"initialize: the input of {which} has NaN or infinity in channels {odd}; nothing was set")
     largest = x.abs().amax(1) if x.shape[1] else torch.zeros_like(mean)
     constant = deviation <= eps / 8 * _over_ranks(largest, largest=True)  # up to rounding
-    layer.bias.copy_(-mean)
-    layer.log_scale.copy_(torch.where(constant, 0.0, -(deviation + 1e-6).log()))
+    log_scale = torch.where(constant, 0.0, -(deviation + 1e-6).log())
+    for key, value in (("bias", -mean), ("log_scale", log_scale)):
+        if is_parametrized(layer, key):
+            setattr(layer, key, value.to(getattr(layer, key).dtype))
+        else:
+            getattr(layer, key).copy_(value)
     layer.initialized.fill_(True)
     seen[name] = constant.nonzero().flatten().tolist()
 

@@ -145,6 +145,31 @@ def test_a_context_that_is_not_finite_is_refused_by_the_layer_that_sees_it() -> 
     assert not any(flags(flow))
 
 
+@pytest.mark.parametrize("shape", [(), (2,), (3, 0), (3, 4)])
+def test_what_a_layer_does_not_take_it_refuses_itself(shape: tuple[int, ...]) -> None:
+    layer = ActNorm(2)
+    with pytest.raises(ValueError, match=r"ActNorm\(2\): expected "):
+        initialize(layer, torch.ones(shape))
+    assert not layer.initialized
+
+
+def test_a_parametrized_layer_is_set_through_its_parametrization() -> None:
+    class Tripled(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return 3 * x
+
+        def right_inverse(self, x: Tensor) -> Tensor:
+            return x / 3
+
+    layer = ActNorm(1)
+    for name in ("bias", "log_scale"):
+        nn.utils.parametrize.register_parametrization(layer, name, Tripled())
+    initialize(layer, batch())
+    y = layer(batch())[0].detach()
+    assert abs(float(y.mean())) < 1e-5
+    assert abs(float(y.std(correction=0)) - 1) < 1e-5
+
+
 def test_a_flow_with_a_call_of_its_own_is_called() -> None:
     class Embedding(Flow):
         def log_prob(self, x: Tensor, context: Any = None) -> Tensor:
