@@ -68,7 +68,7 @@ def blank(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
 def runs(call: Callable[..., Any], module: nn.Module, *args: Value) -> bool:
     """Whether a call, as far as shapes go, works: `call(copy of the module, *args)` on fake tensors."""
     try:
-        _fake(call, module, *args)
+        fake(call, module, *args)
     except DataDependentOutputException:
         return True
     except Exception:  # whatever a user's map does with what it can't take
@@ -100,7 +100,7 @@ def _called(b: nn.Module, x: Value, context: Value) -> Value:
     if context is _UnstatedError:
         raise _UnstatedError
     try:
-        value = _fake(lambda b, x, context: b(x, context)[0], b, x, context)
+        value = fake(lambda b, x, context: b(x, context)[0], b, x, context)
     except Exception as error:  # whatever a user's map does
         if not isinstance(x, Tensor):
             raise ValueError(
@@ -112,14 +112,22 @@ def _called(b: nn.Module, x: Value, context: Value) -> Value:
 
 
 @torch.no_grad()
-def _fake(call: Callable[..., Any], module: nn.Module, *args: Value) -> Any:
-    """A call with a copy of the module, on fake tensors: nothing is computed, drawn or written."""
+def fake(call: Callable[..., Any], module: nn.Module, *args: Value, rows: int | None = ROWS) -> Any:
+    """A call with a copy of the module, on fake tensors: nothing is computed, drawn or written.
+
+    Args:
+        call: called with the copy, whose modules come in the order of the module's, and the arguments.
+        module: a module.
+        args: values to take shapes from.
+        rows: the batch size in place of theirs; None keeps it.
+    """
     like = next(module.parameters(), torch.empty(0))
 
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
 
         def new(leaf: Tensor) -> Tensor:
-            return torch.empty(ROWS, *leaf.shape[1:], dtype=leaf.dtype, device=like.device)
+            b, *rest = leaf.shape
+            return torch.empty(b if rows is None else rows, *rest, dtype=leaf.dtype, device=like.device)
 
         return call(_copy(module, mode, {}), *(map_leaves(new, value) for value in args))
 

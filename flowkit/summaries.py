@@ -1,11 +1,12 @@
 """A table of a flow: every layer, the shapes it makes, its parameters."""
 
-from typing import Any
+import copy
 
 import torch
 from torch import Tensor, nn
 
 from flowkit.bijector import Bijector
+from flowkit.shapes import fake
 from flowkit.tree import Value
 
 
@@ -56,23 +57,23 @@ def _row(name: str, description: str, layer: nn.Module, output: str) -> tuple[st
 
 
 def _outputs(flow: nn.Module, x: Tensor | tuple[int, ...], context: Value) -> dict[nn.Module, str]:
-    """The output shape of every bijector, from one forward pass."""
+    """The output shape of every bijector, from one forward pass of a copy: on fake tensors, or else on numbers."""
     seen: dict[nn.Module, str] = {}
 
-    def record(layer: nn.Module, args: Any, out: Any) -> None:
-        seen[layer] = _shapes(out[0])
+    def call(copied: nn.Module, x: Tensor, context: Value) -> None:
+        for layer, its_copy in zip(flow.modules(), copied.modules(), strict=True):
+            if isinstance(layer, Bijector):
+                its_copy.register_forward_hook(lambda _, args, out, layer=layer: seen.update({layer: _shapes(out[0])}))
+        copied(x, context)
 
-    hooks = [m.register_forward_hook(record) for m in flow.modules() if isinstance(m, Bijector)]
     parameter = next(flow.parameters(), torch.empty(0))
+    if not isinstance(x, Tensor):
+        x = torch.zeros(x, dtype=parameter.dtype, device=parameter.device)
     try:
+        fake(call, flow, x, context, rows=None)
+    except Exception:  # whatever a user's map does with what has no numbers
         with torch.no_grad():
-            flow(
-                x if isinstance(x, Tensor) else torch.zeros(x, dtype=parameter.dtype, device=parameter.device),
-                context,
-            )
-    finally:
-        for hook in hooks:
-            hook.remove()
+            call(copy.deepcopy(flow), x, context)
     return seen
 
 

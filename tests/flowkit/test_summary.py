@@ -1,10 +1,14 @@
 """The table of a flow."""
 
+import copy
+from typing import Any
+
 import torch
 from examples import two_levels
+from torch import Tensor, nn
 
 import flowkit
-from flowkit import ActNorm, Affine, Coupling, Flow, Squeeze, StandardNormal, summary
+from flowkit import ActNorm, Affine, Coupling, Dequantize, Flow, Squeeze, StandardNormal, summary
 
 
 def rows(text: str) -> list[str]:
@@ -53,3 +57,35 @@ def test_it_leaves_no_hooks() -> None:
     b = Squeeze() >> ActNorm(4)
     summary(b, (2, 1, 4, 4))
     assert not any(module._forward_hooks for module in b.modules())
+
+
+def test_nothing_is_computed_drawn_or_written() -> None:
+    net = nn.Sequential(nn.Conv2d(2, 4, 1), nn.BatchNorm2d(4))
+    coupling = Coupling(WithoutContext(net), 2, Affine())
+    before, state = torch.get_rng_state(), copy.deepcopy(coupling.state_dict())
+    text = summary(Dequantize(256) >> Squeeze() >> coupling, (3, 1, 4, 4))
+    assert "(3, 4, 2, 2)" in text
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(value, state[name]) for name, value in coupling.state_dict().items())
+
+
+class WithoutContext(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, passive: Tensor, context: Any = None) -> Any:
+        return self.net(passive)
+
+
+def test_a_map_that_looks_at_its_numbers_is_shown_from_a_copy() -> None:
+    class Counts(ActNorm):
+        def forward(self, x: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:
+            assert not bool((x < 0).any())
+            self.initialized.fill_(True)
+            return super().forward(x)
+
+    b = Squeeze() >> Counts(4)
+    assert "(2, 4, 2, 2)" in summary(b, (2, 1, 4, 4))
+    assert not b[1].initialized
+    assert not b[1]._forward_hooks
