@@ -27,6 +27,7 @@ class FromNflows(Bijector):
     """See `from_nflows`."""
 
     transform: Any
+    domain = codomain = None  # a transform does not say
 
     def __init__(self, transform: nn.Module) -> None:
         super().__init__()

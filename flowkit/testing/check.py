@@ -22,10 +22,10 @@ def check_bijector(
     """Checks that b is what it says: an invertible map with the right log-det, in every respect that has a law.
 
     The laws run on a float64 copy with the parameters as they are, and then on a copy with all of them moved a
-    little, so that no log-det is zero by accident; in train and in eval mode; at x, and 3 and 10 times as far from
-    the middle of the domain; at any y of the codomain. b itself is left alone, and so is the process's random state,
-    unless b draws from it. The Jacobian is built number by number: keep x small (a few hundred numbers per sample),
-    with a batch of at least 2.
+    little, so that no log-det is zero by accident; in train and in eval mode; at x, at the middle of the domain, and 3
+    and 10 times as far from there; at any y of the codomain. b itself is left alone, and so is the process's random
+    state, unless b draws from it. The Jacobian is built number by number: keep x small (a few hundred numbers per
+    sample), with a batch of at least 2.
 
     A map that does not take, or reach, all reals says so by `domain` and `codomain`, constraints of
     `torch.distributions`.

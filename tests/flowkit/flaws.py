@@ -344,6 +344,44 @@ class RemembersX(Scale):
         return 1.1 * x, logdet
 
 
+class WrongAtZero(Scale):
+    """Zeros are what padding and ReLU make."""
+
+    def forward(self, x, context=None):
+        y, logdet = super().forward(x, context)
+        return torch.where(x == 0, y + 1, y), logdet
+
+
+class CountsCalls(Scale):
+    """In a buffer that no state dict carries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()), persistent=False)
+
+    def forward(self, x, context=None):
+        self.calls += 1
+        return super().forward(x, context)
+
+
+class InferenceMode(Scale):
+    def log_scale(self, x, context):
+        return super().log_scale(x, context) * (1.1 if torch.is_inference_mode_enabled() else 1)
+
+
+class Pole(Scale):
+    """Not onto: its inverse has a pole at |y| = 6."""
+
+    def forward(self, x, context=None):
+        y, logdet = super().forward(x, context)
+        return y / (1 + y**2 / 36).sqrt(), logdet - 1.5 * (1 + y**2 / 36).log().flatten(1).sum(1)
+
+    def inverse(self, y, context=None):
+        t = y / (1 - y**2 / 36).sqrt()
+        x, logdet = super().inverse(t, context)
+        return x, logdet + 1.5 * (1 + t**2 / 36).log().flatten(1).sum(1)
+
+
 class PlainAttribute(Scale):
     """Not looked at: state that is no buffer looks like a hyperparameter."""
 
@@ -399,5 +437,9 @@ FLAWS: dict[type[Scale], str] = {
     StaleContext: "no memory",
     StaleLogdet: "memory|log-det|per-sample",
     RemembersX: "round trip|memory",
+    WrongAtZero: "round trip .*at 0 times x",
+    CountsCalls: "no state of its own",
+    InferenceMode: "grad mode .*inference_mode",
+    Pole: "onto",
 }
 """Each flaw, and the law that names it."""

@@ -11,6 +11,7 @@ from nflows import transforms
 from nflows.nn.nets import ResidualNet
 
 from flowkit import ActNorm, Bijector, Chain
+from flowkit.nflows import from_nflows
 from flowkit.testing import check_bijector
 
 SIZES = [(2, 6), (3, 5)]
@@ -85,6 +86,39 @@ def test_maps_of_a_bounded_domain_pass_with_sizes(kind: type[Bijector], says: bo
             check_bijector(b.inv, x.logit(), sizes=SIZES)
             check_bijector(ActNorm(2) >> b.inv, x.logit(), sizes=SIZES)
             check_bijector(b.inv >> ActNorm(2), x.logit(), sizes=SIZES)
+
+
+class Steep(Scale):
+    """Onto, but beyond some y its x is more than a float can say, and before that all digits of x are lost."""
+
+    def log_scale(self, x, context):
+        return super().log_scale(x, context).cumsum(1)
+
+    def forward(self, x, context=None):
+        y, logdet = super().forward(x, context)
+        for _ in range(3):
+            y, logdet = y.asinh(), logdet - 0.5 * (1 + y**2).log().flatten(1).sum(1)
+        return y, logdet
+
+    def inverse(self, y, context=None):
+        steep = y.new_zeros(y.shape[0])
+        for _ in range(3):
+            y, steep = y.sinh(), steep + y.cosh().log().flatten(1).sum(1)
+        x, logdet = super().inverse(y, context)
+        return x, logdet + steep
+
+
+def test_floats_that_end_are_no_edge() -> None:
+    with torch.no_grad():
+        assert not Steep().double().inverse(torch.full((1, 2), 9.0).double())[0].isfinite().all()
+    for seed in range(5):
+        torch.manual_seed(seed)
+        check_bijector(Steep(), torch.randn(3, 2, 4, 4))
+
+
+def test_adapted_transforms_state_no_codomain() -> None:
+    for transform in (transforms.Tanh(), transforms.Logit()):
+        check_bijector(from_nflows(transform), 0.1 + 0.8 * torch.rand(3, 2))
 
 
 def test_an_image_that_nobody_states_is_asked_for() -> None:
