@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from flowkit.checks import checked_method
+from flowkit.checks import autocasting, checked_method
 from flowkit.shortcuts import Written, author, of_another_map, recorded
 from flowkit.tree import Value
 
@@ -146,8 +146,7 @@ _NOTHING = contextlib.nullcontext()
 
 def full_precision(x: Tensor) -> AbstractContextManager[Any]:
     """Switches autocast off: only conditioner networks may run in low precision, never the map itself."""
-    device = x.device.type
-    return torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else _NOTHING
+    return torch.autocast(x.device.type, enabled=False) if autocasting(x) else _NOTHING
 
 
 def no_logdet(x: Tensor) -> Tensor:

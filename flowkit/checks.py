@@ -34,9 +34,14 @@ def as_wide(context: Value, x: Value) -> Value:
     if context is None:
         return None
     first = next(leaves(x))
-    if torch.is_autocast_enabled(first.device.type):
+    if autocasting(first):
         return context
     return map_leaves(lambda c: c.to(first.dtype) if c.is_floating_point() else c, context)
+
+
+def autocasting(x: Tensor) -> bool:
+    """Whether autocast is on where x is; it knows nothing of the meta device."""
+    return not x.is_meta and torch.is_autocast_enabled(x.device.type)
 
 
 def _name(layer: nn.Module) -> str:

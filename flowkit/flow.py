@@ -91,7 +91,7 @@ class Flow(nn.Module):
 
         Raises:
             TypeError: if n is not a whole number or several.
-            ValueError: if n or the temperature is negative, or the shape of x is not known (see `shape`).
+            ValueError: if n or the temperature is negative or infinite, or the shape of x is not known (see `shape`).
         """
         return self.sample_and_log_prob(n, context, temperature, generator)[0]
 
@@ -104,8 +104,8 @@ class Flow(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Draws as `sample` does, and returns their log-density under this flow (at temperature 1) as well."""
         sizes = _sizes(n)
-        if not temperature >= 0:
-            raise ValueError(f"Flow.sample: temperature must be at least 0, got {temperature}")
+        if not 0 <= temperature < math.inf:
+            raise ValueError(f"Flow.sample: temperature must be at least 0 and finite, got {temperature}")
         first = next(leaves(context), None)
         if first is not None:
             sizes = (*sizes, first.shape[0])

@@ -264,6 +264,7 @@ class Permutation(ChannelLinear):
         super().__init__()
         device = order.device if isinstance(order, Tensor) else torch.empty(0).device  # meta, say
         if isinstance(order, Integral):
+            _check_channels("Permutation", int(order))
             indices = torch.randperm(int(order), device="cpu")
         else:
             indices = torch.as_tensor(order, device="cpu")

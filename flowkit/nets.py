@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowkit.bijector import full_precision
+from flowkit.checks import autocasting
 from flowkit.linear import mark_initialized
 from flowkit.tree import describe
 
@@ -239,8 +240,7 @@ class ZeroConv2d(nn.Module):
 
 def lowered(x: Tensor) -> Tensor:
     """In autocast's precision, where it is on: once for all convolutions that are going to see it."""
-    device = x.device.type
-    return x.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x
+    return x.to(torch.get_autocast_dtype(x.device.type)) if autocasting(x) else x
 
 
 def small_xavier(conv: nn.Module, gain: float = 0.1) -> None:

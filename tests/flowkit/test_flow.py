@@ -197,10 +197,11 @@ def test_n_is_a_whole_number_or_several(n: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"n": -1}, {"n": (2, -1)}, {"n": 1, "temperature": -1}, {"n": 1, "temperature": math.nan}]
+    "options", [{"n": -1}, {"n": (2, -1)}, *({"n": 1, "temperature": t} for t in (-1, math.nan, math.inf))]
 )
-def test_nothing_negative(options: Any) -> None:
-    with pytest.raises(ValueError, match=r"Flow.sample: (n must not be negative|temperature must be at least 0), got"):
+def test_nothing_negative_or_infinite(options: Any) -> None:
+    text = r"Flow.sample: (n must not be negative|temperature must be at least 0 and finite), got"
+    with pytest.raises(ValueError, match=text):
         plane().sample(**options)
 
 

@@ -158,3 +158,9 @@ def test_a_number_makes_a_random_permutation() -> None:
 def test_what_is_no_permutation(order: list[int]) -> None:
     with pytest.raises(ValueError, match="is not a permutation of 0 … "):
         Permutation(order)
+
+
+def test_no_channels() -> None:
+    for kind in (Permutation, ActNorm, InvertibleConv1x1):
+        with pytest.raises(ValueError, match=f"{kind.__name__}: channels must be at least 1, got -1"):
+            kind(-1)

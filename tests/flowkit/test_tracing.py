@@ -6,7 +6,7 @@ import pytest
 import torch
 from examples import EXAMPLES, Example, case
 
-from flowkit import ActNorm, Hierarchy, Permutation, Reversible
+from flowkit import ActNorm, Hierarchy, InvertibleConv1x1, Permutation, Reversible
 from flowkit.nets import FCN
 from flowkit.testing import laws
 
@@ -51,6 +51,10 @@ def test_meta_device() -> None:
     with torch.device("meta"):
         made = Permutation(4) >> ActNorm(4), Permutation([1, 0]), FCN(2, 4)
     assert all(tensor.is_meta for b in made for tensor in (*b.parameters(), *b.buffers()))
+    with torch.no_grad():
+        y, logdet = (made[0] >> InvertibleConv1x1(4).to("meta"))(torch.empty(3, 4, 2, 2, device="meta"))
+        assert (y.shape, logdet.shape) == ((3, 4, 2, 2), (3,))
+        assert made[2](torch.empty(3, 2, 5, 5, device="meta")).shape == (3, 4, 5, 5)
     for b, twin in ((made[0], Permutation(4) >> ActNorm(4)), (made[2], FCN(2, 4))):
         b.load_state_dict(b.state_dict(), assign=True)
         b.load_state_dict(twin.state_dict(), assign=True)
