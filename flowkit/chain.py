@@ -24,8 +24,8 @@ class Chain(Bijector):
     `forward(x, context)` and `inverse(y, context)` that return (value, logdet); such a part knows nothing of
     precision policies and runs with autocast off. Neighbours that are channel-linear (ActNorm, 1×1 convolution,
     permutation) are composed and touch the pixels once, but for parts that a subclass or a patch has changed, or that
-    somebody hooks: the result is that of the parts one by one. A chain among the parts gives its parts and is not called
-    itself, unless it was subclassed, patched or hooked before.
+    somebody hooks: the result is that of the parts one by one. A chain among the parts gives its parts and is not
+    called itself, unless it was subclassed, patched or hooked before.
 
     Raises:
         TypeError: if a part is not a module with an inverse.

@@ -68,7 +68,7 @@ def blank(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
 def runs(call: Callable[..., Any], module: nn.Module, *args: Value) -> bool:
     """Whether a call, as far as shapes go, works: `call(copy of the module, *args)` on fake tensors."""
     try:
-        fake(call, module, *args)
+        _fake(call, module, *args)
     except DataDependentOutputException:
         return True
     except Exception:  # whatever a user's map does with what it can't take
@@ -100,7 +100,7 @@ def _called(b: nn.Module, x: Value, context: Value) -> Value:
     if context is _UnstatedError:
         raise _UnstatedError
     try:
-        value = fake(lambda b, x, context: b(x, context)[0], b, x, context)
+        value = _fake(lambda b, x, context: b(x, context)[0], b, x, context)
     except Exception as error:  # whatever a user's map does
         if not isinstance(x, Tensor):
             raise ValueError(
@@ -112,36 +112,48 @@ def _called(b: nn.Module, x: Value, context: Value) -> Value:
 
 
 @torch.no_grad()
-def fake(call: Callable[..., Any], module: nn.Module, *args: Value, rows: int | None = ROWS) -> Any:
-    """A call with a copy of the module, on fake tensors: nothing is computed, drawn or written.
-
-    Args:
-        call: called with the copy, whose modules come in the order of the module's, and the arguments.
-        module: a module.
-        args: values to take shapes from.
-        rows: the batch size in place of theirs; None keeps it.
-    """
+def _fake(call: Callable[..., Any], module: nn.Module, *args: Value) -> Any:
+    """A call with a copy of the module, on fake tensors: nothing is computed, drawn or written."""
     like = next(module.parameters(), torch.empty(0))
 
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
 
         def new(leaf: Tensor) -> Tensor:
-            b, *rest = leaf.shape
-            return torch.empty(b if rows is None else rows, *rest, dtype=leaf.dtype, device=like.device)
+            return torch.empty(ROWS, *leaf.shape[1:], dtype=leaf.dtype, device=like.device)
 
-        return call(_copy(module, mode, {}), *(map_leaves(new, value) for value in args))
+        return call(_copy(module, mode.from_tensor, {}), *(map_leaves(new, value) for value in args))
 
 
-def _copy(module: nn.Module, mode: FakeTensorMode, known: dict[int, nn.Module]) -> nn.Module:
-    """A module of the same attributes with fake parameters and buffers, and without hooks."""
+@torch.no_grad()
+def on_meta(call: Callable[..., Any], module: nn.Module, *args: Value) -> Any:
+    """A call with a copy of the module, on the meta device, as `_fake`.
+
+    Less can be called so (tensors that a module makes of numbers are not on that device), but at once: the first fake
+    tensor makes torch import its compiler.
+
+    Args:
+        call: called with the copy, whose modules come in the order of the module's, and the arguments.
+        module: a module.
+        args: values to take shapes from.
+    """
+    with torch.device("meta"):
+        return call(_copy(module, _meta, {}), *(map_leaves(_meta, value) for value in args))
+
+
+def _meta(leaf: Tensor) -> Tensor:
+    return torch.empty_like(leaf, device="meta")
+
+
+def _copy(module: nn.Module, empty: Callable[[Tensor], Tensor], known: dict[int, nn.Module]) -> nn.Module:
+    """A module of the same attributes with empty parameters and buffers, and without hooks."""
     if id(module) in known:
         return known[id(module)]
     copy = known[id(module)] = type(module).__new__(type(module))
     copy.__dict__ = dict(module.__dict__)
     for name, tensors in (("_parameters", module._parameters), ("_buffers", module._buffers)):
-        copy.__dict__[name] = {key: None if t is None else mode.from_tensor(t) for key, t in tensors.items()}
+        copy.__dict__[name] = {key: None if t is None else empty(t) for key, t in tensors.items()}
     for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
         copy.__dict__[name] = OrderedDict()
-    parts = {key: None if part is None else _copy(part, mode, known) for key, part in module._modules.items()}
+    parts = {key: None if part is None else _copy(part, empty, known) for key, part in module._modules.items()}
     copy.__dict__["_modules"] = parts
     return copy

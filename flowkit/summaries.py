@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.bijector import Bijector
-from flowkit.shapes import fake
+from flowkit.shapes import on_meta
 from flowkit.tree import Value
 
 
@@ -57,7 +57,7 @@ def _row(name: str, description: str, layer: nn.Module, output: str) -> tuple[st
 
 
 def _outputs(flow: nn.Module, x: Tensor | tuple[int, ...], context: Value) -> dict[nn.Module, str]:
-    """The output shape of every bijector, from one forward pass of a copy: on fake tensors, or else on numbers."""
+    """The output shape of every bijector, from one forward pass of a copy: on the meta device, or else on numbers."""
     seen: dict[nn.Module, str] = {}
 
     def call(copied: nn.Module, x: Tensor, context: Value) -> None:
@@ -70,7 +70,7 @@ def _outputs(flow: nn.Module, x: Tensor | tuple[int, ...], context: Value) -> di
     if not isinstance(x, Tensor):
         x = torch.zeros(x, dtype=parameter.dtype, device=parameter.device)
     try:
-        fake(call, flow, x, context, rows=None)
+        on_meta(call, flow, x, context)
     except Exception:  # whatever a user's map does with what has no numbers
         with torch.no_grad():
             call(copy.deepcopy(flow), x, context)
