@@ -43,14 +43,12 @@ def says_errors(function: F) -> F:
     """Makes a gr.Error, which the page shows, of what a user can do something about."""
 
     @functools.wraps(function)
-    def called(*args: Any) -> Any:
-        import gradio as gr  # noqa: PLC0415 - an extra
-
+    def called(self: "Callbacks", *args: Any) -> Any:
         try:
-            return function(*args)
+            return function(self, *args)
         except (ValueError, OSError, ImportError, MemoryError, torch.OutOfMemoryError) as error:
             line = " ".join(str(error).split()) or type(error).__name__
-            raise gr.Error(line, print_exception=False) from None
+            raise self.gr.Error(line, print_exception=False) from None
 
     return called  # type: ignore[return-value]
 
@@ -65,18 +63,19 @@ class Callbacks:
     """
 
     def __init__(self, folder: Path, side: int, device: str) -> None:
+        import gradio  # noqa: PLC0415 - an extra
+
+        self.gr: Any = gradio
         self.folder, self.side, self.device = folder, side, device
         self.files: deque[Path] = deque()
 
     @says_errors
     def open(self, checkpoint: str, kind: Kind) -> tuple[str, dict[str, Any]]:
         """A checkpoint chosen: a line on it, and what a photograph can be for it."""
-        import gradio as gr  # noqa: PLC0415 - an extra
-
         model = open_model(checkpoint, self.device)
         possible = kinds(model)
         value = kind if kind in [name for _, name in possible] else "bicubic"
-        return describe(model), gr.update(choices=possible, value=value)
+        return describe(model), self.gr.update(choices=possible, value=value)
 
     def redraw(self, photo: str | None, *options: Any) -> dict[str, Any]:
         """`draw`, and nothing as long as there is no photograph: for what happens by itself."""
@@ -96,8 +95,6 @@ class Callbacks:
         n: float,
     ) -> dict[str, Any]:
         """Draws, and what the page shows of them, by the names of the widgets."""
-        import gradio as gr  # noqa: PLC0415 - an extra
-
         if not photo:
             raise ValueError("load a photograph first")
         model = open_model(checkpoint, self.device)
@@ -117,17 +114,17 @@ class Callbacks:
             "notes": " ".join(notes),
             "download": self.download(draws, 0),
             "possible": possible(draws),
-            "paste_base": gr.update(choices=names, value=names[0]),
-            "brush_base": gr.update(choices=names, value=names[0]),
-            "first": gr.update(choices=names, value=names[0]),
-            "second": gr.update(choices=names, value=names[min(1, len(names) - 1)]),
-            "levels": gr.update(
+            "paste_base": self.gr.update(choices=names, value=names[0]),
+            "brush_base": self.gr.update(choices=names, value=names[0]),
+            "first": self.gr.update(choices=names, value=names[0]),
+            "second": self.gr.update(choices=names, value=names[min(1, len(names) - 1)]),
+            "levels": self.gr.update(
                 choices=list(zip(levels, range(len(levels)), strict=True)), value=[*range(len(levels))]
             ),
             "editor": canvas(draws, names[0]),
             **dict.fromkeys(("pasted", "paste_result", "brush_result", "way_result", "strip")),
             **dict.fromkeys(("paste_caption", "brush_caption", "way_caption"), ""),
-            **dict.fromkeys(("paste_download", "brush_download", "way_download"), gr.update(visible=False)),
+            **dict.fromkeys(("paste_download", "brush_download", "way_download"), self.gr.update(visible=False)),
         }
 
     @says_errors
@@ -204,9 +201,7 @@ class Callbacks:
 
     def move_way(self, draws: Draws | None, *options: Any) -> Any:
         """`way`, and nothing as long as there are no draws."""
-        import gradio as gr  # noqa: PLC0415 - an extra
-
-        return (gr.skip(),) * 3 if draws is None else self.way(draws, *options)
+        return (self.gr.skip(),) * 3 if draws is None else self.way(draws, *options)
 
     @says_errors
     def strip(self, draws: Draws | None, first: str | None, second: str | None, way: Any) -> list[Any]:
@@ -220,8 +215,6 @@ class Callbacks:
 
     def file(self, draws: Draws, image: Tensor, what: str, label: str = "the result") -> dict[str, Any]:
         """Writes a PNG file of full resolution; returns the update of a button that downloads it."""
-        import gradio as gr  # noqa: PLC0415 - an extra
-
         name = re.sub(r"[^\w.-]+", "_", draws.scene.name)
         # a folder for each: another session may write a file of the same name
         path = Path(tempfile.mkdtemp(dir=self.folder)) / f"{name}_tau{draws.temperature:g}_seed{draws.seed}_{what}.png"
@@ -230,7 +223,7 @@ class Callbacks:
         if len(self.files) > KEPT:  # gradio has its own copies
             shutil.rmtree(self.files.popleft().parent, ignore_errors=True)
         height, width = image.shape[1:]
-        return gr.update(value=str(path), label=f"Download {label} (PNG, {height} × {width} pixels)", visible=True)
+        return self.gr.update(value=str(path), label=f"Download {label} (PNG, {height} × {width} pixels)", visible=True)
 
 
 def picture(image: Tensor) -> Image.Image:
