@@ -3,9 +3,14 @@
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 UNFINISHED = ".flowkit-"
 """Start of the names of files that are not whole yet."""
@@ -25,6 +30,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     unfinished = _new_file(path)
+    lock = _lock(unfinished)
     try:
         mode = unfinished.stat().st_mode
         yield unfinished
@@ -33,6 +39,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(file.fileno())
         unfinished.replace(path)
     finally:
+        if lock is not None:
+            lock.close()
         unfinished.unlink(missing_ok=True)
     if hasattr(os, "O_DIRECTORY"):  # the new name itself must reach the disk
         folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
@@ -65,6 +73,51 @@ def remove_unfinished(folder: Path) -> None:
     """Removes what killed processes left half written in a folder that nobody else writes to."""
     for file in folder.glob(f"{UNFINISHED}*"):
         file.unlink()
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Removes what killed processes left half written in a folder, and nothing that a living one writes there.
+
+    Such as SIGKILL and power cuts leave. A writer holds a lock on its file, which other machines see as well, as far as
+    the file system has locks; on this machine its number tells, too.
+    """
+    for file in folder.glob(f"{UNFINISHED}*"):
+        number = file.name.removeprefix(UNFINISHED).partition("-")[0]
+        if not (number.isdecimal() and _is_running(int(number))) and not _is_locked(file):
+            file.unlink(missing_ok=True)
+
+
+def _is_running(number: int) -> bool:
+    try:
+        os.kill(number, 0)
+    except PermissionError:  # another user's
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
+
+
+def _lock(file: Path) -> IO[bytes] | None:
+    """A handle that holds a shared lock on a file until it is closed; None where the system has no such locks."""
+    if fcntl is None:
+        return None
+    held = file.open("rb")
+    with suppress(OSError):
+        fcntl.flock(held, fcntl.LOCK_SH)
+    return held
+
+
+def _is_locked(file: Path) -> bool:
+    if fcntl is None:
+        return False
+    try:
+        with file.open("rb") as other:
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # gone already, or not ours to read
+        return not os.access(file, os.W_OK)
+    return False
 
 
 def _new_file(path: Path) -> Path:

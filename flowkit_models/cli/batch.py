@@ -23,7 +23,7 @@ from flowkit_models.cli.errors import one_line
 from flowkit_models.cli.options import FileOptions
 from flowkit_models.cli.paths import Inputs, Naming, Places, plan_work
 from flowkit_models.cli.provenance import made_here, marked
-from flowkit_models.files import remove_unfinished
+from flowkit_models.files import remove_abandoned
 from flowkit_models.images import photo_file
 from flowkit_models.images.photo_file import Header, Picture
 from flowkit_models.progress import make_progress
@@ -63,7 +63,7 @@ class Batch:
         for places, error in plan.failed:
             self._fail(places.source, error)
         for folder in {target.parent for places in plan.jobs for target in places.targets}:
-            remove_unfinished(folder)
+            remove_abandoned(folder)
         with self._bars:
             bar = self._bars.add_task("files", total=len(plan.jobs), visible=len(plan.jobs) > 1)
             for places in plan.jobs:

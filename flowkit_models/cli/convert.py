@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flowkit_models.cli.model import overrides
 from flowkit_models.cli.options import Convert
-from flowkit_models.files import UNFINISHED, write_whole
+from flowkit_models.files import UNFINISHED, remove_abandoned, write_whole
 from flowkit_models.models import factory
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import OWN_NOTES, read_about
@@ -30,12 +30,15 @@ def convert_file(options: Convert) -> int:
     """
     if options.target.suffix not in (".safetensors", ".pth"):
         raise ValueError(f"{options.target}: the target's name says the format: .safetensors (flowkit's) or .pth")
+    if options.target.exists() and options.source.exists() and options.target.samefile(options.source):
+        raise ValueError(f"{options.target}: is the source itself: name another target")
     if options.target.exists() and not options.overwrite:
         raise FileExistsError(f"{options.target}: is there already; --overwrite replaces it")
     if not options.target.parent.is_dir():
         raise FileNotFoundError(f"{options.target}: there is no folder {options.target.parent}")
     model = factory.load(options.source, **overrides(options))
-    proof = options.target.with_name(f"{UNFINISHED}{os.getpid()}{options.target.suffix}")
+    remove_abandoned(options.target.parent)
+    proof = options.target.with_name(f"{UNFINISHED}{os.getpid()}-proof{options.target.suffix}")
     try:
         write(model, proof, read_about(options.source))
         copy = factory.load(proof, **overrides(model.config))

@@ -2,12 +2,22 @@
 
 import os
 import stat
+import subprocess
+import sys
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from flowkit_models.files import UNFINISHED, atomic_path, remove_unfinished, write_text, write_whole
+from flowkit_models.files import (
+    UNFINISHED,
+    _lock,
+    atomic_path,
+    remove_abandoned,
+    remove_unfinished,
+    write_text,
+    write_whole,
+)
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path) -> None:
@@ -68,3 +78,21 @@ def test_an_error_names_the_file(tmp_path, name) -> None:
     with pytest.raises(OSError, match=name):
         write_text(tmp_path / name, "new")
     assert [file.name for file in tmp_path.iterdir()] == ["folder"]
+
+
+def test_what_killed_processes_left_goes_and_what_living_ones_write_stays(tmp_path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for name in (f"{UNFINISHED}{dead.pid}-0", f"{UNFINISHED}x", f"{UNFINISHED}{2**70}-1"):
+        (tmp_path / name).write_bytes(b"half")
+    elsewhere = tmp_path / f"{UNFINISHED}{dead.pid}-7"  # of another machine, whose processes nobody here knows
+    elsewhere.touch()
+    (tmp_path / f"{UNFINISHED}1-0").touch()
+    with atomic_path(tmp_path / "file") as mine:
+        held = _lock(elsewhere)
+        remove_abandoned(tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == {mine.name, elsewhere.name, f"{UNFINISHED}1-0"}
+        mine.write_text("whole")
+        held.close()
+    remove_abandoned(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"file", f"{UNFINISHED}1-0"}

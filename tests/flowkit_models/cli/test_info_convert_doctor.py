@@ -195,3 +195,11 @@ def test_the_doctor_s_crop(tmp_path) -> None:
         call(Doctor, tmp_path / "a.safetensors", "--crop", 3)
     with pytest.raises(FileNotFoundError, match="no such checkpoint"):
         call(Doctor, tmp_path / "b.safetensors")
+
+
+def test_a_source_is_never_the_target(tmp_path) -> None:
+    tiny_flow().save(tmp_path / "a.safetensors")
+    (tmp_path / "b.safetensors").symlink_to(tmp_path / "a.safetensors")
+    for target in ("a.safetensors", "b.safetensors"):
+        with pytest.raises(ValueError, match=f"{target}: is the source itself"):
+            convert(tmp_path / "a.safetensors", tmp_path / target, "--overwrite")

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -134,3 +136,16 @@ def test_the_summary_says_where_the_results_are(tmp_path, upscale, monkeypatch):
     assert upscale(tmp_path, "-o", "out", "--draws", 2).out[-1].endswith("s: 4 files in out")
     assert upscale("a.png").out[0].endswith(" s: a_x4.png")
     assert upscale("b/c.png", "a.png", "--suffix", "_y").out[-1].endswith("s: 2 files in .")
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(tmp_path, checkpoint, upscale):
+    path = save(tmp_path / "a.png")
+    code = (
+        "import os, signal, sys; from flowkit_models.cli import main;"
+        "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL); main(sys.argv[1:])"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, "upscale", "-m", checkpoint(), path], check=False)
+    assert killed.returncode == -9
+    assert [name[:9] for name in tree(tmp_path)] == [".flowkit-", "a.png"]
+    assert upscale(path).code == 0
+    assert tree(tmp_path) == ["a.png", "a_x4.png"]
