@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flowkit_models.cli.model import Opened
 from flowkit_models.diagnostics.lr_provenance import provenance_warning
+from flowkit_models.images import png_text
 from flowkit_models.images.photo_file import Header, Picture
 
 _NAMESPACE = "urn:flowkit:origin"
@@ -38,7 +39,12 @@ def signed(header: Header, checksum: str | None) -> Header:
 
 
 def marked(header: Header) -> Header:
-    """A header whose XMP packet says that flowkit made the picture; one that can't be read is left as it is."""
+    """A header that says that flowkit made the picture: PNG in a chunk of its own, the others in their XMP packet.
+
+    A packet that can't be read is left as it is, and so is one that says it already.
+    """
+    if header.format == "png":
+        return replace(header, metadata={**header.metadata, png_text.NOTE: _NAMESPACE})
     packet = header.metadata.get("xmp-data", _EMPTY)
     packet = packet if isinstance(packet, bytes) else packet.encode()
     if b"</rdf:RDF>" not in packet or _NAMESPACE.encode() in packet:

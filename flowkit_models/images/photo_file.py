@@ -300,7 +300,7 @@ def _wrapped(array: NDArray[Any], header: Header, without: str) -> Any:
     light = ("grey16" if wide else "b-w") if header.gray else ("rgb16" if wide else "srgb")
     image = image.copy(interpretation=light, xres=header.resolution[0], yres=header.resolution[1])
     for name, value in header.metadata.items():
-        if name.startswith((png_text.PREFIX, without)):
+        if name.startswith((png_text.PREFIX, png_text.NOTE, without)):
             continue
         image.set_type(vips.GValue.blob_type if isinstance(value, bytes) else vips.GValue.refstr_type, name, value)
     image.set_type(vips.GValue.gint_type, "orientation", 1)  # the EXIF as it was read may still say another

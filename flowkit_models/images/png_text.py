@@ -11,6 +11,8 @@ from itertools import islice
 from typing import IO
 
 PREFIX = "png-comment-"
+NOTE = "png-note"
+"""Metadata for a chunk of flowkit's own, flKt, which other programs pass over. It is written, and not read."""
 MOST_TEXTS = 1000
 MOST_BYTES = 2**23
 """Of one text, unpacked: a few bytes can ask for gigabytes."""
@@ -29,9 +31,10 @@ def read_texts(file: IO[bytes]) -> dict[str, str]:
 
 
 def text_chunks(metadata: Mapping[str, bytes | str]) -> bytes:
-    """Chunks for the texts and the XMP in a picture's metadata: tEXt for ASCII, iTXt for all else."""
-    xmp = metadata.get("xmp-data", b"")
+    """Chunks for texts, XMP and note in a picture's metadata: texts are tEXt if they are ASCII, else iTXt."""
+    xmp, note = metadata.get("xmp-data", b""), metadata.get(NOTE, "")
     chunks = [_chunk(b"iTXt", _XMP + xmp)] if isinstance(xmp, bytes) and xmp else []
+    chunks += [_chunk(b"flKt", note.encode())] if isinstance(note, str) and note else []
     for name, text in metadata.items():
         keyword = _latin(name.split("-", 3)[-1])
         if not name.startswith(PREFIX) or not isinstance(text, str) or keyword is None or not 1 <= len(keyword) <= 79:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from command_files import noise, opened, save, tree
+from PIL import Image
 
 from flowkit_models.cli import paths
 from flowkit_models.images import photo_file
@@ -125,6 +126,9 @@ def test_what_flowkit_made_is_replaced(end, tmp_path, upscale):
     assert upscale(path, "--format", "png", "-o", tmp_path / f"y.{end}").code == 0
     assert upscale(path, "-o", tmp_path / f"y.{end}", "--overwrite").code == 0
     result = tmp_path / f"y.{end}"
+    if end == "png":
+        with Image.open(result) as image:
+            assert image.text == {}  # nobody's texts are added to
     assert upscale(result, "-o", tmp_path / "z.png").code == 0  # and is a picture like any other
     assert opened(tmp_path / "z.png").shape == (192, 160, 3)
 
