@@ -1,5 +1,7 @@
 """`flowkit upscale`, `restore` and `downscale`: draws, temperature, tiles, models, and the note of who made it."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from command_files import noise, opened, save, tree
 
 import flowkit_models
 from flowkit_models.cli.provenance import made_by, signed
+from flowkit_models.data.sample_photos import test_photos
 from flowkit_models.images import photo_file as pictures
 from flowkit_models.images.resize import bicubic_resize
 
@@ -133,3 +136,16 @@ def test_a_model_that_makes_no_small_picture(command, tmp_path, flowkit, checkpo
 def test_srflow_upscales(tmp_path, flowkit, checkpoint):
     assert flowkit("upscale", "-m", checkpoint("srflow_x4"), save(tmp_path / "x.png")).code == 0
     assert opened(tmp_path / "x_x4.png").shape == (48, 40, 3)
+
+
+def test_tiles_differ_by_as_many_levels_as_the_help_says(tmp_path, flowkit):
+    photo = bicubic_resize(test_photos()["chelsea"], Fraction(1, 4))[:, :70, :100]
+    path = save(tmp_path / "x.png", photo.movedim(0, -1).numpy())
+    results = {}
+    for tile in (0, 64, 32, 16):
+        assert flowkit("upscale", path, "--tile", tile, "-o", tmp_path / f"{tile}.png").code == 0
+        results[tile] = opened(tmp_path / f"{tile}.png").astype(int)
+    off = [np.abs(results[tile] - results[0]).max() for tile in (64, 32, 16)]
+    assert off[0] <= 1
+    assert off[1] <= 4
+    assert off[2] <= 20

@@ -8,7 +8,7 @@ import torch
 
 import flowkit_models
 from flowkit_models.training.options import Options
-from flowkit_models.training.recipe import fresh_model, initial_model
+from flowkit_models.training.recipe import command_line, fresh_model, initial_model
 
 NAME = "hcflow_sr_x4_small"
 
@@ -40,3 +40,12 @@ def test_a_stage_starts_from_a_model_of_its_sizes_whatever_bounds_its_priors(tmp
     larger = flowkit_models.create(NAME, hidden=32)
     with pytest.raises(ValueError, match="another model than this preset's"):
         initial_model(tmp_path / "earlier.safetensors", larger, ("nll",), "plain", "float32")
+
+
+@pytest.mark.parametrize("option", ["--data", "--test", "--out", "--init"])
+def test_an_empty_path_is_a_usage_error(option, capsys) -> None:
+    for line in ([option, ""], [f"{option}="]):
+        with pytest.raises(SystemExit) as stop:
+            command_line(Options, {(): Options()}, (), line, None)
+        assert stop.value.code == 2
+        assert capsys.readouterr().err.startswith(f"error: {option}: its value is empty")
