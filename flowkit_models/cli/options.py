@@ -106,8 +106,8 @@ class DrawOptions(TileOptions):
     """Standard deviation of the latents, 0 to 1: more is livelier. Without it: what the checkpoint says, or else 0.8
     for super-resolution and 1 for rescaling."""
     seed: int = 0
-    """Of the draws: the same seed gives the same picture; in tiles, within 1 grey level from --tile 64 on, 4 at 32, 20 at
-    16 (measured with the package's own model)."""
+    """Of the draws: the same seed gives the same picture; in tiles, within 1 grey level from --tile 64 on, 4 at 32, 20
+    at 16 (measured with the package's own model)."""
 
     def __post_init__(self) -> None:
         """See `FileOptions`."""
