@@ -71,7 +71,8 @@ def program() -> Iterator[None]:
             return
         since = time.monotonic()
         _received.append(number)
-        stop_if_asked()
+        if frame is None or frame.f_globals.get("__name__") != "pyvips":  # whose callbacks print and swallow it
+            stop_if_asked()
 
     signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     before = {number: signal.signal(number, handle) for number in signals}

@@ -76,6 +76,11 @@ def test_a_signal_that_a_callback_swallowed_is_not_lost() -> None:
 
     with pytest.raises(Terminated), program():
         swallow()
+    code = compile("os.kill(os.getpid(), signal.SIGTERM)", "callback", "exec")
+    with program():
+        exec(code, {"__name__": "pyvips", "os": os, "signal": signal})
+        with pytest.raises(Terminated):
+            stop_if_asked()
     with program():
         stop_if_asked()
 
