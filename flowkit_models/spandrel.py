@@ -5,6 +5,7 @@ by its names and shapes, one of ours by its tensor `flowkit.config`. Files of ou
 `Loader`, which reads the notes in a file as well.
 """
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ import torch
 from torch import Tensor
 
 from flowkit_models.models.base import ImageFlow
-from flowkit_models.models.checkpoint_file import noted_number, read_about, split_config
+from flowkit_models.models.checkpoint_file import noted_number, split_config
 from flowkit_models.models.detect import known_sizes
-from flowkit_models.models.factory import from_weights, load
+from flowkit_models.models.factory import choose_state, from_weights, read_weights
 from flowkit_models.models.registry import FAMILIES, PURPOSES
 
 try:
@@ -53,7 +54,7 @@ class FlowArchitecture(Architecture[ImageFlow]):
         Raises:
             ValueError: if the weights don't fit, or can't tell what the model is (files of ours without their config).
         """
-        weights, notes = split_config(state_dict, "checkpoint")
+        weights, notes = split_config(choose_state(state_dict, "checkpoint"), "checkpoint")
         if _is_own(weights) and not notes:
             raise ValueError(
                 "a checkpoint of flowkit without the tensor flowkit.config: re-save the file with flowkit convert, or "
@@ -107,12 +108,12 @@ class Loader(ModelLoader):
         self.seed = seed
 
     def load_from_file(self, path: str | Path) -> Any:
-        """Loads a model from a file; raises what `flowkit_models.load` or spandrel raises."""
-        about = read_about(path)
-        if "flowkit" not in about:
-            return super().load_from_file(path)
-        model = load(path)
-        temperature = (noted_number(about, "temperature") or 0.0) if self.temperature is None else self.temperature
+        """Loads a model from a file that `flowkit_models.load` reads; raises and warns as that or spandrel."""
+        weights, notes = read_weights(path)
+        if "flowkit" not in notes and _family(weights) is None:
+            return self.load_from_state_dict(weights)
+        model = from_weights(weights, notes, str(path))
+        temperature = (noted_number(notes, "temperature") or 0.0) if self.temperature is None else self.temperature
         return FlowArchitecture(type(model).__name__, temperature, self.seed).describe(model).to(self.device)
 
 
@@ -141,7 +142,9 @@ def register(registry: ArchRegistry = MAIN_REGISTRY, temperature: float = 0.0, s
 
 def _family(state: Mapping[str, Any]) -> str | None:
     """Name of the family of a state dict; None if it is of none."""
-    weights, notes = split_config({n: t for n, t in state.items() if isinstance(t, Tensor)}, "checkpoint")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `load` says it
+        weights, notes = split_config(choose_state(state, "checkpoint"), "checkpoint")
     known = known_sizes({name: tuple(tensor.shape) for name, tensor in weights.items()})
     if known is not None:
         return known[0]

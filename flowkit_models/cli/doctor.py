@@ -21,7 +21,6 @@ from flowkit_models.diagnostics.findings import Finding
 from flowkit_models.images.image_file import read_image
 from flowkit_models.models import factory
 from flowkit_models.models.base import ImageFlow
-from flowkit_models.models.checkpoint_file import read_weights
 
 COLOURS = {"ok": "green", "warn": "yellow", "bad": "bold red"}
 
@@ -33,7 +32,7 @@ def examine_file(options: Doctor) -> int:
         FileNotFoundError: if there is no checkpoint.
         ValueError: if it is none of a known model, or the image can't be read or is too small.
     """
-    finding = findings.weights(read_weights(options.checkpoint)[0])
+    finding = findings.weights(factory.read_weights(options.checkpoint)[0])
     if finding.severity == "ok":
         model = factory.load(options.checkpoint, **overrides(options))
         report = examine_model(model, _images(options, model))

@@ -29,7 +29,7 @@ from flowkit_models.images.formats import endings, labels, named_format, written
 from flowkit_models.images.photo_file import Header, Picture, stored
 from flowkit_models.images.resize import bicubic_resize
 from flowkit_models.models.base import ImageFlow
-from flowkit_models.models.checkpoint_file import read_weights
+from flowkit_models.models.factory import read_weights
 
 FORMAT = "1"
 

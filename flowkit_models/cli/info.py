@@ -17,7 +17,7 @@ from flowkit_models.cli.options import Info
 from flowkit_models.diagnostics.profile import Cost, Profile, profile_model
 from flowkit_models.models import factory
 from flowkit_models.models.base import ImageFlow
-from flowkit_models.models.checkpoint_file import OWN_NOTES, read_about, read_weights
+from flowkit_models.models.checkpoint_file import OWN_NOTES, read_about
 
 
 def show_info(options: Info) -> int:
@@ -46,7 +46,7 @@ def show_info(options: Info) -> int:
 
 def about_file(path: Path) -> dict[str, Any]:
     """Format, bytes, number of tensors and dtypes of a checkpoint."""
-    state, metadata = read_weights(path)
+    state, metadata = factory.read_weights(path)
     dtypes = sorted(
         {str(tensor.dtype).removeprefix("torch.") for tensor in state.values() if tensor.is_floating_point()}
     )

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from flowkit_models.diagnostics.layer_stats import Layer, Trace
 from flowkit_models.diagnostics.nonfinite import ERRORS, find_source
+from flowkit_models.models.checkpoint_file import FLOATS
 
 Severity = Literal["ok", "warn", "bad"]
 
@@ -70,7 +71,7 @@ class Latent(NamedTuple):
 
 def weights(tensors: Mapping[str, Tensor]) -> Finding:
     """Finding on weights that are not finite, in a state dict."""
-    broken = [name for name, t in tensors.items() if t.is_floating_point() and not bool(t.isfinite().all())]
+    broken = [name for name, t in tensors.items() if t.dtype in FLOATS and not bool(t.isfinite().all())]
     if broken:
         return Finding("bad", "weights", f"not finite: {_names(broken)}", "go back to a checkpoint before they broke")
     return Finding("ok", "weights", "all finite")

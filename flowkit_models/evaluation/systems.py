@@ -19,9 +19,8 @@ from flowkit_models.evaluation.baselines.checkpoints import known_baseline
 from flowkit_models.images.convert import to_float
 from flowkit_models.images.image_file import ImageError, read_image
 from flowkit_models.models.base import ImageFlow
-from flowkit_models.models.checkpoint_file import read_weights
 from flowkit_models.models.detect import known_sizes, looks_like
-from flowkit_models.models.factory import load
+from flowkit_models.models.factory import load, read_weights
 
 
 class Drawn(NamedTuple):

@@ -7,8 +7,6 @@ the model stands in it twice: in the notes, and for programs that see tensors al
 import json
 import math
 import os
-import pickle
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flowkit_models.files import atomic_path
+from flowkit_models.models.foreign_files import foreign_kind
 
 FORMAT = "1"
 
@@ -28,6 +27,15 @@ CONFIG_TENSOR = "flowkit.config"
 
 OWN_NOTES = ("flowkit", "model", "config")
 """The notes that `save` writes: format, family of the model, its config as JSON."""
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""Types of weights."""
+
+LARGEST = 1e18
+"""Of weights: the square of a larger one overflows."""
+
+MAX_HEADER = 2**24
+"""Bytes of a .safetensors file's header: names, shapes and notes of more tensors than any model has."""
 
 
 def save(
@@ -62,29 +70,54 @@ def save(
         save_file(stored, unfinished, {**(notes or {}), **own})
 
 
-def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Reads the weights of a checkpoint by name, and its notes, without executing anything in it.
-
-    Of a wrapped state dict what is inside; a leading `module.` is dropped.
+def is_safetensors(path: Path) -> bool:
+    """Tells by the first bytes, and where these say nothing by the name, if a file is a .safetensors file.
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is no checkpoint, or damaged, or holds no tensors.
+        ValueError: if it is something else than a checkpoint, a picture or a web page, say.
     """
-    path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such checkpoint")
+        raise FileNotFoundError(f"{path}: {'is a folder, no checkpoint' if path.is_dir() else 'no such checkpoint'}")
     with path.open("rb") as file:
-        start = file.read(9)
-    notes: dict[str, str] = {}
-    if start[8:9] == b"{" or path.suffix == ".safetensors":
-        content, notes = _read_safetensors(path)
-    else:
-        content = _read_pickled(path, start)
-    state, own = split_config(content if "flowkit" in notes else _unwrap(content), str(path))
-    if not state:
-        raise ValueError(f"{path}: holds {type(content).__name__} without weights; a state dict was expected")
-    return state, {**own, **notes}
+        start = file.read(1024)
+    if start[8:9] == b"{":
+        return True
+    if start.startswith((b"PK", b"\x80")):
+        return False
+    what = foreign_kind(start)
+    if what is not None:
+        raise ValueError(f"{path}: not a checkpoint, but {what}")
+    return path.suffix == ".safetensors"
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Reads all tensors of a .safetensors file by name, and its notes.
+
+    Raises:
+        ValueError: if it is damaged, or names a tensor or a note twice.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > MAX_HEADER:
+                raise ValueError(f"its header would take {length} bytes")
+            json.loads(file.read(length), object_pairs_hook=_once)
+        with safetensors.safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except OSError:
+        raise
+    except Exception as error:  # of the library, of JSON, or of torch
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise ValueError(f"{path}: damaged or truncated safetensors file ({reason})") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it holds {next(name for name in names if names.count(name) > 1)!r} twice")
+    return found
 
 
 def read_about(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -105,7 +138,7 @@ def noted_number(notes: Mapping[str, str], name: str) -> float | None:
     return value if 0 <= value < math.inf else None
 
 
-def split_config(state: Mapping[str, Tensor], source: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+def split_config(state: Mapping[str, Any], source: str) -> tuple[dict[str, Any], dict[str, str]]:
     """Takes the tensor `flowkit.config` out of a state dict: the weights, and the notes that it holds, {} without it.
 
     Raises:
@@ -114,69 +147,59 @@ def split_config(state: Mapping[str, Tensor], source: str) -> tuple[dict[str, Te
     weights = {name: tensor for name, tensor in state.items() if name != CONFIG_TENSOR}
     if CONFIG_TENSOR not in state:
         return weights, {}
+    tensor = state[CONFIG_TENSOR]
     try:
-        own = json.loads(bytes(state[CONFIG_TENSOR].tolist()))
+        if tensor.dtype != torch.uint8 or tensor.ndim != 1 or len(tensor) > MAX_HEADER:
+            raise ValueError("not bytes")
+        own = json.loads(tensor.cpu().numpy().tobytes())
         return weights, {name: str(own[name]) for name in OWN_NOTES}
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise ValueError(f"{source}: {CONFIG_TENSOR} is damaged, it is not what flowkit writes") from None
 
 
-def check_keys(expected: Mapping[str, tuple[int, ...]], state: Mapping[str, Tensor], source: str) -> None:
-    """Compares names and shapes, and tells what is wrong in one sentence.
+def check_keys(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
+    """Compares names, shapes and types, and tells what is wrong in one sentence.
+
+    Args:
+        expected: tensors of the model; their values don't matter.
+        state: tensors of the file.
+        source: names the file.
 
     Raises:
-        ValueError: names the first missing, unexpected or misshapen entries, or those that are not finite.
+        ValueError: names the first missing, unexpected or misshapen entries, those of a type that can't be a weight's
+            (integers, 8-bit floats, complex numbers), and those that are not finite, or too large to count with.
     """
+    both = {name: (tensor, state[name]) for name, tensor in expected.items() if name in state}
+    mistyped = [name for name, (a, b) in both.items() if not _fits(a.dtype, b.dtype)]
+    numbers = {name: b for name, (a, b) in both.items() if a.is_floating_point() and name not in mistyped and b.numel()}
+    largest = {name: float(torch.linalg.vector_norm(b, math.inf)) for name, b in numbers.items()}
     problems = {
         "missing": [name for name in expected if name not in state],
         "unexpected": [name for name in state if name not in expected],
         "misshapen": [
-            f"{name} {tuple(state[name].shape)} instead of {shape}"
-            for name, shape in expected.items()
-            if name in state and tuple(state[name].shape) != shape
+            f"{name} {tuple(b.shape)} instead of {tuple(a.shape)}"
+            for name, (a, b) in both.items()
+            if a.shape != b.shape
         ],
-        "not finite": [
-            name
-            for name in expected
-            if name in state and state[name].is_floating_point() and not bool(state[name].isfinite().all())
+        "of another type": [
+            f"{name} {str(state[name].dtype).removeprefix('torch.')} instead of floating point in 16 to 64 bits"
+            if expected[name].is_floating_point()
+            else f"{name} {state[name].dtype} instead of {expected[name].dtype}"
+            for name in mistyped
         ],
+        "not finite": [name for name, size in largest.items() if not size < math.inf],
+        "too large": [f"{name} up to {size:.0e}" for name, size in largest.items() if LARGEST < size < math.inf],
     }
     told = [
         f"{len(names)} {kind} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
         for kind, names in problems.items()
         if names
     ]
+    if mistyped:
+        told.append("quantised weights are not weights that a flow can be made of: take the file from before")
     if told:
         raise ValueError(f"{source}: the weights do not fit: {'; '.join(told)}")
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path}: damaged or truncated safetensors file ({error})") from None
-
-
-def _read_pickled(path: Path, start: bytes) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it warns of pickle protocols before it refuses them
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged pickle can fail in any way; none of them runs its code
-        if isinstance(error, pickle.UnpicklingError) and "Weights only load failed" in str(error) and _is_pickle(start):
-            raise ValueError(f"{path}: refused, it holds more than weights (loading it would run its code)") from None
-        reason = str(error).partition("\n")[0][:120]
-        raise ValueError(f"{path}: not a checkpoint, or a truncated one ({reason})") from None
-
-
-def _is_pickle(start: bytes) -> bool:
-    return start.startswith((b"PK", b"\x80"))
-
-
-def _unwrap(content: Any) -> dict[str, Tensor]:
-    """The state dict in what a file holds: of all mappings in it the one with most tensors, without `module.`."""
-    if not isinstance(content, Mapping):
-        return {}
-    own = {str(name).removeprefix("module."): t for name, t in content.items() if isinstance(t, Tensor)}
-    return max([own, *(_unwrap(value) for value in content.values())], key=len)
+def _fits(wanted: torch.dtype, got: torch.dtype) -> bool:
+    return got in FLOATS if wanted.is_floating_point else got == wanted

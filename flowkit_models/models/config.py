@@ -1,5 +1,6 @@
 """Checks of config fields, shared by the model families."""
 
+import math
 from typing import Any, Literal
 
 Purpose = Literal["sr", "rescaling"]
@@ -7,12 +8,43 @@ Purpose = Literal["sr", "rescaling"]
 the model itself made small."""
 
 
+MOST = 2**16
+"""Largest whole number in a config: no sane model has so many steps or channels, or as many grey levels."""
+
+
+def is_whole(value: Any, least: int = 0) -> bool:
+    """Tells if a value is a whole number from `least` to `MOST`; a bool is none."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= MOST
+
+
 def check_whole(family: str, config: Any, names: tuple[str, ...], least: int) -> None:
-    """Raises ValueError, naming the field, unless these fields of a config are whole numbers of at least `least`."""
+    """Raises ValueError, naming the field, unless these fields of a config are whole numbers from `least` to `MOST`."""
     for name in names:
         value = getattr(config, name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise ValueError(f"{family}: {name} must be a whole number from {least}, got {value!r}")
+        if not is_whole(value, least):
+            raise ValueError(f"{family}: {name} must be a whole number from {least} to {MOST}, got {shown(value)}")
+
+
+def check_positive(family: str, config: Any, names: tuple[str, ...]) -> None:
+    """Raises ValueError, naming the field, unless these fields of a config are finite numbers above 0."""
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+            raise ValueError(f"{family}: {name} must be a positive number, got {shown(value)}")
+
+
+def check_flags(family: str, config: Any, names: tuple[str, ...]) -> None:
+    """Raises ValueError, naming the field, unless these fields of a config are True or False."""
+    for name in names:
+        value = getattr(config, name)
+        if not isinstance(value, bool):
+            raise ValueError(f"{family}: {name} must be true or false, got {shown(value)}")
+
+
+def shown(value: Any) -> str:
+    """A value for a message: its repr, cut where it is long."""
+    text = f"a {type(value).__name__}" if isinstance(value, int) and abs(value) > 10**18 else repr(value)
+    return text if len(text) <= 60 else f"{text[:60]} …"
 
 
 def check_choice(family: str, config: Any, name: str, choices: tuple[str, ...]) -> None:
@@ -20,7 +52,7 @@ def check_choice(family: str, config: Any, name: str, choices: tuple[str, ...]) 
     value = getattr(config, name)
     if value not in choices:
         known = '" or "'.join(choices)
-        raise ValueError(f'{family}: {name} must be "{known}", got {value!r}')
+        raise ValueError(f'{family}: {name} must be "{known}", got {shown(value)}')
 
 
 def power_of_two(family: str, scale: int) -> int:

@@ -17,7 +17,10 @@ OTHERS = {
 def known_sizes(shapes: Shapes) -> tuple[str, dict[str, Any]] | None:
     """Family and config fields of an official checkpoint; None if it is none of them."""
     for name, family in FAMILIES.items():
-        found = family.official_sizes(shapes)
+        try:
+            found = family.official_sizes(shapes)
+        except (IndexError, ValueError, ArithmeticError):  # its names, and shapes that are nobody's
+            continue
         if found is not None:
             return name, found
     return None
@@ -26,5 +29,7 @@ def known_sizes(shapes: Shapes) -> tuple[str, dict[str, Any]] | None:
 def looks_like(shapes: Shapes) -> str:
     """A guess at the network of a checkpoint that is none of ours, for an error message."""
     first = ", ".join(list(shapes)[:3])
-    guess = next((what for name, what in OTHERS.items() if name in shapes), "another network")
+    own = any(name.startswith("flow.levels.") for name in shapes)
+    other = "a flowkit model whose config was taken away" if own else "another network"
+    guess = next((what for name, what in OTHERS.items() if name in shapes), other)
     return f"{guess} ({len(shapes)} tensors: {first}{', …' if len(shapes) > 3 else ''})"

@@ -4,15 +4,26 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
+from flowkit_models.models import pickled, state_dicts
 from flowkit_models.models.base import ImageFlow
-from flowkit_models.models.checkpoint_file import FORMAT, check_keys, read_weights
+from flowkit_models.models.checkpoint_file import (
+    CONFIG_TENSOR,
+    FORMAT,
+    OWN_NOTES,
+    check_keys,
+    is_safetensors,
+    read_safetensors,
+    split_config,
+)
 from flowkit_models.models.detect import known_sizes, looks_like
-from flowkit_models.models.official_weights import load_official
+from flowkit_models.models.official_weights import check_official, load_official
 from flowkit_models.models.presets import PRESETS
 from flowkit_models.models.registry import FAMILIES
 
@@ -85,7 +96,8 @@ def load(
     """Opens a checkpoint: one of ours (.safetensors), or an official one (.pth), told by its content.
 
     Nothing in the file is executed. Architecture and sizes come from the stored config, or for an official
-    checkpoint from its names and shapes; the model is in eval mode, on the CPU, in the precision of the file.
+    checkpoint from its names and shapes; the model is in eval mode, on the CPU, in the precision of the file. It is
+    made when names and shapes in the file are those of its config, so that a small file takes little memory.
 
     Args:
         path: the file.
@@ -95,9 +107,64 @@ def load(
 
     Raises:
         FileNotFoundError: if there is none.
-        ValueError: if it is no checkpoint of a known model, or its weights do not fit, or are not finite.
+        ValueError: if it is no checkpoint of a known model, or its weights do not fit, or are not finite; one line
+            that names the file, the reason and what to do.
+
+    Warns:
+        UserWarning: if the file holds several state dicts, averaged weights beside others, say, or counters.
     """
     return from_weights(*read_weights(path), str(path), memory, precision, overrides)
+
+
+def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Reads the weights of a checkpoint by name, and its notes, without executing anything in it.
+
+    Of a wrapped state dict what is inside (`find_state`).
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is no checkpoint, or damaged, or holds no tensors.
+
+    Warns:
+        UserWarning: as `load`.
+    """
+    path = Path(path)
+    content: Any
+    if is_safetensors(path):
+        content, notes = read_safetensors(path)
+        if "flowkit" in notes:
+            return _own_weights(content, notes, str(path))
+    else:
+        content, notes = pickled.read_pickled(path), {}
+    found = choose_state(content, str(path))
+    if not found:
+        raise ValueError(f"{path}: holds {_kind(content)} without weights; a state dict was expected")
+    return _own_weights(pickled.read_tensors(found, path), notes, str(path))
+
+
+def choose_state(content: Any, source: str) -> state_dicts.State:
+    """The state dict in a content: one that a model can be made of rather than the largest; see `find_state`."""
+    return state_dicts.find_state(content, lambda state: CONFIG_TENSOR in state or _sizes(state) is not None, source)
+
+
+def _sizes(state: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    return known_sizes({name: tuple(tensor.shape) for name, tensor in state.items()})
+
+
+def _kind(content: Any) -> str:
+    return "a list" if isinstance(content, list | tuple) else type(content).__name__
+
+
+def _own_weights(
+    state: Mapping[str, Tensor], notes: Mapping[str, str], source: str
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Weights and notes of a file, whose tensor `flowkit.config` says what its notes say."""
+    weights, own = split_config(state, source)
+    if not weights:
+        raise ValueError(f"{source}: holds no weights; a state dict was expected")
+    if own and notes.get("flowkit") == FORMAT and any(notes.get(name, own[name]) != own[name] for name in OWN_NOTES):
+        raise ValueError(f"{source}: damaged, its notes and its tensor {CONFIG_TENSOR} speak of different models")
+    return weights, {**own, **notes}
 
 
 def from_weights(
@@ -122,42 +189,73 @@ def from_weights(
         ValueError: as `load`.
     """
     if "flowkit" in notes:
-        return _of_own(state, notes, source, memory, precision, overrides)
-    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    known = known_sizes(shapes)
-    if known is None:
-        raise ValueError(
-            f"{source}: looks like {looks_like(shapes)}; known are the published checkpoints of {', '.join(FAMILIES)} "
-            "and flowkit's own .safetensors"
-        )
+        family, config = _stored_config(notes, source)
+    else:
+        known = _sizes(state)
+        if known is None:
+            shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+            raise ValueError(
+                f"{source}: looks like {looks_like(shapes)}; known are the published checkpoints of "
+                f"{', '.join(FAMILIES)} and flowkit's own .safetensors"
+            )
+        family, config = known
     try:
-        model = build(*known, memory, precision, overrides)
+        with _SizesAlone(TENSORS_EACH * len(state) + 1000), torch.device("meta"):
+            model = build(family, config, memory, precision, overrides)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
-    load_official(_match_dtype(model, state), state, source)
+    except Exception as error:  # a config that is damaged can fail anywhere
+        raise ValueError(f"{source}: damaged config ({type(error).__name__}: {error})".replace("\n", " ")) from None
+    if any(tensor.dtype == torch.float64 for tensor in state.values()):  # half precision is widened
+        model = model.double()
+    if "flowkit" in notes:
+        check_keys(model.state_dict(), state, source)
+        model.to_empty(device="cpu").load_state_dict(state)
+    else:
+        check_official(model, state, source)
+        load_official(model.to_empty(device="cpu"), state, source)
     return model.eval()
 
 
-def _of_own(
-    state: Mapping[str, Tensor],
-    notes: Mapping[str, str],
-    source: str,
-    memory: str,
-    precision: str,
-    overrides: Mapping[str, Any] | None,
-) -> ImageFlow:
-    family = notes.get("model")
+def _stored_config(notes: Mapping[str, str], source: str) -> tuple[str, dict[str, Any]]:
+    """Family and config of a file of ours."""
+    family = notes.get("model", "")
     if notes["flowkit"] != FORMAT or family not in FAMILIES:
         raise ValueError(f"{source}: written by another flowkit ({family}, format {notes['flowkit']})")
-    stored = json.loads(notes["config"])
-    config = {"purpose": FAMILIES[family].first_purpose(stored), **stored}
-    model = build(family, config, memory, precision, overrides)
-    check_keys({name: tuple(t.shape) for name, t in model.state_dict().items()}, state, source)
-    _match_dtype(model, state).load_state_dict(state)
-    return model.eval()
+    if "config" not in notes:
+        raise ValueError(f"{source}: damaged, it has no config")
+    try:
+        stored = json.loads(notes["config"], parse_constant=_no_number)
+        if not isinstance(stored, dict):
+            raise ValueError(f"a {type(stored).__name__} in place of its fields")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{source}: damaged config ({error})") from None
+    return family, {"purpose": FAMILIES[family].first_purpose(stored), **stored}
 
 
-def _match_dtype(model: ImageFlow, state: Mapping[str, Tensor]) -> ImageFlow:
-    """Takes over float64 weights as they are; half-precision ones are widened on loading."""
-    wide = any(tensor.dtype == torch.float64 for tensor in state.values())
-    return model.double() if wide else model
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number")
+
+
+TENSORS_EACH = 4
+"""Tensors that a model makes for each one of its state, at most: some only serve to draw first values."""
+
+
+class _SizesAlone(TorchFunctionMode):
+    """Makes models fast, without first values, and not above a number of tensors: what a file holds says how many."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._left = most
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Calls `func`, unless it only sets values."""
+        if func in _MAKE:
+            self._left -= 1
+            if self._left < 0:
+                raise ValueError("the weights do not fit: the config asks for many more tensors than the file holds")
+        return args[0] if func in _FILL else func(*args, **(kwargs or {}))
+
+
+_MAKE = {torch.empty, torch.zeros, torch.ones, torch.full, torch.eye, torch.randn, torch.rand, torch.tensor}
+_FILL = {Tensor.normal_, Tensor.uniform_, Tensor.zero_, Tensor.fill_, Tensor.mul_}

@@ -114,18 +114,26 @@ def load_official(model: Any, state: Mapping[str, Tensor], source: str) -> None:
     model.load_state_dict({**model.state_dict(), **_reset_flags(model)})
 
 
+def check_official(model: Any, state: Mapping[str, Tensor], source: str, prefix: str = "") -> None:
+    """Compares an official state dict with a model of any kind, on the meta device as well.
+
+    Raises:
+        ValueError: as `check_keys`.
+    """
+    parts = ((name, p, shape) for name, p, shape in entries(model) if name.startswith(prefix))
+    check_keys({name: p.detach().reshape(shape) for name, p, shape in parts}, state, source)
+
+
 def load_part(model: Any, state: Mapping[str, Tensor], prefix: str, source: str) -> None:
     """Copies the entries of an official state dict whose names start with a prefix. Raises and warns as above."""
-    wanted = {
-        name: (p, p.detach().reshape(shape).shape) for name, p, shape in entries(model) if name.startswith(prefix)
-    }
-    check_keys({name: tuple(shape) for name, (_, shape) in wanted.items()}, state, source)
+    check_official(model, state, source, prefix)
+    wanted = {name: p for name, p, _ in entries(model) if name.startswith(prefix)}
     ours = {id(p) for p in model.parameters()}
-    altered = [name for name, (p, _) in wanted.items() if id(p) not in ours and not torch.equal(p, state[name].to(p))]
+    altered = [name for name, p in wanted.items() if id(p) not in ours and not torch.equal(p, state[name].to(p))]
     if altered:
         warnings.warn(f"{source}: {', '.join(altered)}: other values than Haar's are ignored", stacklevel=4)
     with torch.no_grad():
-        for name, (p, _) in wanted.items():
+        for name, p in wanted.items():
             if id(p) in ours:
                 p.copy_(state[name].reshape(p.shape))
 

@@ -29,7 +29,17 @@ from flowkit.conditioning import Given
 from flowkit.nets import DenseBlock, ZeroConv2d
 from flowkit_models.models.base import ImageFlow, Memory
 from flowkit_models.models.blocks import FeatureExtractor, flow_step
-from flowkit_models.models.config import Purpose, check_choice, check_whole, power_of_two
+from flowkit_models.models.config import (
+    MOST,
+    Purpose,
+    check_choice,
+    check_flags,
+    check_positive,
+    check_whole,
+    is_whole,
+    power_of_two,
+    shown,
+)
 from flowkit_models.models.hcflow import official
 
 
@@ -93,6 +103,8 @@ class HCFlowConfig:
         check_whole("HCFlow", self, ("steps",), 0)
         check_whole("HCFlow", self, ("hidden", "conditional_hidden", "features", "growth", "quant"), 1)
         check_whole("HCFlow", self, ("scale",), 2)
+        check_positive("HCFlow", self, ("gain", "lr_std"))
+        check_flags("HCFlow", self, ("tap", "centred", "lr_rounded", "keep_lr"))
         check_choice("HCFlow", self, "squeeze", ("squeeze", "haar"))
         check_choice("HCFlow", self, "body", ("glow", "bands"))
         check_choice("HCFlow", self, "prior", ("exp", "atan", "soft"))
@@ -104,15 +116,16 @@ class HCFlowConfig:
                 f'HCFlow: given="{self.given}" conditions on the LR image in the latent, and keep_lr=False leaves '
                 'none there; use given="lr" or "independent"'
             )
-        if len(self.conditional) != self.levels or any(not isinstance(p, int) or p < 0 for p in self.conditional):
+        if len(self.conditional) != self.levels or not all(map(is_whole, self.conditional)):
             raise ValueError(
                 f"HCFlow: conditional_steps must be a whole number from 0, or one for each of {self.levels} levels, "
-                f"got {self.conditional_steps!r}"
+                f"got {shown(self.conditional_steps)}"
             )
-        if len(self.blocks) != self.levels or any(len(pair) != 2 for pair in self.blocks):
-            raise ValueError(f"HCFlow: blocks needs a pair for each of {self.levels} levels, got {self.blocks}")
-        if min(sum(self.blocks, ())) < 0:
-            raise ValueError(f"HCFlow: blocks must not be negative, got {self.blocks}")
+        pairs = isinstance(self.blocks, tuple) and all(isinstance(p, tuple) and len(p) == 2 for p in self.blocks)
+        if not pairs or len(self.blocks) != self.levels:
+            raise ValueError(f"HCFlow: blocks needs a pair for each of {self.levels} levels, got {shown(self.blocks)}")
+        if not all(is_whole(number) for pair in self.blocks for number in pair):
+            raise ValueError(f"HCFlow: blocks must be whole numbers from 0 to {MOST}, got {shown(self.blocks)}")
 
     @property
     def levels(self) -> int:

@@ -7,7 +7,7 @@ from flowkit import Additive, Affine, Bijector, Chain, Coupling, Haar, Hierarchy
 from flowkit.nets import DenseBlock, Interleave
 from flowkit.spatial import Patch
 from flowkit_models.models.base import ImageFlow, Memory
-from flowkit_models.models.config import check_choice, check_whole, power_of_two
+from flowkit_models.models.config import check_choice, check_positive, check_whole, is_whole, power_of_two, shown
 from flowkit_models.models.irn import official
 
 
@@ -36,8 +36,9 @@ class IRNConfig:
         check_whole("IRN", self, ("growth",), 1)
         check_choice("IRN", self, "downscaling", ("haar", "learned"))
         check_choice("IRN", self, "purpose", ("rescaling",))
-        if not self.blocks or any(not isinstance(b, int) or b < 0 for b in self.blocks):
-            raise ValueError(f"IRN: blocks needs a whole number for each stage, got {self.blocks}")
+        check_positive("IRN", self, ("clamp",))
+        if not isinstance(self.blocks, tuple) or not self.blocks or not all(map(is_whole, self.blocks)):
+            raise ValueError(f"IRN: blocks needs a whole number for each stage, got {shown(self.blocks)}")
         if self.downscaling == "haar" and power_of_two("IRN", self.scale) != len(self.blocks):
             raise ValueError(
                 f"IRN: scale {self.scale} has {power_of_two('IRN', self.scale)} stages of Haar, "

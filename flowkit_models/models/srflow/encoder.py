@@ -2,7 +2,8 @@
 
 import os
 
-from flowkit_models.models.checkpoint_file import check_keys, read_weights
+from flowkit_models.models.checkpoint_file import check_keys
+from flowkit_models.models.factory import read_weights
 from flowkit_models.models.official_weights import load_part
 from flowkit_models.models.srflow.model import SRFlow
 
@@ -17,7 +18,7 @@ def load_encoder(model: SRFlow, path: str | os.PathLike[str]) -> None:
     state, notes = read_weights(path)
     if "flowkit" in notes:
         own = {name.removeprefix("encoder."): t for name, t in state.items() if name.startswith("encoder.")}
-        check_keys({name: tuple(t.shape) for name, t in model.encoder.state_dict().items()}, own, str(path))
+        check_keys(model.encoder.state_dict(), own, str(path))
         model.encoder.load_state_dict(own)
         return
     whole = any(name.startswith("RRDB.") for name in state)

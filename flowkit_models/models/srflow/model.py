@@ -21,7 +21,15 @@ from flowkit import (
 from flowkit.nets import FCN, ZeroConv2d
 from flowkit_models.models.base import ImageFlow, Memory
 from flowkit_models.models.blocks import RRDBNet, transition
-from flowkit_models.models.config import check_choice, check_whole, power_of_two
+from flowkit_models.models.config import (
+    check_choice,
+    check_flags,
+    check_positive,
+    check_whole,
+    is_whole,
+    power_of_two,
+    shown,
+)
 from flowkit_models.models.srflow import official
 
 
@@ -64,15 +72,18 @@ class SRFlowConfig:
         check_whole("SRFlow", self, ("scale",), 2)
         check_choice("SRFlow", self, "purpose", ("sr",))
         power_of_two("SRFlow", self.scale)
-        if not self.floor > 0:
-            raise ValueError(f"SRFlow: floor must be positive, got {self.floor}")
+        check_positive("SRFlow", self, ("floor",))
+        check_flags("SRFlow", self, ("noisy", "unused"))
         if self.taps is None:
             raise ValueError(
                 "SRFlow: weights of this size can't tell which RRDB blocks are stacked: "
                 f"name their indices below {self.blocks}, as in load(path, taps=(1, 8, 15, 22))"
             )
-        if any(not 0 <= tap < self.blocks for tap in self.taps):
-            raise ValueError(f"SRFlow: taps must be indices of the {self.blocks} RRDB blocks, got {self.taps}")
+        whole = isinstance(self.taps, tuple) and all(is_whole(tap) and tap < self.blocks for tap in self.taps)
+        if not whole or len(set(self.taps)) < len(self.taps):
+            raise ValueError(
+                f"SRFlow: taps must be different indices of the {self.blocks} RRDB blocks, got {shown(self.taps)}"
+            )
 
     @property
     def levels(self) -> int:

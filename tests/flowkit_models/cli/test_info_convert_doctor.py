@@ -13,7 +13,8 @@ from flowkit_models.cli import main
 from flowkit_models.cli.dispatch import function_of
 from flowkit_models.cli.options import Convert, Doctor, Info
 from flowkit_models.images.image_file import write_image
-from flowkit_models.models.checkpoint_file import read_about, read_weights
+from flowkit_models.models.checkpoint_file import read_about
+from flowkit_models.models.factory import read_weights
 
 SIZES = {"steps": 1, "conditional_steps": 1, "blocks": ((0, 0), (0, 0)), "features": 4, "growth": 4, "hidden": 4}
 

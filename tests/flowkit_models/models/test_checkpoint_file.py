@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 import flowkit_models
 from flowkit.testing import perturb
-from flowkit_models.models.checkpoint_file import read_weights
+from flowkit_models.models.factory import read_weights
 
 SIZES = {"steps": 1, "conditional_steps": 1, "hidden": 4, "conditional_hidden": 4, "features": 3, "growth": 2}
 BLOCKS = {"blocks": ((1, 0), (0, 1))}
