@@ -22,7 +22,8 @@ def check_whole(family: str, config: Any, names: tuple[str, ...], least: int) ->
     for name in names:
         value = getattr(config, name)
         if not is_whole(value, least):
-            raise ValueError(f"{family}: {name} must be a whole number from {least} to {MOST}, got {shown(value)}")
+            end = f" to {MOST}" if isinstance(value, int) and value > MOST else ""
+            raise ValueError(f"{family}: {name} must be a whole number from {least}{end}, got {shown(value)}")
 
 
 def check_positive(family: str, config: Any, names: tuple[str, ...]) -> None:

@@ -82,7 +82,7 @@ class SRFlowConfig:
         whole = isinstance(self.taps, tuple) and all(is_whole(tap) and tap < self.blocks for tap in self.taps)
         if not whole or len(set(self.taps)) < len(self.taps):
             raise ValueError(
-                f"SRFlow: taps must be different indices of the {self.blocks} RRDB blocks, got {shown(self.taps)}"
+                f"SRFlow: taps must be indices of the {self.blocks} RRDB blocks, each once, got {shown(self.taps)}"
             )
 
     @property
