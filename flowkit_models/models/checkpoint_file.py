@@ -7,7 +7,7 @@ the model stands in it twice: in the notes, and for programs that see tensors al
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +172,8 @@ def check_keys(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], sour
     both = {name: (tensor, state[name]) for name, tensor in expected.items() if name in state}
     mistyped = [name for name, (a, b) in both.items() if not _fits(a.dtype, b.dtype)]
     numbers = {name: b for name, (a, b) in both.items() if a.is_floating_point() and name not in mistyped and b.numel()}
-    largest = {name: float(torch.linalg.vector_norm(b, math.inf)) for name, b in numbers.items()}
+    ends = {name: torch.aminmax(b) for name, b in numbers.items()}
+    largest = {name: max(-float(low), float(high)) for name, (low, high) in ends.items()}
     problems = {
         "missing": [name for name in expected if name not in state],
         "unexpected": [name for name in state if name not in expected],
@@ -181,12 +182,7 @@ def check_keys(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], sour
             for name, (a, b) in both.items()
             if a.shape != b.shape
         ],
-        "of another type": [
-            f"{name} {str(state[name].dtype).removeprefix('torch.')} instead of floating point in 16 to 64 bits"
-            if expected[name].is_floating_point()
-            else f"{name} {state[name].dtype} instead of {expected[name].dtype}"
-            for name in mistyped
-        ],
+        f"{_types(state[name] for name in mistyped)}, not {_types(expected[name] for name in mistyped)}": mistyped,
         "not finite": [name for name, size in largest.items() if not size < math.inf],
         "too large": [f"{name} up to {size:.0e}" for name, size in largest.items() if LARGEST < size < math.inf],
     }
@@ -196,9 +192,15 @@ def check_keys(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], sour
         if names
     ]
     if mistyped:
-        told.append("quantised weights are not weights that a flow can be made of: take the file from before")
+        told.append(
+            "weights are floating-point numbers of 16 to 64 bits: take the file from before they were converted"
+        )
     if told:
         raise ValueError(f"{source}: the weights do not fit: {'; '.join(told)}")
+
+
+def _types(tensors: Iterable[Tensor]) -> str:
+    return " and ".join(sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors}))
 
 
 def _fits(wanted: torch.dtype, got: torch.dtype) -> bool:

@@ -210,11 +210,16 @@ def from_weights(
         model = model.double()
     if "flowkit" in notes:
         check_keys(model.state_dict(), state, source)
-        model.to_empty(device="cpu").load_state_dict(state)
+        _with_memory(model).load_state_dict(state)
     else:
         check_official(model, state, source)
-        load_official(model.to_empty(device="cpu"), state, source)
+        load_official(_with_memory(model), state, source)
     return model.eval()
+
+
+def _with_memory(model: ImageFlow) -> ImageFlow:
+    """A model from the meta device with memory for its tensors on the CPU, as `to_empty`, and ten times as fast."""
+    return model._apply(lambda tensor: torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype))
 
 
 def _stored_config(notes: Mapping[str, str], source: str) -> tuple[str, dict[str, Any]]:
@@ -254,8 +259,14 @@ class _SizesAlone(TorchFunctionMode):
             self._left -= 1
             if self._left < 0:
                 raise ValueError("the weights do not fit: the config asks for many more tensors than the file holds")
-        return args[0] if func in _FILL else func(*args, **(kwargs or {}))
+        kwargs = kwargs or {}
+        if func in _FILL or getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        if func in _DRAW:  # without memory, torch imports half of itself for these
+            return torch.empty(*args, **kwargs)
+        return torch.empty(args[0], args[0], **kwargs) if func is torch.eye else func(*args, **kwargs)
 
 
+_DRAW = {torch.randn, torch.rand}
 _MAKE = {torch.empty, torch.zeros, torch.ones, torch.full, torch.eye, torch.randn, torch.rand, torch.tensor}
 _FILL = {Tensor.normal_, Tensor.uniform_, Tensor.zero_, Tensor.fill_, Tensor.mul_}
