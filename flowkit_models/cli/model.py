@@ -1,5 +1,7 @@
 """The model of a command line: opened, on its device, with what it is for and how to tell it from another."""
 
+import copy
+import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +44,14 @@ class Opened:
     def device(self) -> torch.device:
         """Device of the model."""
         return next(self.model.parameters()).device
+
+    def in_dtype(self, dtype: torch.dtype) -> ImageFlow:
+        """The model, or its double in float64, which is made once: the model itself is never converted."""
+        return self.model if dtype == next(self.model.parameters()).dtype else self._wide
+
+    @functools.cached_property
+    def _wide(self) -> ImageFlow:
+        return copy.deepcopy(self.model).double()
 
     def tiled(self, pixels: Tensor, tile: int | None) -> Tiled:
         """The model in tiles.

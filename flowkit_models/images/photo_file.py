@@ -240,6 +240,13 @@ def _format(path: Path) -> ImageFormat:
     return row
 
 
+def keeps(name: str, value: bytes | str) -> bool:
+    """True for metadata that a picture can have: by their name, and as bytes where they are a block of data."""
+    if name.startswith(png_text.PREFIX):
+        return isinstance(value, str) and "\0" not in name
+    return name.startswith(_KEPT) and "\0" not in name and isinstance(value, bytes) == name.endswith("-data")
+
+
 def _metadata(image: Any) -> dict[str, bytes | str]:
     """Metadata that is kept of an image; not its thumbnail, which shows another size and orientation."""
     names = (name for name in image.get_fields() if name.startswith(_KEPT))

@@ -136,7 +136,7 @@ def test_both_files_or_none(tmp_path, flowkit, checkpoint, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("flowkit_models.cli.encode.write_whole", fail)
+    monkeypatch.setattr("flowkit_models.cli.latents_file.write_whole", fail)
     path = save(tmp_path / "x.png")
     ran = flowkit("encode", "-m", checkpoint(), path)
     assert (ran.code, ran.err) == (1, [f"{path}: No space left on device"])
