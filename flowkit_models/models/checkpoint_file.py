@@ -7,7 +7,7 @@ the model stands in it twice: in the notes, and for programs that see tensors al
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from torch import Tensor
 
 from flowkit_models.files import atomic_path
 from flowkit_models.models.foreign_files import foreign_kind
+from flowkit_models.models.pickled import read_pickled, read_tensors
+from flowkit_models.models.state_dicts import State, find_state
 
 FORMAT = "1"
 
@@ -31,8 +33,8 @@ OWN_NOTES = ("flowkit", "model", "config")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """Types of weights."""
 
-LARGEST = 1e18
-"""Of weights: the square of a larger one overflows."""
+LARGEST = 1e36
+"""Of weights: float32 ends at 3.4e38, so that a sum of larger ones overflows."""
 
 MAX_HEADER = 2**24
 """Bytes of a .safetensors file's header: names, shapes and notes of more tensors than any model has."""
@@ -68,6 +70,49 @@ def save(
     stored[CONFIG_TENSOR] = torch.tensor(list(json.dumps(own).encode()), dtype=torch.uint8)
     with atomic_path(path) as unfinished:
         save_file(stored, unfinished, {**(notes or {}), **own})
+
+
+def read_weights(
+    path: str | os.PathLike[str], known: Callable[[State], bool] = lambda state: CONFIG_TENSOR in state
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Reads the weights of a checkpoint by name, and its notes, without executing anything in it.
+
+    Args:
+        path: the file.
+        known: tells the state dict that is wanted, where a file holds several in wrappers (`find_state`).
+
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it is no checkpoint, or damaged, or holds no tensors.
+
+    Warns:
+        UserWarning: if the file holds several state dicts that are wanted, or counters beside it.
+    """
+    path = Path(path)
+    content: Any
+    if is_safetensors(path):
+        content, notes = read_safetensors(path)
+        if "flowkit" in notes:
+            return _own_weights(content, notes, str(path))
+    else:
+        content, notes = read_pickled(path), {}
+    found = find_state(content, known, str(path))
+    if not found:
+        kind = "a list" if isinstance(content, list | tuple) else type(content).__name__
+        raise ValueError(f"{path}: holds {kind} without weights; a state dict was expected")
+    return _own_weights(read_tensors(found, path), notes, str(path))
+
+
+def _own_weights(
+    state: Mapping[str, Tensor], notes: Mapping[str, str], source: str
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Weights and notes of a file, whose tensor `flowkit.config` says what its notes say."""
+    weights, own = split_config(state, source)
+    if not weights:
+        raise ValueError(f"{source}: holds no weights; a state dict was expected")
+    if own and notes.get("flowkit") == FORMAT and any(notes.get(name, own[name]) != own[name] for name in OWN_NOTES):
+        raise ValueError(f"{source}: damaged, its notes and its tensor {CONFIG_TENSOR} speak of different models")
+    return weights, {**own, **notes}
 
 
 def is_safetensors(path: Path) -> bool:

@@ -4,24 +4,15 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from flowkit_models.models import pickled, state_dicts
+from flowkit_models.models import checkpoint_file, state_dicts
 from flowkit_models.models.base import ImageFlow
-from flowkit_models.models.checkpoint_file import (
-    CONFIG_TENSOR,
-    FORMAT,
-    OWN_NOTES,
-    check_keys,
-    is_safetensors,
-    read_safetensors,
-    split_config,
-)
+from flowkit_models.models.checkpoint_file import CONFIG_TENSOR, FORMAT, OWN_NOTES, check_keys
 from flowkit_models.models.detect import known_sizes, looks_like
 from flowkit_models.models.official_weights import check_official, load_official
 from flowkit_models.models.presets import PRESETS
@@ -117,54 +108,21 @@ def load(
 
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Reads the weights of a checkpoint by name, and its notes, without executing anything in it.
-
-    Of a wrapped state dict what is inside (`find_state`).
-
-    Raises:
-        FileNotFoundError: if there is none.
-        ValueError: if it is no checkpoint, or damaged, or holds no tensors.
-
-    Warns:
-        UserWarning: as `load`.
-    """
-    path = Path(path)
-    content: Any
-    if is_safetensors(path):
-        content, notes = read_safetensors(path)
-        if "flowkit" in notes:
-            return _own_weights(content, notes, str(path))
-    else:
-        content, notes = pickled.read_pickled(path), {}
-    found = choose_state(content, str(path))
-    if not found:
-        raise ValueError(f"{path}: holds {_kind(content)} without weights; a state dict was expected")
-    return _own_weights(pickled.read_tensors(found, path), notes, str(path))
+    """Reads the weights of a checkpoint by name, and its notes: `checkpoint_file.read_weights`, for our models."""
+    return checkpoint_file.read_weights(path, _is_known)
 
 
 def choose_state(content: Any, source: str) -> state_dicts.State:
     """The state dict in a content: one that a model can be made of rather than the largest; see `find_state`."""
-    return state_dicts.find_state(content, lambda state: CONFIG_TENSOR in state or _sizes(state) is not None, source)
+    return state_dicts.find_state(content, _is_known, source)
+
+
+def _is_known(state: Mapping[str, Any]) -> bool:
+    return CONFIG_TENSOR in state or _sizes(state) is not None
 
 
 def _sizes(state: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
     return known_sizes({name: tuple(tensor.shape) for name, tensor in state.items()})
-
-
-def _kind(content: Any) -> str:
-    return "a list" if isinstance(content, list | tuple) else type(content).__name__
-
-
-def _own_weights(
-    state: Mapping[str, Tensor], notes: Mapping[str, str], source: str
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Weights and notes of a file, whose tensor `flowkit.config` says what its notes say."""
-    weights, own = split_config(state, source)
-    if not weights:
-        raise ValueError(f"{source}: holds no weights; a state dict was expected")
-    if own and notes.get("flowkit") == FORMAT and any(notes.get(name, own[name]) != own[name] for name in OWN_NOTES):
-        raise ValueError(f"{source}: damaged, its notes and its tensor {CONFIG_TENSOR} speak of different models")
-    return weights, {**own, **notes}
 
 
 def from_weights(
@@ -224,11 +182,12 @@ def _with_memory(model: ImageFlow) -> ImageFlow:
 
 def _stored_config(notes: Mapping[str, str], source: str) -> tuple[str, dict[str, Any]]:
     """Family and config of a file of ours."""
-    family = notes.get("model", "")
+    lacking = [name for name in OWN_NOTES if name not in notes]
+    if lacking:
+        raise ValueError(f"{source}: damaged, it has no {lacking[0]}")
+    family = notes["model"]
     if notes["flowkit"] != FORMAT or family not in FAMILIES:
         raise ValueError(f"{source}: written by another flowkit ({family}, format {notes['flowkit']})")
-    if "config" not in notes:
-        raise ValueError(f"{source}: damaged, it has no config")
     try:
         stored = json.loads(notes["config"], parse_constant=_no_number)
         if not isinstance(stored, dict):

@@ -17,7 +17,7 @@ from torch import Tensor
 MOST_SIDES = 8
 """Dimensions of a tensor."""
 
-MOST_INSTRUCTIONS = 2_000_000
+MOST_INSTRUCTIONS = 1_000_000
 """Of a pickle. A training state of a thousand tensors has some fifty thousand."""
 
 _STORAGE = re.compile(r"torch(?:\.cuda|\.storage)?\.(\w+)Storage")

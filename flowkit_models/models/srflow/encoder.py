@@ -2,8 +2,7 @@
 
 import os
 
-from flowkit_models.models.checkpoint_file import check_keys
-from flowkit_models.models.factory import read_weights
+from flowkit_models.models.checkpoint_file import CONFIG_TENSOR, check_keys, read_weights
 from flowkit_models.models.official_weights import load_part
 from flowkit_models.models.srflow.model import SRFlow
 
@@ -15,7 +14,8 @@ def load_encoder(model: SRFlow, path: str | os.PathLike[str]) -> None:
         FileNotFoundError: if there is no such file.
         ValueError: if it holds no RRDB network of these sizes.
     """
-    state, notes = read_weights(path)
+    firsts = {CONFIG_TENSOR, "conv_first.weight", "RRDB.conv_first.weight"}
+    state, notes = read_weights(path, lambda state: not firsts.isdisjoint(state))
     if "flowkit" in notes:
         own = {name.removeprefix("encoder."): t for name, t in state.items() if name.startswith("encoder.")}
         check_keys(model.encoder.state_dict(), own, str(path))
