@@ -32,7 +32,8 @@ from flowkit_models.images.transparency import over_white
 MAX_PIXELS = 2**28
 """Of a file that is read: a few damaged bytes can ask for terabytes. Its pixels take 12 bytes each as floats."""
 
-_KEPT = ("exif-", "xmp-data", "iptc-data", "icc-profile-data")
+KEPT = ("exif-", "xmp-data", "iptc-data", "icc-profile-data")
+"""Starts of the names of metadata that are kept, beside texts (`png_text.PREFIX`)."""
 _LUMA = (0.299, 0.587, 0.114)
 
 
@@ -240,16 +241,9 @@ def _format(path: Path) -> ImageFormat:
     return row
 
 
-def keeps(name: str, value: bytes | str) -> bool:
-    """True for metadata that a picture can have: by their name, and as bytes where they are a block of data."""
-    if name.startswith(png_text.PREFIX):
-        return isinstance(value, str) and "\0" not in name
-    return name.startswith(_KEPT) and "\0" not in name and isinstance(value, bytes) == name.endswith("-data")
-
-
 def _metadata(image: Any) -> dict[str, bytes | str]:
     """Metadata that is kept of an image; not its thumbnail, which shows another size and orientation."""
-    names = (name for name in image.get_fields() if name.startswith(_KEPT))
+    names = (name for name in image.get_fields() if name.startswith(KEPT))
     kept = {name: image.get(name) for name in names if "Orientation" not in name and not name.startswith("exif-ifd1")}
     if "exif-data" in kept:
         kept["exif-data"] = _without_thumbnail(kept["exif-data"])
