@@ -36,7 +36,7 @@ _STORED = {
     "ComplexFloat": torch.complex64,
     "ComplexDouble": torch.complex128,
 }
-_DENSE = {f"torch._utils._rebuild_tensor{version}" for version in ("", "_v2", "_v3")}
+_DENSE = {"torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3"}
 _WRAPPED = {"torch._utils._rebuild_parameter": 0, "torch._utils._rebuild_parameter_with_state": 0}
 _TYPED = "torch._tensor._rebuild_from_type_v2"
 _ODD = {
@@ -49,9 +49,9 @@ _ODD = {
 _MAPPINGS = {"collections.OrderedDict", "collections.Counter", "collections.defaultdict"}
 _HARMLESS = _MAPPINGS | {
     *("torch.Size", "torch.device", "torch.Tensor", "torch.nn.parameter.Parameter", "torch.serialization._get_layout"),
-    *("_codecs.encode", "torch._utils._get_async_or_non_blocking", "torch.utils.hooks.BackwardHook"),
-    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("set", "frozenset", "bytearray")),
-    *(f"{module}.{name}" for module in ("builtins", "__builtin__") for name in ("complex", "dict", "list", "int")),
+    *("torch.utils.hooks.BackwardHook", "_codecs.encode", "builtins.set", "builtins.frozenset", "builtins.bytearray"),
+    *("builtins.complex", "builtins.dict", "builtins.list", "builtins.int", "__builtin__.set", "__builtin__.frozenset"),
+    *("__builtin__.bytearray", "__builtin__.complex", "__builtin__.dict", "__builtin__.list", "__builtin__.int"),
 }
 
 
