@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import IO
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
-_PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"acTL", b"IDAT", b"IEND"}
+_PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"acTL", b"IDAT", b"IEND"}
 _MOST_EXIF = 2**24
 """Longest EXIF, in bytes."""
 
@@ -19,7 +19,10 @@ _MOST_EXIF = 2**24
 _TIFF_KEPT = {254, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 282, 283, 284, 292, 293, 296, 317, 320}
 _TIFF_KEPT |= {322, 323, 324, 325, 332, 338, 339, 347, *range(512, 522), 529, 530, 531, 532, 700, 33723, 34675}
 _TIFF_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
-_ORIENTATION, _UNIT, _SAMPLES, _EXTRA, _PHOTOMETRIC = 274, 296, 277, 338, 262
+_SAMPLES, _ROWS, _EXTRA, _PHOTOMETRIC = 277, 278, 338, 262
+# values that exist, of orientation, unit, planes, order of bits and kind of numbers; else 1 is meant
+_TIFF_VALUES = {274: range(1, 9), 296: (1, 2, 3), 284: (1, 2), 266: (1, 2), 339: (1, 2, 3, 5, 6)}
+_TIFF_SINGLE = (256, 257, 259, 262, 266, 274, 277, 278, 284, 296, 317)
 
 
 def mended(data: bytes, form: str) -> bytes:
@@ -54,16 +57,22 @@ def _jpeg(data: bytes) -> bytes:
     """JFIF's revision is a known one, and sequential scans say that they are (Samsung's say 0, 0 or 63, 1)."""
     out = bytearray(data)
     sequential = False
+    short: list[tuple[int, int]] = []
     for marker, at in jpeg_segments(data):
-        if marker == 0xE0 and data[at + 4 : at + 9] == b"JFIF\0":
+        name, length = data[at + 4 : at + 9], int.from_bytes(data[at + 2 : at + 4], "big")
+        if (marker, name[:4]) in ((0xE0, b"JFIF"), (0xEE, b"Adob")) and length < (16 if marker == 0xE0 else 14):
+            short.append((at, at + 2 + length))
+        elif marker == 0xE0 and name == b"JFIF\0":
             out[at + 9 : at + 11] = b"\1\2"
-        elif marker == 0xEE and data[at + 4 : at + 9] == b"Adobe" and data[at + 15] > 2:
+        elif marker == 0xEE and name == b"Adobe" and data[at + 15] > 2:
             out[at + 15] = 1  # as the decoder takes it
         elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             sequential = marker in (0xC0, 0xC1)
         elif marker == 0xDA and sequential:
             first = at + 5 + 2 * data[at + 4]
             out[first : first + 3] = b"\0\x3f\0"
+    for start, end in reversed(short):
+        del out[start:end]
     return bytes(out)
 
 
@@ -96,6 +105,7 @@ def upright_png(data: bytes) -> bytes:
         right = zlib.crc32(kind + content).to_bytes(4, "big") == chunk[-4:]
         critical = not kind[0] & 32
         fine = kind in _PNG_KEPT or (kind == b"pHYs" and len(content) == 9) or (kind == b"iCCP" and _unpacks(content))
+        fine &= kind != b"tRNS" or len(content) in {0: (2,), 2: (6,)}.get(data[25], range(1, 257))
         fine |= kind == b"iTXt" and content.startswith(b"XML:com.adobe.xmp\0\0")
         if critical or (right and fine):
             (head if kind == b"IHDR" else rest).append(chunk)
@@ -199,20 +209,26 @@ def rewritten_tiff(data: bytes, changes: dict[int, int]) -> bytes:
         return data
     tags = {tag: numbers for tag, entry in entries.items() if (numbers := _numbers(data, order, entry))}
     kept = {tag: entry for tag, entry in entries.items() if tag in _TIFF_KEPT}
-    wanted = dict(changes)
-    if _ORIENTATION in kept and tags.get(_ORIENTATION, (0,))[0] not in range(1, 9):
-        wanted[_ORIENTATION] = 1
-    if _UNIT in kept and tags.get(_UNIT, (0,))[0] not in (1, 2, 3):
-        wanted[_UNIT] = 1  # none
+    wanted = {tag: tags[tag][0] for tag in _TIFF_SINGLE if len(tags.get(tag, ())) > 1}
+    wanted |= {tag: 1 for tag, known in _TIFF_VALUES.items() if tag in kept and tags.get(tag, (0,))[0] not in known}
+    wanted |= changes
+    if tags.get(_ROWS) == (0,):
+        del kept[_ROWS]
     bits = tags.get(258, (1,))
     if _SAMPLES not in tags and len(bits) > 1:
         wanted[_SAMPLES] = len(bits)
     samples = tags.get(_SAMPLES, (wanted.get(_SAMPLES, 1),))[0]
     colours = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3}.get(tags.get(_PHOTOMETRIC, (1,))[0], samples)
-    if samples == colours + 1 and _EXTRA not in tags:
+    if samples == colours:
+        kept.pop(_EXTRA, None)
+    elif samples == colours + 1 and tags.get(_EXTRA, (9,))[0] not in (0, 1, 2):
         wanted[_EXTRA] = 2  # transparency, not multiplied in
     for tag, number in wanted.items():
-        kept[tag] = (3, 1, struct.pack(f"{order}HH", number, 0))
+        kept[tag] = (
+            (4, 1, struct.pack(f"{order}I", number))
+            if number >= 2**16
+            else ((3, 1, struct.pack(f"{order}HH", number, 0)))
+        )
     body = b"".join(struct.pack(f"{order}HHI", tag, *kept[tag][:2]) + kept[tag][2] for tag in sorted(kept))
     new = struct.pack(f"{order}H", len(kept)) + body + struct.pack(f"{order}I", after if after < len(data) else 0)
     if len(new) <= 2 + 12 * count + 4:

@@ -5,7 +5,7 @@ import mmap
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,7 +110,8 @@ def decode(path: Path, row: ImageFormat, max_pixels: int, what: str) -> Decoded:
         # most warnings are about metadata, and hide what comes after
         whole = mended(path.read_bytes() if data is None else data, row.name)
         with _ONE_AT_A_TIME, _listening() as said:
-            _open(path, row, data, "none")
+            with suppress(import_vips().Error):
+                _open(path, row, data, "none")  # says what is odd about the file as it is
             try:
                 found = _decode(path, row, max_pixels, whole, ycc, "error")
                 said.extend(_reasons(import_vips().Error("what libvips has kept in mind")))
@@ -144,6 +145,8 @@ def _changed(path: Path, row: ImageFormat) -> tuple[bytes | None, bool]:
             tags = tiff_tags(content)
             if kind := raw_kind(tags, content[8:10]):
                 raise PictureError(f"{path}: {kind}: develop it to TIFF, PNG or JPEG first")
+            if 277 not in tags and len(tags.get(258, ())) > 1:  # the decoder would take the first channel alone
+                return mended(content[:], "tiff"), False
             if not stored_as_ycc(tags):
                 return None, False
             if tags.get(530, (2, 2)) != (1, 1) or set(tags.get(258, ())) != {8}:

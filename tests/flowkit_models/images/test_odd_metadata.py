@@ -71,6 +71,30 @@ ODD = {  # file, the same without what is odd, and what the decoder says of it
     },
     "datetime.tif": (tiff(RGB, add=[(306, 2, 10, b"2020:01:0\0")]), tiff(RGB), None),
     "0 by 0.tif": (tiff(RGB, add=[(282, 5, 1, long(0, 0)), (283, 5, 1, long(1, 0))]), tiff(RGB), None),
+    **{
+        f"tag {tag} {value}.tif": (
+            tiff(RGB, drop=(tag,), add=[(tag, 3, 1, short(value))]),
+            tiff(RGB),
+            f"Bad value {value}",
+        )
+        for tag, value in ((284, 0), (284, 9), (266, 0), (339, 0), (278, 0))
+    },
+    "width twice.tif": (tiff(RGB, drop=(256,), add=[(256, 3, 2, short(10, 10))]), tiff(RGB), "Incorrect count"),
+    "no samples.tif": (tiff(RGB, drop=(277,)), tiff(RGB), None),
+    "no extra.tif": (tiff(RGB, add=[(338, 3, 1, short(0))]), tiff(RGB), None),
+    "undefined.tif": (tiff(RGB, add=[(339, 3, 3, short(4, 4, 4))]), tiff(RGB), None),
+    "Adobe.jpg": (JPEG[:2] + segment(0xEE, b"Adobe\0") + JPEG[2:], JPEG, None),
+    "JFIF cut.jpg": (JPEG[:2] + segment(0xE0, b"JFIF\0\1") + JPEG[20:], JPEG, None),
+    **{
+        f"{kind.decode()}.png": (with_chunk(PNG, chunk(kind, content)), PNG, None)
+        for kind, content in (
+            (b"gAMA", b"ab"),
+            (b"sRGB", b""),
+            (b"tRNS", b"\0"),
+            (b"cHRM", bytes(3)),
+            (b"iCCP", b"x\0\0?"),
+        )
+    },
     "text.png": (with_chunk(PNG, chunk(b"tEXt", b"Author\0me", right=False)), PNG, None),
     "late text.png": (with_chunk(PNG, chunk(b"tEXt", b"Author\0me", right=False), late=True), PNG, None),
     "short.png": (with_chunk(PNG, chunk(b"pHYs", b"\0\0\0\1")), PNG, None),
