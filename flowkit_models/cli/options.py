@@ -261,10 +261,20 @@ class Demo:
     comes with the package."""
     host: str = "127.0.0.1"
     """Address to listen on. Whoever reaches the page can open checkpoints that you can read: 0.0.0.0 lets all."""
+    allow: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME")] = ()
+    """Names, beside localhost and --host, by which browsers may ask for the page; others are answered with 403."""
     port: int = 7860
     """Port to listen on."""
     side: int = 512
     """Longest side of HR images, in pixels; larger photographs are cut or shrunk."""
+    max_upload: Annotated[float, tyro.conf.arg(metavar="MB")] = 256.0
+    """Size of files that are taken, and of checkpoints that are opened."""
+    time_limit: Annotated[float, tyro.conf.arg(metavar="SECONDS")] = 120.0
+    """A call that takes longer is stopped, and one that waits longer for its turn is sent away."""
+    memory: Annotated[float, tyro.conf.arg(metavar="GB")] = 4.0
+    """Memory that a process may take for its calls; one that needs more is stopped. Linux only."""
+    workers: Annotated[int, tyro.conf.arg(metavar="N")] = 2
+    """Processes that draw, for several people at once; the first serves --model alone."""
     device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto"
     """cpu, cuda, cuda:1, mps, xpu; auto: the accelerator, if there is one."""
 

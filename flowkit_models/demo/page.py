@@ -1,12 +1,10 @@
 """Layout of the page, and the callback of each widget. Needs gradio; nothing on it comes from the network."""
 
-import os
-from collections.abc import Awaitable, Callable, MutableMapping
-from pathlib import Path
+import functools
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from flowkit_models.data.sample_photos import test_photos
-from flowkit_models.demo.callbacks import Callbacks
+from flowkit_models.demo.callbacks import HOTTEST, Callbacks
 from flowkit_models.demo.scene import COLOURS
 
 _GRADIENT = ", ".join(f"rgb({', '.join(str(int(part)) for part in colour)})" for colour in COLOURS)
@@ -32,98 +30,25 @@ ABOUT = """# flowkit: play with an image flow
 A normalizing flow draws many HR images for one LR image. τ says how far it dares to go; latents can be edited.
 """
 
-POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; worker-src 'self' blob:"
-"""Content-Security-Policy: the browser asks nobody but this server for anything."""
 
-
-class Offline:
-    """ASGI middleware that sends `POLICY` with every response."""
-
-    def __init__(self, app: Callable[..., Awaitable[None]]) -> None:
-        self.app = app
-
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Any) -> None:
-        """Passes everything on, with one header more."""
-
-        async def with_policy(message: MutableMapping[str, Any]) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"content-security-policy", POLICY.encode())]
-            await send(message)
-
-        await self.app(scope, receive, with_policy)
-
-
-def launch(checkpoint: Path, host: str, port: int, side: int, device: str, folder: Path) -> None:
-    """Serves the page until it is interrupted.
-
-    Args:
-        checkpoint: that is open at first.
-        host: address to listen on.
-        port: to listen on.
-        side: longest side of HR images, in pixels.
-        device: of the models.
-        folder: for all files that the page keeps; the caller deletes it.
-
-    Raises:
-        ImportError: without gradio; the message says how to install it.
-    """
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["GRADIO_TEMP_DIR"] = str(folder / "cache")
-    try:
-        import gradio as gr  # noqa: PLC0415 - an extra, and the variables come first
-        from starlette.middleware import Middleware  # noqa: PLC0415
-    except ImportError as error:
-        raise ImportError(f'the demo needs gradio ({error}): pip install "flowkit-torch[demo]"') from None
-    page = build(gr, checkpoint, Callbacks(folder, side, device), example_files(folder))
-    theme = gr.themes.Default(
-        primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-    )
-    page.launch(
-        server_name=host,
-        server_port=port,
-        share=False,
-        quiet=True,
-        show_error=True,
-        ssr_mode=False,
-        footer_links=[],
-        theme=theme,
-        css=CSS,
-        app_kwargs={"middleware": [Middleware(Offline)]},
-        prevent_thread_lock=True,
-    )
-    print(f"http://{host}:{port} (Ctrl+C ends it)", flush=True)
-    page.block_thread()
-
-
-def example_files(folder: Path) -> dict[str, str]:
-    """The test photographs as files, by name; none without scikit-image."""
-    from flowkit_models.images.image_file import write_image  # noqa: PLC0415
-
-    try:
-        photos = test_photos()
-    except ImportError:
-        return {}
-    for name, photo in photos.items():
-        write_image(folder / f"{name}.png", photo)
-    return {name: str(folder / f"{name}.png") for name in photos}
-
-
-def build(gr: Any, checkpoint: Path, calls: Callbacks, examples: dict[str, str]) -> Any:
+def build(gr: Any, calls: Callbacks, opened: dict[str, Any], examples: dict[str, str], limits: str) -> Any:
     """The page, a gr.Blocks.
 
     Args:
         gr: gradio.
-        checkpoint: that is open at first.
         calls: what its widgets call.
+        opened: what `Tasks.open` says of the checkpoint that is open at first.
         examples: photographs to choose from, files by name.
+        limits: of what a user may do, a sentence.
     """
     w: dict[str, Any] = {}
     with gr.Blocks(title="flowkit demo", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         gr.Markdown(ABOUT, elem_id="title")
         w["state"] = gr.State()
+        w["opened"] = gr.State(calls.runner.first)
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
-                _inputs(gr, w, checkpoint, examples)
+                _inputs(gr, w, calls.runner.first, opened, examples, limits)
             with gr.Column(scale=3, min_width=320), gr.Tabs():
                 with gr.Tab("Draws"):
                     _draws(gr, w)
@@ -131,27 +56,48 @@ def build(gr: Any, checkpoint: Path, calls: Callbacks, examples: dict[str, str])
                     w["possible"] = gr.Markdown(elem_classes="small")
                     with gr.Tabs():
                         with gr.Tab("Brush"):
-                            _brush(gr, w, calls)
+                            _brush(gr, w, calls, opened)
                         with gr.Tab("Paste"):
-                            _paste(gr, w, calls)
+                            _paste(gr, w, calls, opened)
                         with gr.Tab("Interpolate"):
                             _way(gr, w, calls)
-        _wire(gr, page, w, calls, examples)
+        _wire(gr, w, calls, examples)
     return page
 
 
-def _inputs(gr: Any, w: dict[str, Any], checkpoint: Path, examples: dict[str, str]) -> None:
-    w["photo"] = gr.Image(
-        label="Photograph",
+def _tau(gr: Any, opened: dict[str, Any], label: str, **options: Any) -> Any:
+    """A slider of τ that starts where the checkpoint recommends."""
+    tau = opened["temperature"]
+    return gr.Slider(0, max(HOTTEST, tau), tau, step=0.05, label=label, **options)
+
+
+def _photograph(gr: Any, label: str, height: int, name: str) -> Any:
+    """A photograph that is uploaded; nobody but a worker opens it."""
+    photo = gr.Image(
+        label=label,
         type="filepath",
         image_mode=None,
         sources=["upload", "clipboard"],
-        height=220,
-        elem_id="photo",
+        height=height,
+        elem_id=name,
     )
+    photo.preprocess = _path
+    return photo
+
+
+def _path(payload: Any) -> str | None:
+    """The file of an image widget; gradio's own way decodes it in this process, with any decoder that there is."""
+    return payload.path if payload else None
+
+
+def _inputs(
+    gr: Any, w: dict[str, Any], checkpoint: str, opened: dict[str, Any], examples: dict[str, str], limits: str
+) -> None:
+    w["photo"] = _photograph(gr, "Photograph", 220, "photo")
     w["example"] = gr.Radio(list(examples), label="or an example", visible=bool(examples), elem_id="example")
-    w["kind"] = gr.Radio([("HR; LR made by bicubic", "bicubic")], value="bicubic", label="The photograph is")
-    w["temperature"] = gr.Slider(0, 1.2, 0.8, step=0.05, label="Temperature τ (std of the latents)", elem_id="tau")
+    kinds = [tuple(choice) for choice in opened["kinds"]]
+    w["kind"] = gr.Radio(kinds, value="bicubic", label="The photograph is")
+    w["temperature"] = _tau(gr, opened, "Temperature τ (std of the latents)", elem_id="tau")
     w["seed"] = gr.Slider(0, 999, 0, step=1, label="Seed", elem_id="seed")
     w["n"] = gr.Slider(1, 8, 4, step=1, label="Number of draws", elem_id="n")
     w["draw"] = gr.Button("Draw", variant="primary", elem_id="draw")
@@ -160,10 +106,12 @@ def _inputs(gr: Any, w: dict[str, Any], checkpoint: Path, examples: dict[str, st
         w["row"] = gr.Slider(0, 100, 50, step=1, label="Window centre, % from the top")
         w["column"] = gr.Slider(0, 100, 50, step=1, label="Window centre, % from the left")
     with gr.Accordion("Checkpoint", open=False):
-        w["checkpoint"] = gr.Textbox(str(checkpoint), label="Path (.safetensors or .pth)", elem_id="checkpoint")
+        label = "Path (.safetensors or .pth), and Enter"
+        w["checkpoint"] = gr.Textbox(checkpoint, label=label, elem_id="checkpoint")
         w["upload"] = gr.UploadButton("Upload a checkpoint", file_types=[".safetensors", ".pth"], size="sm")
-    w["model"] = gr.Markdown(elem_classes="small", elem_id="model")
+    w["model"] = gr.Markdown(opened["about"], elem_classes="small", elem_id="model")
     w["notes"] = gr.Markdown(elem_classes="small", elem_id="notes")
+    gr.Markdown(limits, elem_classes="small", elem_id="limits")
 
 
 def _draws(gr: Any, w: dict[str, Any]) -> None:
@@ -178,7 +126,7 @@ def _draws(gr: Any, w: dict[str, Any]) -> None:
     w["references"] = _gallery(gr, "To compare with", 3, "references")
 
 
-def _brush(gr: Any, w: dict[str, Any], calls: Callbacks) -> None:
+def _brush(gr: Any, w: dict[str, Any], calls: Callbacks, opened: dict[str, Any]) -> None:
     with gr.Row():
         with gr.Column(min_width=300):
             w["brush_base"] = gr.Dropdown([], label="Image")
@@ -194,6 +142,7 @@ def _brush(gr: Any, w: dict[str, Any], calls: Callbacks) -> None:
                 height=460,
                 elem_id="editor",
             )
+            w["editor"].preprocess = functools.partial(_layers, w["editor"])
         with gr.Column(min_width=300):
             w["brush_result"] = _result(gr, "Result", "brush_result")
             w["brush_caption"] = gr.Markdown(elem_classes="small")
@@ -206,24 +155,24 @@ def _brush(gr: Any, w: dict[str, Any], calls: Callbacks) -> None:
     ]
     w["change"] = gr.Radio(changes, value="redraw", label="Latents of the region become")
     with gr.Row():
-        w["brush_temperature"] = gr.Slider(0, 1.5, 0.8, step=0.05, label="τ of the region")
+        w["brush_temperature"] = _tau(gr, opened, "τ of the region")
         w["brush_seed"] = gr.Slider(0, 999, 1, step=1, label="Seed of another draw")
         w["factor"] = gr.Slider(0, 2, 0.5, step=0.05, label="Factor")
     w["levels"] = gr.CheckboxGroup([], label="Levels of latents, coarsest first")
     w["brush"] = gr.Button("Change the region", variant="primary", elem_id="brush")
 
 
-def _paste(gr: Any, w: dict[str, Any], calls: Callbacks) -> None:
+def _layers(editor: Any, payload: Any) -> list[str | bytes]:
+    """The painted layers of an editor, as `flowkit_models.demo.tasks.painted_mask` takes them; not decoded here."""
+    held = editor.blob_storage.pop(payload.id, None) if payload and payload.id is not None else payload
+    layers = (held.layers if held else None) or []
+    return [layer if isinstance(layer, bytes) else layer.path for layer in layers if layer]
+
+
+def _paste(gr: Any, w: dict[str, Any], calls: Callbacks, opened: dict[str, Any]) -> None:
     with gr.Row():
         with gr.Column(min_width=260):
-            w["source"] = gr.Image(
-                label="Take from (click there)",
-                type="filepath",
-                image_mode=None,
-                sources=["upload", "clipboard"],
-                height=260,
-                elem_id="source",
-            )
+            w["source"] = _photograph(gr, "Take from (click there)", 260, "source")
             w["paste_base"] = gr.Dropdown([], label="Lay it into")
         with gr.Column(min_width=260):
             w["pasted"] = _result(gr, "Pasted (click where)", "pasted")
@@ -239,7 +188,7 @@ def _paste(gr: Any, w: dict[str, Any], calls: Callbacks) -> None:
     with gr.Row():
         w["side"] = gr.Slider(16, calls.side, side, step=8, label="Side of the patch, HR pixels", min_width=240)
         w["toward"] = gr.Slider(0, 1, 0, step=0.05, label="LR image: old (0) … patch's (1)", min_width=240)
-        w["paste_temperature"] = gr.Slider(0, 1.2, 0.8, step=0.05, label="τ to normalise to", min_width=180)
+        w["paste_temperature"] = _tau(gr, opened, "τ to normalise to", min_width=180)
     collections = [
         ("at each position", "position"),
         ("of each channel", "channel"),
@@ -267,7 +216,7 @@ def _way(gr: Any, w: dict[str, Any], calls: Callbacks) -> None:
 
 
 def _result(gr: Any, label: str, name: str) -> Any:
-    return gr.Image(
+    image = gr.Image(
         label=label,
         type="filepath",
         image_mode=None,
@@ -276,6 +225,8 @@ def _result(gr: Any, label: str, name: str) -> Any:
         buttons=["download", "fullscreen"],
         elem_id=name,
     )
+    image.preprocess = _path
+    return image
 
 
 def _gallery(gr: Any, label: str, columns: int, name: str) -> Any:
@@ -290,68 +241,62 @@ def _gallery(gr: Any, label: str, columns: int, name: str) -> Any:
     )
 
 
-def _wire(gr: Any, page: Any, w: dict[str, Any], calls: Callbacks, examples: dict[str, str]) -> None:
-    """Connects widgets with callbacks."""
-    options = ["photo", "checkpoint", "kind", "fit", "row", "column", "temperature", "seed", "n"]
-    inputs = [w[name] for name in options]
+def _wire(gr: Any, w: dict[str, Any], calls: Callbacks, examples: dict[str, str]) -> None:
+    """Connects widgets with callbacks. Nothing queues here: the workers' pool says who waits."""
 
-    def by_widget(function: Callable[..., dict[str, Any]]) -> Callable[..., dict[Any, Any]]:
-        return lambda *values: {w[name]: value for name, value in function(*values).items()}
+    def bound(function: Callable[..., Any], spread: bool = False, event: bool = False) -> Callable[..., Any]:
+        """A callback that is told its session, and the place of an event; `spread`: results by widget."""
 
-    shown = [w[name] for name in DRAWN]
-    quick = {
-        "trigger_mode": "always_last",
-        "concurrency_id": "draw",  # one after the other, whatever asks for it
-        "show_progress_on": w["draws"],
-        "api_visibility": "private",
-    }
-    w["draw"].click(by_widget(calls.draw), inputs, shown, **quick)
-    gr.on([w[name].change for name in options if name != "checkpoint"], by_widget(calls.redraw), inputs, shown, **quick)
-    w["example"].input(examples.get, w["example"], w["photo"], api_visibility="private")
+        def by_session(request: Any, *values: Any) -> Any:
+            made = function(request.session_hash or "", *values)
+            return {w[name]: value for name, value in made.items()} if spread else made
 
-    def reopen(trigger: Any) -> Any:
-        return trigger(calls.open, [w["checkpoint"], w["kind"]], [w["model"], w["kind"]], api_visibility="private")
+        def selected(request: Any, selection: Any, value: Any) -> Any:
+            return by_session(request, value, selection.index)
 
-    reopen(page.load)
-    reopen(w["checkpoint"].submit).success(by_widget(calls.redraw), inputs, shown, **quick)
-    uploaded = w["upload"].upload(lambda path: path, w["upload"], w["checkpoint"], api_visibility="private")
-    reopen(uploaded.then).success(by_widget(calls.redraw), inputs, shown, **quick)
+        called = selected if event else by_session
+        called.__annotations__.update(request=gr.Request, selection=gr.SelectData)  # by which gradio passes them
+        return called
 
-    def on_select(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-        def selected(value: Any, event: Any) -> Any:
-            return function(value, event.index)
+    def on(trigger: Any, function: Any, given: list[str], made: Iterable[str], **options: Any) -> Any:
+        inputs, outputs = [w[name] for name in given], [w[name] for name in made]
+        return trigger(function, inputs, outputs, concurrency_limit=None, api_visibility="private", **options)
 
-        selected.__annotations__["event"] = gr.SelectData  # by which gradio knows what to pass
-        return selected
+    options = ["photo", "opened", "kind", "fit", "row", "column", "temperature", "seed", "n"]
+    quick = {"trigger_mode": "always_last", "show_progress_on": w["draws"]}
+    redraw = bound(calls.redraw, spread=True)
+    on(w["draw"].click, bound(calls.draw, spread=True), options, DRAWN, **quick)
+    moved = [w["photo"].change, *(w[name].input for name in options[2:])]  # by a user: what opening sets draws once
+    on(functools.partial(gr.on, moved), redraw, options, DRAWN, **quick)
+    on(w["example"].input, examples.get, ["example"], ["photo"])
 
-    w["draws"].select(on_select(calls.pick), w["state"], w["download"], api_visibility="private")
+    for trigger in (w["checkpoint"].submit, on(w["upload"].upload, lambda path: path, ["upload"], ["checkpoint"]).then):
+        reopened = on(trigger, bound(calls.open, spread=True), ["checkpoint", "kind"], OPENED)
+        on(reopened.success, redraw, options, DRAWN, **quick)
+
+    on(w["draws"].select, bound(calls.pick, event=True), ["state"], ["download"])
     for image, name in (("source", "take"), ("pasted", "put")):
-        place = [w[f"{name}_row"], w[f"{name}_column"]]
-        w[image].select(on_select(calls.place), w[image], place, api_visibility="private")
-    w["brush_base"].input(calls.show_base, [w["state"], w["brush_base"]], w["editor"], api_visibility="private")
+        on(w[image].select, bound(calls.place, event=True), [image], [f"{name}_row", f"{name}_column"])
+    on(w["brush_base"].input, bound(calls.show_base), ["state", "brush_base"], ["editor"])
 
-    def call(trigger: Any, function: Any, given: list[str], made: list[str]) -> Any:
-        names = ["state", *given]
-        return trigger(
-            function,
-            [w[name] for name in names],
-            [w[name] for name in made],
-            trigger_mode="always_last",
-            api_visibility="private",
-        )
+    def edit(trigger: Any, function: Any, given: list[str], made: list[str]) -> None:
+        on(trigger, bound(function), ["state", *given], made, trigger_mode="always_last")
 
     brushed = ["brush_base", "editor", "change", "brush_temperature", "brush_seed", "factor", "levels"]
-    call(w["brush"].click, calls.brush, brushed, ["brush_result", "brush_caption", "brush_download"])
+    edit(w["brush"].click, calls.brush, brushed, ["brush_result", "brush_caption", "brush_download"])
 
     where = ["side", "take_row", "take_column", "put_row", "put_column"]
     pasted = ["paste_base", "source", *where, "paste_temperature", "over", "toward", "seed"]
-    call(w["paste"].click, calls.paste, pasted, ["pasted", "paste_result", "paste_caption", "paste_download"])
+    edit(w["paste"].click, calls.paste, pasted, ["pasted", "paste_result", "paste_caption", "paste_download"])
 
     ends = ["way_result", "way_caption", "way_download"]
-    call(w["go"].click, calls.way, ["first", "second", "t", "way"], ends)
-    call(w["go"].click, calls.strip, ["first", "second", "way"], ["strip"])
-    call(w["t"].change, calls.move_way, ["first", "second", "t", "way"], ends)
+    edit(w["go"].click, calls.way, ["first", "second", "t", "way"], ends)
+    edit(w["go"].click, calls.strip, ["first", "second", "way"], ["strip"])
+    edit(w["t"].change, calls.move_way, ["first", "second", "t", "way"], ends)
 
+
+OPENED = ("opened", "model", "kind", "temperature", "brush_temperature", "paste_temperature")
+"""The widgets that another checkpoint changes, by name."""
 
 DRAWN = (
     *("state", "draws", "references", "heat", "legend", "scores", "notes", "download", "possible"),

@@ -1,5 +1,6 @@
 """Scenes of the page: a photograph cut to a size that can be handled, its draws, and their diversity. No gradio."""
 
+import math
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
@@ -17,6 +18,8 @@ from flowkit_models.inference.editing import diversity_map
 from flowkit_models.metrics.full_reference import consistency, psnr
 from flowkit_models.models import factory
 from flowkit_models.models.base import ImageFlow
+from flowkit_models.models.checkpoint_file import read_about
+from flowkit_models.models.registry import default_temperature
 
 Kind = Literal["lr", "bicubic", "model"]
 """Kind of a photograph: the LR image itself, or HR, of which LR is made by bicubic or by the model."""
@@ -75,16 +78,31 @@ def _opened(path: str, changed: int, device: str) -> ImageFlow:
     return factory.load(path).to(device).eval().requires_grad_(False)
 
 
-def open_model(path: str, device: str = "cpu") -> ImageFlow:
+def open_model(path: str, device: str = "cpu", largest: float = math.inf) -> ImageFlow:
     """The model of a checkpoint, kept in memory until two others were opened or the file changes.
 
+    Args:
+        path: the file.
+        device: of the model.
+        largest: bytes of a file that is opened.
+
     Raises:
-        ValueError: if there is no such file, or none that flowkit can open; one line.
+        ValueError: if there is no such file, none that flowkit can open, or a larger one; one line.
     """
     file = Path(path.strip()).expanduser()
     if not path.strip() or not file.is_file():
         raise ValueError(f"{path.strip() or 'checkpoint'}: no such file; give the path of a .safetensors or .pth file")
+    size = file.stat().st_size
+    if size > largest:
+        raise ValueError(
+            f"{file}: {size / 1e6:.0f} MB, more than the {largest / 1e6:g} MB of a checkpoint (--max-upload)"
+        )
     return _opened(str(file), file.stat().st_mtime_ns, device)
+
+
+def recommended(model: ImageFlow, path: str) -> float:
+    """τ that a model's checkpoint recommends, or that suits its kind."""
+    return default_temperature(model, read_about(Path(path.strip()).expanduser()))
 
 
 def describe(model: ImageFlow) -> str:

@@ -24,6 +24,14 @@ def peak_tensor_bytes(run: Callable[[], Any]) -> int:
     return counter.peak
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for the errors by which Python, torch on the CPU, and torch on a device refuse memory."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("DefaultCPUAllocator" in text or "out of memory" in text)
+
+
 class _Counter(TorchFunctionMode):
     """Adds up the storages that torch functions return, each from its first appearance until it is freed."""
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flowkit_models.devices import available_bytes
 from flowkit_models.inference.latent_field import Field, StoredField
-from flowkit_models.inference.memory import peak_tensor_bytes
+from flowkit_models.inference.memory import is_out_of_memory, peak_tensor_bytes
 from flowkit_models.models.base import ImageFlow, _padded
 
 Bits = Literal[8, 16, 32]
@@ -196,7 +196,7 @@ class Tiled:
                 with torch.no_grad():
                     return run(top, left, height, width).float().cpu()
             except (RuntimeError, MemoryError) as error:  # OutOfMemoryError is a RuntimeError
-                if not _out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
             self._halve(max(height, width))  # here, where the error no longer holds on to what was computed
         window = (top, left, height, width)
@@ -271,13 +271,6 @@ def _assembled(strips: Iterator[tuple[int, Tensor]], height: int) -> Tensor:
     for top, rows in strips:
         out[:, top : top + rows.shape[1]] = rows
     return out
-
-
-def _out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    text = str(error)
-    return "DefaultCPUAllocator" in text or "out of memory" in text
 
 
 def _check(image: Tensor, name: str) -> None:

@@ -14,7 +14,6 @@ import tempfile
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
 
 from flowkit_models.data.sample_photos import test_photos as photographs
 from flowkit_models.images.image_file import write_image
@@ -29,13 +28,18 @@ def chromium():
     return next(filter(None, map(shutil.which, names)), None)
 
 
-@contextlib.contextmanager
 def serve(model, *options):
     """Runs the recipe on a free port; gives its address."""
+    return serve_script(RECIPE, lambda port: ["--model", str(model), "--port", port, "--device", "cpu", *options])
+
+
+@contextlib.contextmanager
+def serve_script(script, arguments):
+    """Runs a script with its arguments of a free port; gives its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, str(RECIPE), "--model", str(model), "--port", str(port), "--device", "cpu", *options]
+    command = [sys.executable, str(script), *arguments(str(port))]
     environment = {**os.environ, "PYTHONPATH": str(RECIPE.parents[1]), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     try:
@@ -51,6 +55,8 @@ def serve(model, *options):
 @contextlib.contextmanager
 def opened(address, width=1280, height=900):
     """The page in a browser, with the addresses that it asked for."""
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 - not every test needs it
+
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": width, "height": height})

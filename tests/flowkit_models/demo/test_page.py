@@ -1,0 +1,78 @@
+"""The page in headless Chromium."""
+
+import re
+
+import browser
+import pytest
+import torch
+from PIL import Image
+from scenes import draws_of
+
+from flowkit_models.demo import scene as studio
+from flowkit_models.images.image_file import read_image
+
+
+def test_page_in_a_browser(hcflow, photo, tmp_path):
+    """Load a photograph, move τ, see other draws, download one, edit; on a wide and on a narrow screen, offline."""
+    if browser.chromium() is None:
+        pytest.skip("no Chromium is installed: apt install chromium")
+    with browser.serve(hcflow, "--side", "96") as address, browser.opened(address) as (page, asked):
+        page.set_input_files("#photo input[type=file]", photo)
+        page.wait_for_selector("#draws img >> nth=3")
+        page.wait_for_selector("text=draw 4:")
+        sources = [image.get_attribute("src") for image in page.locator("#draws img").all()]
+        first = fetched(page, sources[0], tmp_path)
+
+        # τ moves: other images
+        page.locator("#tau input[type=number]").fill("0.1")
+        page.locator("#tau input[type=number]").press("Tab")
+        page.wait_for_function("old => !document.querySelector('#draws img')?.src.endsWith(old)", arg=sources[0])
+        second = fetched(page, page.locator("#draws img").first.get_attribute("src"), tmp_path)
+        assert first.shape == second.shape == (3, 72, 96)
+        assert (first.int() - second.int()).abs().double().mean() > 1
+
+        # a download, of full resolution, equal to what the model draws
+        page.wait_for_selector("text=Download draw 1 (PNG, 72 × 96 pixels)")
+        with page.expect_download() as info:
+            page.locator("#download").click()
+        assert info.value.suggested_filename == "a_photo_tau0.1_seed0_draw1.png"
+        info.value.save_as(tmp_path / "download.png")
+        with Image.open(tmp_path / "download.png") as image:
+            assert (image.format, image.size) == ("PNG", (96, 72))
+        expected = draws_of(hcflow, photo).scene
+        assert torch.equal(read_image(tmp_path / "download.png"), studio.make_draws(expected, 0.1, 0).images[0])
+        assert torch.equal(second, read_image(tmp_path / "download.png"))
+
+        # a brushed region
+        page.get_by_role("tab", name="Edit").click()
+        page.wait_for_timeout(1000)  # the editor fits its canvas into the tab
+        browser.paint(page, [(0.4, 0.45), (0.6, 0.55)])
+        page.locator("#brush").click()
+        page.wait_for_selector("#brush_result img")
+        assert re.search(r"[\d.]+% of draw 1 changed · consistency", page.locator("body").inner_text())
+
+        # errors are shown
+        page.get_by_role("tab", name="Interpolate").click()
+        page.locator("#interpolate").click()
+        page.wait_for_selector("#strip img >> nth=4")
+        page.get_by_role("button", name="Checkpoint").click()
+        page.locator("#checkpoint textarea, #checkpoint input").first.fill("nowhere.pth")
+        page.locator("#checkpoint textarea, #checkpoint input").first.press("Enter")
+        page.wait_for_selector("text=nowhere.pth: no such file")
+
+        # nothing is wider than a phone, and nobody else was asked for anything
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.wait_for_timeout(500)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+        assert {url.removeprefix("blob:").split("?")[0][: len(address)] for url in asked} == {address}
+        html = page.content()
+        assert not re.findall(
+            r'<(?:script|link|img|iframe)[^>]+(?:src|href)="(?:https?:)?//(?!127\.0\.0\.1)[^"]*', html
+        )
+        policy = page.request.get(address).headers["content-security-policy"]
+        assert "default-src 'self'" in policy
+
+
+def fetched(page, url, folder):
+    (folder / "fetched.png").write_bytes(page.request.get(url).body())
+    return read_image(folder / "fetched.png")
