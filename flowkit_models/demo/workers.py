@@ -102,12 +102,14 @@ class Worker:
     Attributes:
         owner: session that has it now; None: it is free.
         checkpoint: that it opened last.
+        closed: the page has ended; a call that is stopped starts nothing anew.
     """
 
     def __init__(self, make: Callable[[], Any], seconds: float, memory: float) -> None:
         self.make, self.seconds, self.memory = make, seconds, memory
         self.owner: str | None = None
         self.checkpoint = ""
+        self.closed = False
         self._start()
 
     def _start(self) -> None:
@@ -140,7 +142,8 @@ class Worker:
                 raise WorkerError(answer["error"])
             message = f"stopped: it needs more memory than {self.memory / 1e9:g} GB, or than there is (--memory)"
         self.stop()
-        self._start()
+        if not self.closed:
+            self._start()
         raise WorkerError(message)
 
     def _receive(self, seconds: float) -> Any:
@@ -182,7 +185,9 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         """Ends the processes, whatever they are doing."""
         for worker in self.workers:
-            worker.stop()
+            worker.closed = True
+            worker.process.kill()
+            worker.process.join()
 
     def run(self, session: str, checkpoint: str, name: str, *arguments: Any) -> Any:
         """Result of a method in a free worker.

@@ -125,6 +125,9 @@ def test_errors_are_one_line_and_keep_the_worker(pool):
 
 def test_workers_end_with_the_pool():
     with Pool(Hostile, "ours", 1, PATIENCE, 1e9) as pool:
-        background(pool, "mallory", "ours", "hang")
+        thread, said = background(pool, "mallory", "ours", "hang")
         process = pool.workers[0].process
+    thread.join(PATIENCE)
+    assert "its process died" in said[0]
+    assert pool.workers[0].process is process  # nothing starts anew
     assert process.exitcode == -signal.SIGKILL
