@@ -23,7 +23,7 @@ def named(paths: list[Path]) -> list[str]:
 
 def test_few_modules_lie_beside_the_folders_of_the_image_models() -> None:
     flat = {path.stem for path in PACKAGES[1].glob("*.py")} - {"__init__"}
-    assert flat <= {"files", "devices", "progress", "terminal", "spandrel"}
+    assert flat <= {"files", "devices", "progress", "terminal"}
 
 
 def test_the_packages_are_few_folders() -> None:
