@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,12 +34,13 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     unfinished = _new_file(path)
     lock = _lock(unfinished)
     try:
-        mode = unfinished.stat().st_mode
-        yield unfinished
-        unfinished.chmod(mode)  # some writers make files that only their owner can read
-        with unfinished.open("r+b") as file:
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        with named_errors(path, unfinished):
+            mode = unfinished.stat().st_mode
+            yield unfinished
+            unfinished.chmod(mode)  # some writers make files that only their owner can read
+            with unfinished.open("r+b") as file:
+                os.fsync(file.fileno())
+            unfinished.replace(path)
     finally:
         if lock is not None:
             lock.close()
@@ -48,6 +51,43 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+@contextmanager
+def named_errors(path: str | os.PathLike[str], unfinished: Path | None = None) -> Iterator[None]:
+    """Gives the path's name to an OSError without one (a full disk), and to what a library made of such an error.
+
+    Args:
+        path: what is written.
+        unfinished: a temporary file, whose name nobody knows.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = _system_error(error, None if unfinished is None else str(unfinished))
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from None
+
+
+def _system_error(error: Exception, unfinished: str | None) -> int | None:
+    """The number of an error of the operating system that names no file, or that a library (torch, safetensors) hid."""
+    if isinstance(error, OSError):
+        return error.errno if error.filename in (None, unfinished) else None
+    if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+        return error.__context__.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found[1]) if found else None
+
+
+def keep_copy(path: Path, copy: Path) -> None:
+    """Gives a file a second name, atomically, or copies it where a file system knows no such thing."""
+    with atomic_path(copy) as unfinished:
+        unfinished.unlink()
+        try:
+            os.link(path, unfinished)
+        except OSError:
+            shutil.copyfile(path, unfinished)
 
 
 def write_whole(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:

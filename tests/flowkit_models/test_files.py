@@ -7,12 +7,14 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from flowkit_models.files import (
     UNFINISHED,
     _lock,
     atomic_path,
+    keep_copy,
     remove_abandoned,
     remove_unfinished,
     write_text,
@@ -96,3 +98,57 @@ def test_what_killed_processes_left_goes_and_what_living_ones_write_stays(tmp_pa
         held.close()
     remove_abandoned(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"file", f"{UNFINISHED}1-0"}
+
+
+@pytest.fixture
+def full(tmp_path):
+    """A disk that takes no more than 10 kB of a file."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def save_weights(path):
+    with atomic_path(path) as unfinished:
+        save_file({"weight": torch.zeros(10_000)}, unfinished)
+
+
+def save_picture(path):
+    with atomic_path(path) as unfinished:
+        Image.effect_noise((300, 300), 50).save(unfinished, "PNG")
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda path: write_text(path, "x" * 20_000),
+        lambda path: write_whole(path, lambda file: torch.save(torch.zeros(10_000), file)),
+        save_weights,
+        save_picture,
+    ],
+    ids=["text", "torch", "safetensors", "picture"],
+)
+def test_a_full_disk_names_the_file_and_keeps_the_old_one(tmp_path, full, write) -> None:
+    (tmp_path / "file").write_text("old")
+    with pytest.raises(OSError, match="File too large") as failed:
+        write(tmp_path / "file")
+    assert failed.value.filename == str(tmp_path / "file")
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
+
+
+def test_an_error_of_another_file_keeps_its_name(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match="missing"), atomic_path(tmp_path / "file"):
+        (tmp_path / "missing").read_text()
+
+
+def test_a_copy_is_the_old_content_whatever_comes(tmp_path, monkeypatch) -> None:
+    for links in (True, False):
+        if not links:
+            monkeypatch.setattr(os, "link", lambda *names: (_ for _ in ()).throw(OSError("no links here")))
+        write_text(tmp_path / "file", f"old {links}")
+        keep_copy(tmp_path / "file", tmp_path / "copy")
+        write_text(tmp_path / "file", "new")
+        assert (tmp_path / "copy").read_text() == f"old {links}"
+    assert len(list(tmp_path.iterdir())) == 2
