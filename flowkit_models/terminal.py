@@ -51,6 +51,13 @@ def stop_if_asked() -> None:
         raise KeyboardInterrupt if _received[0] == signal.SIGINT else Terminated
 
 
+def replace_unprintable() -> None:
+    """Lets what is printed replace characters that the encoding of a stream (cp1252, ASCII) lacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 @contextmanager
 def program() -> Iterator[None]:
     """Conditions under which a program runs: whatever is printed gets printed, and SIGTERM is like Ctrl-C.
@@ -58,9 +65,7 @@ def program() -> Iterator[None]:
     What a stream's encoding lacks is replaced. Warnings are one line each, without the code that they come from. Ctrl-C
     raises KeyboardInterrupt and SIGTERM `Terminated`, once: what follows within two seconds is taken for the same.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    replace_unprintable()
     form, warnings.formatwarning = warnings.formatwarning, _one_line
     since = -PATIENCE
     _received.clear()

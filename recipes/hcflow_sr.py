@@ -9,7 +9,7 @@ have the paper's three stages, one after the other: --stage nll, plus, plusplus.
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import flowkit
 from flowkit_models.data.loader import Batch, Draws
@@ -18,7 +18,7 @@ from flowkit_models.models.hcflow.model import HCFlow
 from flowkit_models.training.discriminator import Discriminator
 from flowkit_models.training.objectives import SRWeights, SuperResolution
 from flowkit_models.training.optim import Adam, Milestones
-from flowkit_models.training.options import Options
+from flowkit_models.training.options import PATH, Options
 from flowkit_models.training.prior_init import fit_priors
 from flowkit_models.training.recipe import command_line, first_batch, fit, fresh_model, initial_model, main_console, run
 from flowkit_models.training.report import LOOK_AT, finish_sr, learned_distances
@@ -33,14 +33,11 @@ class Config(Options):
     """Options of the recipe. The defaults shown are those of the chosen preset and stage."""
 
     preset: Preset = "quick"
-    """quick: one run, two CPU cores, minutes. small-x4: the three stages, minutes each. shipped-x4: one run, made the
-    weights that come with the package. paper-x4 (general), paper-x8 (faces): the published networks and settings, for a
-    GPU and days."""
+    """quick, small-x4 (three stages): CPU, minutes. shipped-x4: the weights in the package. paper-…: GPU, days."""
     stage: Stage = "nll"
-    """nll: HCFlow, by likelihood, eq. (6). plus: HCFlow+, and a pixel loss at τ = 0, eq. (7). plusplus: HCFlow++, and
-    perceptual and adversarial losses at τ, eq. (8)."""
-    init: str | None = None
-    """Checkpoint that the stages plus and plusplus start from, or "scratch". None: the nll stage's in --out/../nll."""
+    """nll: HCFlow, by likelihood. plus: HCFlow+, with a pixel loss. plusplus: HCFlow++, perceptual and GAN too."""
+    init: Annotated[str | None, PATH] = None
+    """What plus and plusplus start from: a checkpoint of an earlier stage or the same; "scratch". Else ../nll."""
     out: Path = Path("runs/hcflow_sr")
     """Folder of the run; of the stages, runs/hcflow_sr/PRESET/STAGE."""
     loss: SRWeights = field(default_factory=SRWeights)
@@ -55,8 +52,8 @@ class Config(Options):
     """Channels of the discriminator's first layers."""
     vgg: Literal["vgg19", "vgg16"] = "vgg19"
     """Network of the perceptual loss: VGG-19, as published, or VGG-16 as a stand-in where its weights are at hand."""
-    weights: Path | None = None
-    """File or folder of weights for the perceptual loss and for LPIPS; None: torch's cache, or a download."""
+    weights: Annotated[Path | None, PATH] = None
+    """File or folder of weights for the perceptual loss and for LPIPS. Without it: torch's cache, or a download."""
     temperature: float = 0.8
     """τ of the samples in the final table and picture."""
 
@@ -68,8 +65,8 @@ MODEL: dict[str, str] = {
     "paper-x4": "hcflow_sr_x4",
     "paper-x8": "hcflow_face_x8",
 }
-EARLIER: dict[str, tuple[str, ...]] = {"plus": ("nll",), "plusplus": ("nll", "plus")}
-"""Stages that a stage may start from; the official code starts both from nll."""
+EARLIER: dict[str, tuple[str, ...]] = {"plus": ("nll", "plus"), "plusplus": ("nll", "plus", "plusplus")}
+"""Stages that a stage may start from, its own among them: a run that goes on from weights. Officially both from nll."""
 
 # the official option files, line by line: docs/official/hcflow.md
 _OFFICIAL: dict[str, Any] = {"batch": 16, "crop": 160, "clip_value": 5.0, "clip_norm": 100.0}

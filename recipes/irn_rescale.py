@@ -8,13 +8,13 @@ moment and goes on with --resume.
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from flowkit_models.metrics import features as vgg
 from flowkit_models.training.discriminator import Discriminator
 from flowkit_models.training.objectives import IRNRescaling, IRNWeights
 from flowkit_models.training.optim import Adam, Milestones
-from flowkit_models.training.options import Options
+from flowkit_models.training.options import PATH, Options
 from flowkit_models.training.recipe import command_line, fit, fresh_model, initial_model, main_console, run
 from flowkit_models.training.report import LOOK_AT, finish_rescaling
 from flowkit_models.training.validation import HeldOutRescaling
@@ -28,8 +28,8 @@ class Config(Options):
     """small-x4: two CPU cores, minutes. paper-…: the published networks and settings, for a GPU and days."""
     stage: Literal["irn", "plus"] = "irn"
     """irn: as published. plus: IRN+ (×4 only), from an IRN, with perceptual and adversarial losses."""
-    init: Path | None = None
-    """Checkpoint that the stage plus starts from. None: last.safetensors of the preset's stage irn."""
+    init: Annotated[Path | None, PATH] = None
+    """Checkpoint that the stage plus starts from. Without it: last.safetensors of the preset's stage irn."""
     out: Path = Path("runs/irn_rescale")
     """Folder of the run."""
     loss: IRNWeights = field(default_factory=IRNWeights)
@@ -40,8 +40,8 @@ class Config(Options):
     """Channels of the discriminator's first layers."""
     vgg: Literal["vgg19", "vgg16"] = "vgg19"
     """Network of the perceptual loss: VGG-19, as published, or VGG-16 as a stand-in where its weights are at hand."""
-    weights: Path | None = None
-    """File or folder of weights for the perceptual loss; None: torch's cache, or a download."""
+    weights: Annotated[Path | None, PATH] = None
+    """File or folder of weights for the perceptual loss. Without it: torch's cache, or a download."""
 
 
 MODEL = {"small-x4": "irn_x4_small", "paper-x2": "irn_x2", "paper-x3": "irn_x3", "paper-x4": "irn_x4"}
@@ -133,7 +133,7 @@ def starting_point(config: Config) -> Any:
         return model
     if config.init is None or not config.init.is_file():
         raise ValueError(f"--init {config.init}: no checkpoint to start from; run --stage irn first")
-    trained: Any = initial_model(config.init, model, ("irn",), config.memory, config.networks)
+    trained: Any = initial_model(config.init, model, ("irn", "plus"), config.memory, config.networks)
     return trained
 
 

@@ -29,7 +29,7 @@ from flowkit_models.evaluation.tables import markdown, spread, spread_table
 from flowkit_models.files import write_text
 from flowkit_models.metrics.registry import METRICS, Rules
 from flowkit_models.training.objectives import SRWeights, SuperResolution
-from flowkit_models.training.options import Options
+from flowkit_models.training.options import PATH, Options
 from flowkit_models.training.prior_init import fit_priors
 from flowkit_models.training.recipe import command_line, first_batch, fit, fresh_model, main_console, run
 from flowkit_models.training.report import learned_distances, score_sr, terminal_table
@@ -77,8 +77,8 @@ class Config(Run):
     """Temperatures of the curves, beside 0."""
     shown: int = 2
     """Number of test images in the picture."""
-    weights: Path | None = None
-    """File or folder of weights for LPIPS; None: torch's cache."""
+    weights: Annotated[Path | None, PATH] = None
+    """File or folder of weights for LPIPS. Without it: torch's cache."""
     seed: Annotated[int, tyro.conf.Suppress] = 0  # each run has its own
     resume: Annotated[bool, tyro.conf.Suppress] = True  # always, unless --overwrite
 

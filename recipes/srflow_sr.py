@@ -9,13 +9,13 @@ It can be stopped at any moment and goes on with --resume.
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import flowkit
 from flowkit_models.data.loader import Batch, Draws
 from flowkit_models.models.srflow.encoder import load_encoder
 from flowkit_models.training.objectives import EncoderPretraining, SRFlowLikelihood
-from flowkit_models.training.options import Options
+from flowkit_models.training.options import PATH, Options
 from flowkit_models.training.recipe import command_line, fit, fresh_model, main_console, run
 from flowkit_models.training.report import LOOK_AT, finish_sr, learned_distances
 from flowkit_models.training.validation import EncoderHeldOut, HeldOut
@@ -31,15 +31,14 @@ class Config(Options):
     """encoder: the RRDB network alone, by L1, as the published encoders were pre-trained. nll: SRFlow."""
     out: Path = Path("runs/srflow_sr")
     """Folder of the run; of the presets, runs/srflow_sr/PRESET/STAGE."""
-    encoder: str | None = None
-    """Encoder of the stage nll: an RRDB_*.pth, a whole SRFlow, or "scratch". None: the stage encoder's
-    run beside --out."""
+    encoder: Annotated[str | None, PATH] = None
+    """Encoder of the stage nll: an RRDB_*.pth, a whole SRFlow, or "scratch". Without it: --out/../encoder."""
     frozen: float = 0.0
     """Part of the run in which the encoder stays as it is: officially 0; the authors' stated recipe has 0.5."""
     pixel: float = 0.0
     """Weight of a pixel loss at τ = 0, beside the likelihood; officially 0."""
-    weights: Path | None = None
-    """File or folder of weights for LPIPS; None: torch's cache."""
+    weights: Annotated[Path | None, PATH] = None
+    """File or folder of weights for LPIPS. Without it: torch's cache."""
     temperature: float = 0.9
     """τ of the samples in the final table and picture."""
 

@@ -87,6 +87,10 @@ class _Crops(Dataset[tuple[Tensor, Tensor]]):
         generator = self._generator(index)
         return self._sample(self._draw(generator), generator)
 
+    def fingerprint(self) -> dict[str, str]:
+        """Digests of the images' contents, LR files included, by name, in the order that the draws count them."""
+        return dict(zip(self.names, self._images.digests(), strict=True))
+
     def part(self, index: int, size: int) -> Tensor:
         """Part `index` of the HR images, of another size: float32 (3, h, w), sides `size` or less in small images."""
         generator = self._generator(index)

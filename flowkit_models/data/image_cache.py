@@ -1,5 +1,6 @@
 """Image files, decoded when they are needed and kept in memory up to a number of bytes."""
 
+import hashlib
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from flowkit_models.images.image_file import ImageError, image_size, read_image
+
+_WHOLE, _PIECE = 1 << 24, 1 << 16
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,22 @@ class ImageFile:
         if x.shape[1:] != (self.height, self.width):
             raise ImageError(f"{self.path}: {x.shape[1]} × {x.shape[2]}, but was {self.height} × {self.width}")
         return x
+
+    def digest(self) -> bytes:
+        """Digest of the file's bytes; of one above 16 MB, of its length and 64 pieces spread over it.
+
+        Raises:
+            OSError: if it can't be read.
+        """
+        found = hashlib.blake2b(digest_size=16)
+        with self.path.open("rb") as file:
+            length = file.seek(0, os.SEEK_END)
+            found.update(str(length).encode())
+            pieces = [(0, length)] if length <= _WHOLE else [(i * (length - _PIECE) // 63, _PIECE) for i in range(64)]
+            for start, size in pieces:
+                file.seek(start)
+                found.update(file.read(size))
+        return found.digest()
 
     @property
     def nbytes(self) -> int:
@@ -64,6 +83,11 @@ class Decoded:
                 for i, group in zip(files, pool.map(self._try, files), strict=True):
                     if group is not None:
                         self._keep(i, group)
+
+    def digests(self) -> list[str]:
+        """Digests of the groups' files and tensors: other ones if a photograph is replaced, whatever its date."""
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(_digest, self._groups))
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -99,6 +123,16 @@ class Decoded:
         while self._bytes > limit:
             oldest, _ = self._kept.popitem(last=False)
             self._bytes -= _nbytes(self._groups[oldest])
+
+
+def _digest(group: tuple[ImageFile | Tensor, ...]) -> str:
+    found = hashlib.blake2b(digest_size=16)
+    for image in group:
+        if isinstance(image, ImageFile):
+            found.update(image.digest())
+        else:
+            found.update(f"{tuple(image.shape)}".encode() + image.numpy().tobytes())
+    return found.hexdigest()
 
 
 def _nbytes(group: tuple[ImageFile | Tensor, ...]) -> int:

@@ -1,5 +1,6 @@
-"""Display of a training run: a bar on a terminal, a line at each validation elsewhere."""
+"""Display of a training run: a bar on a terminal; elsewhere a line at the first step, each minute, each validation."""
 
+import time
 from collections import deque
 from collections.abc import Mapping
 from datetime import timedelta
@@ -11,6 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from flowkit_models.progress import make_progress
+
+EVERY = 60.0
+"""Seconds between lines where there is no terminal."""
 
 
 class Display:
@@ -29,9 +33,13 @@ class Display:
         self._device = device
         self._bits: deque[float] = deque(maxlen=20)
         self._tested = ""
+        self._steps, self._done, self._since = steps, done, time.monotonic()
+        self._losses = ""
+        self._next = 0.0
 
     def __enter__(self) -> "Display":
         self._progress.start()
+        self._since = time.monotonic()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
@@ -42,6 +50,17 @@ class Display:
         if "bits_per_dim" in row:
             self._bits.append(row["bits_per_dim"])
         self._progress.update(self._task, completed=step, status=self._status())
+        losses = [f"{name.replace('_', ' ')} {x:.4g}" for name, x in row.items() if name.endswith("loss")]
+        self._losses = ", ".join(losses) or self._losses
+        if not self._progress.console.is_terminal and time.monotonic() >= self._next:
+            self._next = time.monotonic() + EVERY
+            known = ", ".join(filter(None, [self._losses, self._status()]))
+            self.say(f"step {step} of {self._steps}: {known}{self._left(step)}")
+
+    def _left(self, step: int) -> str:
+        """Time left, by the mean time of the steps so far, validations included."""
+        seconds = (time.monotonic() - self._since) * (self._steps - step) / max(1, step - self._done)
+        return f", {timedelta(seconds=round(seconds))} left"
 
     def validation(self, step: int, metrics: Mapping[str, float], best: bool) -> None:
         """After a validation: the table of its metrics, or a line of them where there is no terminal."""
@@ -56,9 +75,8 @@ class Display:
             self._progress.console.print(table)
         else:
             numbers = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
-            left = self._progress.tasks[0].time_remaining
-            time_left = "" if left is None else f", {timedelta(seconds=int(left))} left"
-            self.say(f"step {step}: {self._status()}{time_left}; {numbers}{', the best so far' if best else ''}")
+            self._next = time.monotonic() + EVERY
+            self.say(f"step {step}: {self._status()}{self._left(step)}; {numbers}{', the best so far' if best else ''}")
 
     def say(self, text: str) -> None:
         """A line of its own."""

@@ -64,18 +64,22 @@ class Verdict(NamedTuple):
     Attributes:
         bad: something is wrong on one of them.
         stop: the signal that one of them received.
+        loss: the mean of all.
     """
 
     bad: bool
     stop: signal.Signals | None
+    loss: float
 
 
-def agree(accelerator: Accelerator, bad: bool, received: signal.Signals | None) -> Verdict:
+def agree(accelerator: Accelerator, bad: bool, received: signal.Signals | None, loss: float = 0.0) -> Verdict:
     """Tells all processes what each knows, in one small message."""
-    flags = torch.tensor([bad, received == signal.SIGTERM, received == signal.SIGINT], dtype=torch.float32)
+    told = [bad, received == signal.SIGTERM, received == signal.SIGINT, loss]
+    flags = torch.tensor(told, dtype=torch.float32)
     total: torch.Tensor = accelerator.reduce(flags.to(accelerator.device), "sum")
-    any_bad, terminated, interrupted = (total > 0).tolist()
-    return Verdict(any_bad, signal.SIGTERM if terminated else signal.SIGINT if interrupted else None)
+    any_bad, terminated, interrupted = (total[:3] > 0).tolist()
+    stop = signal.SIGTERM if terminated else signal.SIGINT if interrupted else None
+    return Verdict(any_bad, stop, float(total[3]) / accelerator.num_processes)
 
 
 def on_first(accelerator: Accelerator, act: Callable[[], object]) -> None:

@@ -38,7 +38,8 @@ class Guarded(nn.Module):
                 raise
             return Outcome(self._undefined(), {})
         image = None if outcome.image is None else outcome.image.detach()
-        return Outcome(outcome.loss, {name: value.detach() for name, value in outcome.logs.items()}, image)
+        opposed = None if outcome.opposed is None else outcome.opposed.detach()
+        return Outcome(outcome.loss, {name: value.detach() for name, value in outcome.logs.items()}, image, opposed)
 
     def run(self, phase: str, batch: Batch, draws: Draws, step: int, image: Tensor | None) -> Outcome:
         """The same without a guard. What does not come from `draws` but from torch's generator can be repeated, too."""

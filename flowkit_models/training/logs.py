@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flowkit_models.files import write_text
+from flowkit_models.files import named_errors, write_text
 from flowkit_models.training.run_folder import RunFolder
 
 Row = Mapping[str, Any]
-"""`kind` ("train", "validation", "skipped", "event"), `step`, and what there is to say, numbers by name."""
+"""`kind` ("train", "validation", "skipped", "failed"), `step`, and what there is to say, numbers by name."""
 
 
 class Logs:
@@ -33,6 +33,7 @@ class Logs:
         ]
         text = "".join(json.dumps(row) + "\n" for row in kept)
         write_text(folder.log, text)
+        self._path, self._folder = folder.log, folder.tensorboard
         self._file = folder.log.open("a", buffering=1, encoding="utf-8")
         self._events: Any = None
         if tensorboard:
@@ -45,21 +46,26 @@ class Logs:
     def write(self, row: Row) -> None:
         """Writes a row; numbers that are not finite become null."""
         safe = {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in row.items()}
-        self._file.write(json.dumps(safe) + "\n")
+        with named_errors(self._path):
+            self._file.write(json.dumps(safe) + "\n")
         if self._events is not None and row["kind"] in ("train", "validation"):
-            for name, value in safe.items():
-                if isinstance(value, float):
-                    self._events.add_scalar(f"{row['kind']}/{name}", value, row["step"])
+            with named_errors(self._folder):
+                for name, value in safe.items():
+                    if isinstance(value, float):
+                        self._events.add_scalar(f"{row['kind']}/{name}", value, row["step"])
 
     def sync(self) -> None:
         """Syncs the rows to the disk: before a state that counts on them."""
-        os.fsync(self._file.fileno())
+        with named_errors(self._path):
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Ends the files."""
-        self._file.close()
+        with named_errors(self._path):
+            self._file.close()
         if self._events is not None:
-            self._events.close()
+            with named_errors(self._folder):
+                self._events.close()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

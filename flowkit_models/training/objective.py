@@ -39,11 +39,14 @@ class Outcome(NamedTuple):
         loss: a scalar, the mean over the samples.
         logs: scalars to log by name, the same names on all processes. "bits_per_dim" is shown in the progress.
         image: handed to the next phase, detached; say the sample that a discriminator judges.
+        opposed: the part of the loss that a discriminator works against, which rises and falls as the game goes; the
+            rest falls while a run is well (`divergence`).
     """
 
     loss: Tensor
     logs: dict[str, Tensor]
     image: Tensor | None = None
+    opposed: Tensor | None = None
 
 
 class Objective(nn.Module):

@@ -1,10 +1,13 @@
 """Options of the training recipes, and the settings, training data and test set that they stand for."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from flowkit_models.data.crops import AlignedCrops, Photos, RandomCrops
 from flowkit_models.data.degradation import Bicubic
@@ -12,23 +15,28 @@ from flowkit_models.data.image_pair import Pair, make_pairs
 from flowkit_models.data.pairs import PairFiles, find_pairs, read_pair
 from flowkit_models.data.sample_photos import bundled_photos, test_photos
 from flowkit_models.images.image_file import check_writable, list_images
+from flowkit_models.training import folder_lock
 from flowkit_models.training.optim import Adam, Cosine, Milestones
 from flowkit_models.training.settings import Settings
+
+UNSAID = tyro.conf.arg(help_behavior_hint="")
+"""Of an option whose words say what happens without it."""
+PATH = tyro.conf.arg(metavar="PATH", help_behavior_hint="")
+NUMBER = tyro.conf.arg(metavar="INT", help_behavior_hint="")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
     """Options of every training recipe. The defaults shown are those of the chosen preset."""
 
-    data: Path | None = None
-    """Folder of HR photographs to train on, searched recursively. None: the photographs in the wheels."""
-    source_weights: dict[str, float] = field(default_factory=dict)
-    """How often to see some photographs, by patterns of their paths in --data: "nature_*" 0.5 "old/*" 0. The others: 1;
-    where several patterns fit, the last counts."""
+    data: Annotated[Path | None, PATH] = None
+    """Folder of HR photographs to train on, searched recursively. Without it: the photographs in the wheels."""
+    source_weights: Annotated[dict[str, float], UNSAID] = field(default_factory=dict)
+    """How often to see some photographs, by patterns of their paths in --data: "nature_*" 0.5 "old/*" 0. Others: 1."""
     paired: bool = False
-    """--data is a set of HR and LR files (HR/ + LR_bicubic/X4/, GTmod12/ + LRbicx4/, DIV2K's, SelfExSR's)."""
-    test: Path | None = None
-    """Set to score on, in one of those layouts, or HR files alone. None: three photographs in the wheels."""
+    """--data is a set of HR and LR files, in any of the layouts in use."""
+    test: Annotated[Path | None, PATH] = None
+    """Set to score on, HR and LR files or HR alone. Without it: three photographs in the wheels."""
     out: Path = Path("runs")
     """Folder of the run: checkpoints, state, logs, metrics and pictures."""
     resume: bool = False
@@ -49,16 +57,16 @@ class Options:
     """Adam's decay rates."""
     weight_decay: float = 0.0
     """Added to the gradient, times the weights."""
-    milestones: tuple[int, ...] = ()
-    """Iterations at which the rate is halved. None given: a short warm-up, then a cosine down to 0.01."""
-    restart_every: int | None = None
+    milestones: Annotated[tuple[int, ...], UNSAID] = ()
+    """Iterations at which the rate is halved. Without it: a short warm-up, then a cosine down to 0.01."""
+    restart_every: Annotated[int | None, NUMBER] = None
     """Without milestones: the cosine starts again every so many iterations, without a warm-up."""
     halved_at_milestone: bool = True
     """The milestone's own iteration already runs at the lower rate; False: the one after it is the first."""
-    clip_value: float | None = None
-    """Gradients are clamped to ± this."""
-    clip_norm: float | None = None
-    """Gradients together are then scaled to at most this norm."""
+    clip_value: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """Gradients are clamped to ± this; None: not."""
+    clip_norm: Annotated[float | None, tyro.conf.arg(metavar="FLOAT")] = None
+    """Gradients together are then scaled to at most this norm; None: not."""
     average: float = 0.0
     """Decay of the exponential moving average of the weights, which is then scored and saved; 0: none."""
     memory: Literal["plain", "lean"] = "plain"
@@ -75,6 +83,8 @@ class Options:
     """Processes that decode and crop ahead, for each training process."""
     tensorboard: bool = True
     """Write TensorBoard's event files beside log.jsonl."""
+    divergence: float = 20.0
+    """Twenty losses in a row so many times above their own past end the run (docs/training.md); 0: never."""
     draws: int = 5
     """Samples per test image in the final table."""
     seed: int = 0
@@ -104,6 +114,7 @@ class Options:
             validate_every=self.validate_every,
             save_every=self.save_every,
             workers=self.workers,
+            divergence=self.divergence,
             tensorboard=self.tensorboard,
             cpu=self.device == "cpu",
         )
@@ -116,14 +127,17 @@ class Options:
         return Cosine(self.steps)
 
     def folder(self) -> Path:
-        """The folder of the run, proved to be writable.
+        """The folder of the run, proved to be writable, and locked until the recipe ends (`recipe.run`).
 
         Raises:
-            ValueError: for numbers that make no sense, before anything is done.
+            ValueError: for numbers that make no sense, or if another process trains there, before anything is done.
         """
         if min(self.steps, self.batch, self.crop, self.draws) < 1 or self.lr <= 0:
             raise ValueError("steps, batch, crop and draws must be at least 1, and lr positive")
-        return check_writable(self.out)
+        folder = check_writable(self.out)
+        if os.environ.get("RANK", "0") == "0":  # of several processes of one run, the first
+            folder_lock.acquire(folder)
+        return folder
 
     def crops(self, scale: int) -> RandomCrops | AlignedCrops:
         """Crops for super-resolution: LR made from the HR crop, flipped left-right; or from LR files."""

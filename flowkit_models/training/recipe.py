@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import sys
 import warnings
 from argparse import ArgumentParser
@@ -18,11 +19,13 @@ from torch import Tensor
 from flowkit_models.models import factory
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import read_about
-from flowkit_models.terminal import empty_argument
+from flowkit_models.terminal import empty_argument, replace_unprintable
+from flowkit_models.training import folder_lock
 from flowkit_models.training.objective import Objective
 from flowkit_models.training.optim import Adam
 from flowkit_models.training.options import Options
 from flowkit_models.training.run_folder import RunFolder
+from flowkit_models.training.signals import Stopped, stopping_at_once
 from flowkit_models.training.trainer import Initialize, Result, Validate, train
 
 C = TypeVar("C", bound=Options)
@@ -84,14 +87,38 @@ def command_line(
 
 
 def run(main: Callable[[], object]) -> int | str:
-    """Runs a recipe; returns 0, or one line that says what was wrong."""
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    """Runs a recipe; returns 0, or one line that says what was wrong.
+
+    Raises:
+        Stopped: after SIGTERM or Ctrl-C, before, in or after training: the exit code is 143 or 130.
+    """
+    replace_unprintable()
+    said: set[str] = set()
+
+    def once(message: Warning | str, *_: object, **__: object) -> str:
+        line = f"warning: {' '.join(str(message).split())}\n"
+        new = line not in said
+        said.add(line)
+        return line if new else ""
+
+    formatted = warnings.formatwarning
+    warnings.formatwarning = once
     try:
-        main()
-    except KeyboardInterrupt:
-        return "stopped"
+        with stopping_at_once():
+            main()
+    except Stopped as stop:
+        if not stop.told and os.environ.get("RANK", "0") == "0":
+            text = f"{stop.signal.name}: stopped; nothing is half-written, and --resume goes on with the run"
+            print(text, file=sys.stderr)
+        raise
+    except KeyboardInterrupt:  # the second one in training
+        print("SIGINT: stopped at once; --resume goes on from the last state", file=sys.stderr)
+        raise Stopped(signal.SIGINT, told=True) from None
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        return f"error: {error}"
+        return f"error: {' '.join(str(error).split())}"
+    finally:
+        warnings.formatwarning = formatted
+        folder_lock.release_all()
     return 0
 
 

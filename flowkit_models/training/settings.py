@@ -1,5 +1,6 @@
 """Settings of a training run, and the fields of its config that a resumed run may change."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -7,9 +8,16 @@ from flowkit_models.training.optim import Adam
 
 RESUMABLE_FIELDS = (
     *("steps", "accumulate", "validate_every", "save_every", "log_every", "workers", "patience", "cpu", "tensorboard"),
+    "divergence",
     *("draws", "device", "resume", "overwrite", "out", "test"),
 )
-"""Settings, and options of the recipes, that a resumed run may change: they reach the weights by rounding at most."""
+"""Settings, and options of the recipes, that a resumed run may change: they reach the weights by rounding at most.
+
+Of `steps` that is so if no rate depends on it; otherwise the rest of the run has the rates of one of the new length.
+"""
+
+FIELDS_AFTER_FAILURE = ("lr", "critic_lr", "clip_value", "clip_norm")
+"""What a run may change besides when it goes on after its numbers were not finite, or its loss far too large."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,8 @@ class Settings:
         save_every: iterations between states; there is one before each validation, too.
         log_every: iterations between rows of the log.
         workers: processes that read data ahead, for each training process.
-        patience: so many iterations in a row without finite numbers end the run.
+        patience: so many iterations in a row without finite numbers, or with a loss far above its past, end the run.
+        divergence: what is far above: see `divergence.DivergenceCheck`; 0 for never.
         cpu: don't use a GPU that is there.
         tensorboard: write TensorBoard's files beside log.jsonl.
 
@@ -51,6 +60,7 @@ class Settings:
     log_every: int = 1
     workers: int = 0
     patience: int = 20
+    divergence: float = 20.0
     cpu: bool = False
     tensorboard: bool = True
 
@@ -58,6 +68,8 @@ class Settings:
         for name in ("steps", "batch", "accumulate", "validate_every", "save_every", "log_every", "patience"):
             if getattr(self, name) < 1:
                 raise ValueError(f"settings: {name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.divergence < math.inf:
+            raise ValueError(f"settings: divergence must be 0 or more, got {self.divergence}")
         if not 0 <= self.average < 1:
             raise ValueError(f"settings: average must be in [0, 1), got {self.average}")
         if self.precision not in ("no", "bf16", "fp16"):

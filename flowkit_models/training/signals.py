@@ -14,11 +14,41 @@ PATIENCE = 2.0
 
 
 class Stopped(SystemExit):
-    """Training was stopped by a signal, with its state saved. Uncaught, the exit code is 130 or 143, as in a shell."""
+    """A run was stopped by a signal; in training, with its state saved. Uncaught, the exit code is 130 or 143.
 
-    def __init__(self, number: signal.Signals) -> None:
+    Attributes:
+        signal: which.
+        told: it has been said already.
+    """
+
+    def __init__(self, number: signal.Signals, told: bool = False) -> None:
         super().__init__(128 + number)
-        self.signal = number
+        self.signal, self.told = number, told
+
+
+@contextmanager
+def stopping_at_once() -> Iterator[None]:
+    """Inside, SIGTERM and Ctrl-C raise `Stopped` at once. The process then ends: later ones are ignored from there on.
+
+    Only the main thread can do this; in another one signals act as they did.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise Stopped(signal.Signals(number))
+
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, Stopped | KeyboardInterrupt):
+            before = dict.fromkeys(SIGNALS, signal.SIG_IGN)
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class StopSignals:

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from flowkit_models.files import write_whole
 from flowkit_models.models.base import ImageFlow
+from flowkit_models.training.divergence import DivergenceCheck
 from flowkit_models.training.objective import Network, Objective
 from flowkit_models.training.optim import Optimizer
 
@@ -30,6 +31,7 @@ class Counters:
         best: the best score of a validation, −inf if there was none.
         skipped: iterations that were skipped because numbers were not finite.
         streak: how many of them just now, in a row.
+        suspect: how many of those because of the model, not of samples.
         seconds: of training and validation.
     """
 
@@ -38,6 +40,7 @@ class Counters:
     best: float = -math.inf
     skipped: int = 0
     streak: int = 0
+    suspect: int = 0
     seconds: float = 0.0
 
 
@@ -51,16 +54,33 @@ class TrainingState:
         optimizers: its optimizers by network.
         average: decay of the moving average of the model's weights, 0 for none.
         scaler: of float16.
+        check: the losses so far.
     """
 
     def __init__(
-        self, objective: Objective, optimizers: Mapping[Network, Optimizer], average: float = 0.0, scaler: Any = None
+        self,
+        objective: Objective,
+        optimizers: Mapping[Network, Optimizer],
+        average: float = 0.0,
+        scaler: Any = None,
+        check: DivergenceCheck | None = None,
     ) -> None:
         self.objective, self.optimizers, self.scaler = objective, optimizers, scaler
+        self.check = check or DivergenceCheck(0.0)
         self.counters = Counters()
         self.averaged: Any = None
         if average > 0:
             self.averaged = AveragedModel(objective.model, multi_avg_fn=get_ema_multi_avg_fn(average))
+        self.mark_initialized()
+
+    def mark_initialized(self) -> None:
+        """Marks every layer that data could initialise as initialised, as one that is trained is.
+
+        So the flags are the same in a run that was not stopped, in one that goes on, and in what both save.
+        """
+        parts: list[Any] = [self.objective, *([] if self.averaged is None else [self.averaged])]
+        for layer in [layer for part in parts for layer in part.modules() if hasattr(layer, "statistics_input")]:
+            layer.initialized.fill_(True)
 
     @property
     def model(self) -> ImageFlow:
@@ -87,6 +107,7 @@ class TrainingState:
             "gradients": {name: dict(o.gradients) if carried else {} for name, o in self.optimizers.items()},
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            "losses": self.check.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -102,6 +123,9 @@ class TrainingState:
             self.averaged.load_state_dict(state["averaged"])
         if self.scaler is not None:
             self.scaler.load_state_dict(state["scaler"])
+        if "losses" in state:  # an older flowkit kept none
+            self.check.load_state_dict(state["losses"])
+        self.mark_initialized()
 
 
 def save_state(path: Path, content: dict[str, Any]) -> None:

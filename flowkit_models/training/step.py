@@ -27,12 +27,17 @@ class Report:
     Attributes:
         trained: the networks that took an optimizer step.
         skipped: the phase that was not finite, and why: it changed nothing, and the phases after it did not run.
+        of_data: it was because of samples, not of the model.
+        losses: of the phases that train the model, the mean of all processes, without what a discriminator opposes; by
+            phase and terms.
         stop: the signal that asks to stop, on any process.
         logs: scalars by name, on this process; `reduce` makes them the mean of all.
     """
 
     trained: set[Network] = field(default_factory=set)
     skipped: str = ""
+    of_data: bool = False
+    losses: dict[str, float] = field(default_factory=dict)
     stop: signal.Signals | None = None
     logs: dict[str, Tensor] = field(default_factory=dict)
 
@@ -115,15 +120,19 @@ class Iteration:
         norm = optimizer.norm()
         finite = [outcome.loss.isfinite() for outcome in outcomes]
         fine = source is None and bool(torch.stack([*finite, norm.isfinite()]).all())
-        bad, report.stop = agree(self.accelerator, not fine, self.signals.received)
+        loss = torch.stack([o.loss if o.opposed is None else o.loss - o.opposed for o in outcomes]).mean()
+        bad, report.stop, mean = agree(self.accelerator, not fine, self.signals.received, float(loss))
         if bad:
-            report.skipped = self._explain(phase, step, micro, images, source, [bool(f) for f in finite])
+            cause, report.skipped = self._explain(phase, step, micro, images, source, [bool(f) for f in finite])
+            report.of_data = cause.rank == 0
             for buffer, before in zip(self.buffers, buffers, strict=True):
                 buffer.copy_(before)
             optimizer.zero_grad()
         else:
             optimizer.step(norm, scaler)
             report.trained.add(phase.trains)
+            if phase.trains == "model":
+                report.losses[self._terms(phase, outcomes)] = mean
             self._log(phase, step, outcomes, norm, report)
         if scaler is not None:
             scaler.update()
@@ -143,8 +152,8 @@ class Iteration:
         images: list[Tensor | None],
         source: Source | None,
         finite: list[bool],
-    ) -> str:
-        """The source of what was not finite, in words: of all processes' findings the one nearest to the cause."""
+    ) -> tuple[Source, str]:
+        """The source of what was not finite, of all processes' findings the one nearest to the cause; and in words."""
         if source is None:
             i = finite.index(False) if False in finite else -1
             with self.accelerator.autocast():
@@ -155,7 +164,12 @@ class Iteration:
         found: list[Source] = gather_object([source])
         scaler = self.accelerator.scaler
         scale = "" if scaler is None else f" (at loss scale {scaler.get_scale():g})"
-        return f"{phase.name}: {min(found).text}{scale}"
+        return min(found), f"{phase.name}: {min(found).text}{scale}"
+
+    def _terms(self, phase: Phase, outcomes: list[Outcome]) -> str:
+        """Name of a loss: its phase, if there are several, and its terms, since not each step has all of them."""
+        terms = [name for name in outcomes[0].logs if name != "bits_per_dim"]
+        return f"the loss of {phase.name}, {' + '.join(terms)}," if terms else f"the loss of {phase.name},"
 
     def _log(self, phase: Phase, step: int, outcomes: list[Outcome], norm: Tensor, report: Report) -> None:
         prefix = "" if len(self.objective.phases) == 1 else f"{phase.name}_"

@@ -15,16 +15,19 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from accelerate.utils import broadcast_object_list
 from rich.console import Console
 
 from flowkit_models.data.loader import Batch, Draws, Samples, key, load_batches
+from flowkit_models.files import keep_copy
 from flowkit_models.models.base import ImageFlow
+from flowkit_models.training import folder_lock
 from flowkit_models.training.display import Display
 from flowkit_models.training.distributed import agree, copy_from_first, on_first, start_processes
+from flowkit_models.training.divergence import LASTING, DivergenceCheck
 from flowkit_models.training.guard import in_batch
 from flowkit_models.training.logs import Logs
 from flowkit_models.training.objective import Objective
@@ -91,16 +94,21 @@ def train(
 
     Raises:
         ValueError: for settings that don't fit together, an objective with parameters that nobody trains, a folder
-            that holds a run (see `RunFolder.open`), a damaged state.
-        FloatingPointError: if `settings.patience` iterations in a row were not finite; it names the cause. The state
-            on the disk has finite weights.
+            that holds a run (see `RunFolder.open`) or in which another process trains, a damaged state. Samples that
+            have a method `fingerprint`, which gives digests by name, must be those that the run began with.
+        FloatingPointError: if `settings.patience` iterations in a row were not finite, or had a loss far above its
+            own past (`divergence`); it names the cause. The state on the disk is from before that, and the run can go
+            on from there with `settings.FIELDS_AFTER_FAILURE` changed.
         Stopped: after SIGTERM or Ctrl-C, with the state saved. It is a `SystemExit` with the code 143 or 130.
     """
     console = console or Console()
     run = _Run(objective, settings, RunFolder(Path(out)), console)
-    run.open({**(config or {}), "training": settings}, resume, overwrite)
-    run.start(samples, initialize)
-    run.loop(samples, validate)
+    try:
+        run.open({**(config or {}), "training": settings}, samples, resume, overwrite)
+        run.start(samples, initialize)
+        run.loop(samples, validate)
+    finally:
+        run.unlock()
     now = run.state.counters
     return Result(run.state.model.eval(), now.step, now.best, now.skipped, now.seconds)
 
@@ -113,6 +121,8 @@ class _Run:
     iteration: Iteration
     logs: Logs | None = None  # the first process writes them
     saved: int = 0  # the step of the state on the disk
+    owed: bool = False  # a state, once numbers are well again
+    locked: bool = False
 
     def __init__(self, objective: Objective, settings: Settings, folder: RunFolder, console: Console) -> None:
         if settings.precision == "fp16" and not all(phase.zero_grad for phase in objective.phases):
@@ -126,10 +136,25 @@ class _Run:
         self.signals = StopSignals()
         self.since = time.monotonic()
 
-    def open(self, config: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
-        """Prepares the folder."""
+    def open(self, config: Mapping[str, Any], samples: Samples, resume: bool, overwrite: bool) -> None:
+        """Locks and prepares the folder."""
         self.config = json.dumps(plain(config))
-        on_first(self.processes, lambda: self.folder.open(config, resume, overwrite))
+        self.data: dict[str, str] | None = None
+        self.changed: list[str] = []
+
+        def prepare() -> None:
+            self.folder.path.mkdir(parents=True, exist_ok=True)
+            self.locked = folder_lock.acquire(self.folder.path)
+            fingerprint = getattr(samples, "fingerprint", None)
+            self.data = fingerprint() if fingerprint is not None else None
+            self.changed = self.folder.open(config, resume, overwrite, self.data)
+
+        on_first(self.processes, prepare)
+
+    def unlock(self) -> None:
+        """Gives the folder back."""
+        if self.locked:
+            folder_lock.release(self.folder.path)
 
     def start(self, samples: Samples, initialize: Initialize | None) -> None:
         """Takes the state from the disk, or makes a first one."""
@@ -140,7 +165,8 @@ class _Run:
             if initialize is not None:
                 self._initialize(samples, initialize)
         s = self.settings
-        self.state = TrainingState(self.objective, self.optimizers, s.average, self.processes.scaler)
+        check = DivergenceCheck(s.divergence)
+        self.state = TrainingState(self.objective, self.optimizers, s.average, self.processes.scaler, check)
         if found[0]:
             content = load_state(self.folder.state)
             try:
@@ -149,8 +175,20 @@ class _Run:
                 reason = " ".join(str(error).split())[:200]
                 raise ValueError(f"{self.folder.state}: does not fit this objective ({reason})") from None
             self.saved = self.state.counters.step
-            self.console.print(f"{self.folder.path}: goes on after step {self.saved}", highlight=False)
+            self.console.print(f"{self.folder.path}: goes on after step {self.saved}", highlight=False, soft_wrap=True)
+            for change in self.changed:
+                self.console.print(self._explained(change), highlight=False, soft_wrap=True)
         self.iteration = Iteration(self.processes, self.objective, self.optimizers, s.accumulate, s.seed, self.signals)
+
+    def _explained(self, change: str) -> str:
+        """A change of a resumed run, with what it does to rates that depend on the length."""
+        if not change.startswith("--steps"):
+            return change
+        step, s = self.saved + 1, self.settings
+        return (
+            f"{change}: from step {step} on the learning rate is that of a run of {s.steps} steps, "
+            f"{s.model.rate(step):.3g} in that step"
+        )
 
     def _initialize(self, samples: Samples, initialize: Initialize) -> None:
         p, s = self.processes, self.settings
@@ -176,6 +214,8 @@ class _Run:
                 stack.callback(self.logs.close)
             self.display = stack.enter_context(Display(self.console, s.steps, now.step, p.device))
             stack.enter_context(self.signals)
+            if self.changed:  # the next resume goes on with them
+                self._save(keep=False)
             if now.validated < now.step and self._validates():  # the run was stopped just before
                 self._validate(validate)
             for batch in batches:
@@ -183,29 +223,36 @@ class _Run:
                 now.step += 1
                 self._record(report)
                 self._tick()
-                if self._validates() or now.step % s.save_every == 0 or report.stop is not None:
+                if self._validates() or now.step % s.save_every == 0 or report.stop is not None or self.owed:
                     self._save()
                 if report.stop is not None:
                     self._stop(report.stop)
                 if self._validates():
                     self._validate(validate)
+            if self.owed:
+                self.display.say(f"the last steps were not finite, or their loss too large: {self._kept()}")
 
     def _record(self, report: Report) -> None:
-        """Counts, averages, logs; raises FloatingPointError if too much in a row was not finite."""
-        now, row = self.state.counters, {}
+        """Counts, averages, logs; raises FloatingPointError if too much in a row was not finite, or far too large."""
+        now, row, check, patience = self.state.counters, {}, self.state.check, self.settings.patience
         if "model" in report.trained:
             self.state.average()
         if report.skipped:
             now.skipped, now.streak = now.skipped + 1, now.streak + 1
+            now.suspect += not report.of_data
             self._log("skipped", {"why": report.skipped})
             self.display.say(f"step {now.step}: skipped, {report.skipped}")
-            if now.streak >= self.settings.patience:
-                raise FloatingPointError(
-                    f"step {now.step}: {now.streak} iterations in a row were not finite; "
-                    f"{report.skipped}; {self._kept()}"
-                )
+            if now.streak >= patience:
+                self._fail(f"{now.streak} iterations in a row were not finite; {report.skipped}", now.streak)
         else:
-            now.streak = 0
+            now.streak = now.suspect = 0
+            far = check(now.step, report.losses)
+            if far and check.streak == LASTING:
+                self.display.say(f"step {now.step}: warning: {far}; the run may be lost")
+            if far and check.streak >= patience:
+                terms = ", ".join(f"{name} {value:.3g}" for name, value in self.iteration.reduce(report.logs).items())
+                why = f"the run has diverged; {far}, {check.streak} times in a row ({terms})"
+                self._fail(why, now.step + 1 - check.began)
             if now.step % self.settings.log_every == 0:
                 row = self.iteration.reduce(report.logs)
                 rates = {f"{name}_rate": one.settings.rate(now.step) for name, one in self.optimizers.items()}
@@ -226,7 +273,7 @@ class _Run:
                     metrics = [{name: float(value) for name, value in validate(model.eval(), now.step).items()}]
             except Stopped:
                 pass  # all processes must hear of it
-        _, stop = agree(self.processes, False, self.signals.received)
+        stop = agree(self.processes, False, self.signals.received).stop
         if stop is not None:
             self._stop(stop)
         broadcast_object_list(metrics)
@@ -244,15 +291,39 @@ class _Run:
         self._tick()
         self._save()
 
-    def _save(self) -> None:
-        """Writes state and model, unless weights are not finite: then the last good ones stay."""
-        if not self.state.finite():
+    def _save(self, keep: bool = True) -> None:
+        """Writes state and model, unless the model makes numbers that are not finite, or far too large.
+
+        Then the last ones stay. Nor need weights be good that were, until an iteration with them was: the state before
+        is kept as well (`keep`).
+        """
+        now, check = self.state.counters, self.state.check
+        far = check.streak >= (LASTING if now.step >= self.settings.steps else 1)
+        self.owed = now.suspect > 0 or far or not self.state.finite()
+        if self.owed:
             return
-        self.saved = self.state.counters.step
         if self.logs is not None:
             self.logs.sync()
-            save_state(self.folder.state, {"config": self.config, **self.state.state_dict()})
+            if keep and 0 < self.saved < now.step - now.streak:
+                keep_copy(self.folder.state, self.folder.previous)
+            save_state(self.folder.state, {"config": self.config, "data": self.data, **self.state.state_dict()})
+        self.saved = now.step
         self._save_model(self.folder.last)
+
+    def _fail(self, why: str, steps: int) -> NoReturn:
+        """Ends the run after so many bad steps, with a state on the disk that an iteration was well after."""
+        step = self.state.counters.step
+        if self.logs is not None:
+            self._log("failed", {"why": why})
+            # weights that are not finite are none that were saved
+            if self.saved >= step - steps and self.state.finite() and self.folder.previous.exists():
+                self.state.load_state_dict(load_state(self.folder.previous))
+                self.folder.previous.replace(self.folder.state)
+                self.saved = self.state.counters.step
+                self._save_model(self.folder.last)
+        again = "--resume with a smaller --lr or --clip-norm goes on from there"
+        remedy = again if self.saved else "start anew: --overwrite and a smaller --lr"
+        raise FloatingPointError(f"step {step}: {why}; {self._kept()}; {remedy}")
 
     def _save_model(self, path: Path) -> None:
         if self.processes.is_main_process:
@@ -260,7 +331,7 @@ class _Run:
 
     def _stop(self, number: signal.Signals) -> None:
         self.display.say(f"{number.name} after step {self.state.counters.step}: {self._kept()}")
-        raise Stopped(number)
+        raise Stopped(number, told=True)
 
     def _kept(self) -> str:
         return f"{self.folder.state} has step {self.saved}" if self.saved else "no state was saved yet"

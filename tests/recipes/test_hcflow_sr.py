@@ -90,8 +90,12 @@ def test_what_a_stage_may_start_from(train, tmp_path) -> None:
     assert "run --stage nll first" in train("hcflow_sr", *small, "--stage", "plus", *out)
     assert "starts from scratch" in train("hcflow_sr", *small, "--stage", "nll", "--init", "x.pth", *out)
     assert train("hcflow_sr", *small, "--stage", "plus", "--init", "scratch", *out) == 0
-    again = ["--stage", "plus", "--init", str(tmp_path / "plus" / "last.safetensors"), "--out", str(tmp_path / "again")]
-    assert "trained in stage 'plus'; this one starts from nll" in train("hcflow_sr", *small, *again)
+    own = ["--stage", "plus", "--init", str(tmp_path / "plus" / "last.safetensors"), "--out", str(tmp_path / "own")]
+    assert train("hcflow_sr", *small, *own) == 0
+    model = flowkit_models.create("hcflow_sr_x4_small")
+    model.save(tmp_path / "later.safetensors", run=json.dumps({"options": {"stage": "plusplus"}}))
+    later = ["--stage", "plus", "--init", str(tmp_path / "later.safetensors"), "--out", str(tmp_path / "again")]
+    assert "trained in stage 'plusplus'; this one starts from nll or plus" in train("hcflow_sr", *small, *later)
     flowkit_models.create("hcflow_sr_x4_small", steps=1).save(tmp_path / "other.safetensors")
     other = ["--stage", "plus", "--init", str(tmp_path / "other.safetensors"), "--out", str(tmp_path / "again")]
     assert "another model than this preset's" in train("hcflow_sr", *small, *other)
@@ -159,7 +163,8 @@ def test_a_run_that_is_there_is_not_overwritten(train, tmp_path) -> None:
     options = ["--out", str(tmp_path), *TOY]
     assert train("hcflow_sr", *options) == 0
     assert "holds a run already" in train("hcflow_sr", *options)
-    assert "options.lr was" in train("hcflow_sr", *options, "--resume", "--lr", "1")
+    refused = train("hcflow_sr", *options, "--resume", "--lr", "1", "--official-steps")
+    assert refused.endswith("another config: --lr was 0.001 and is 1.0; --official-steps was False and is True")
     assert train("hcflow_sr", *options, "--overwrite") == 0
 
 
@@ -177,4 +182,4 @@ def test_the_preset_is_what_the_shipped_weights_were_trained_with(recipe) -> Non
     made = json.loads(read_about(SHIPPED)["run"])["options"]
     stated = plain(dataclasses.asdict(module.PRESETS["shipped-x4", "plus"]))
     differing = {key for key in made.keys() | stated.keys() if made.get(key) != stated.get(key)}
-    assert differing == {"data", "source_weights", "loss"}
+    assert differing == {"data", "source_weights", "loss", "divergence"}

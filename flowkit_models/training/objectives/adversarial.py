@@ -49,7 +49,7 @@ class AdversarialObjective(Objective):
             raise ValueError("a perceptual loss needs a network of features")
         if bool(gan) != (discriminator is not None):
             raise ValueError("an adversarial loss needs a discriminator, and a discriminator needs its weight")
-        self.features, self.discriminator_first = features, discriminator_first
+        self.features, self.gan, self.discriminator_first = features, gan, discriminator_first
         self.phases = phases if discriminator is None else (*phases, Phase("discriminator", "discriminator"))
 
     def active(self, step: int) -> Iterable[Phase]:
@@ -59,7 +59,8 @@ class AdversarialObjective(Objective):
     def forward(self, phase: str, batch: Batch, draws: Draws, step: int, image: Tensor | None = None) -> Outcome:
         """The loss of a phase; the image that is judged is handed on to the discriminator's."""
         if phase != "discriminator":
-            return self._forward(phase, batch, draws, step)
+            outcome = self._forward(phase, batch, draws, step)
+            return outcome._replace(opposed=self.gan * outcome.logs["gan"]) if "gan" in outcome.logs else outcome
         if image is None:
             with torch.no_grad():
                 image = self._sample(batch, draws)

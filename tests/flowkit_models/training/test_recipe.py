@@ -1,14 +1,22 @@
 """First weights of a recipe: a preset's, or in the sizes of the run or of the stage that they go on from."""
 
 import dataclasses
+import io
 import json
+import os
+import signal
+import sys
+import time
+import warnings
 
 import pytest
 import torch
 
 import flowkit_models
+from flowkit_models.training import folder_lock
 from flowkit_models.training.options import Options
-from flowkit_models.training.recipe import command_line, fresh_model, initial_model
+from flowkit_models.training.recipe import command_line, fresh_model, initial_model, run
+from flowkit_models.training.signals import Stopped
 
 NAME = "hcflow_sr_x4_small"
 
@@ -49,3 +57,86 @@ def test_an_empty_path_is_a_usage_error(option, capsys) -> None:
             command_line(Options, {(): Options()}, (), line, None)
         assert stop.value.code == 2
         assert capsys.readouterr().err.startswith(f"error: {option}: its value is empty")
+
+
+@pytest.fixture
+def handlers():
+    """After a stop, `run` leaves signals ignored: the process ends."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield before
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def wait_for(*numbers):
+    """Work outside the loop, in which signals come."""
+    for number in numbers:
+        os.kill(os.getpid(), number)
+        time.sleep(0.01)
+    raise AssertionError("not stopped")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "Ctrl-C"])
+def test_a_signal_outside_the_loop_is_one_line_and_a_code(handlers, number, code, tmp_path, capsys) -> None:
+    def main():
+        Options(out=tmp_path).folder()
+        wait_for(number)
+
+    with pytest.raises(Stopped) as stopped:
+        run(main)
+    assert stopped.value.code == code
+    said = capsys.readouterr().err
+    assert said == f"{number.name}: stopped; nothing is half-written, and --resume goes on with the run\n"
+    assert not list(tmp_path.iterdir())
+    os.kill(os.getpid(), signal.SIGINT)  # a second one changes nothing
+
+
+def test_handlers_come_back_after_a_recipe(handlers) -> None:
+    assert run(lambda: None) == 0
+    assert {number: signal.getsignal(number) for number in handlers} == handlers
+
+
+def test_ctrl_c_twice_in_the_loop_is_a_code(handlers, capsys) -> None:
+    def main():
+        raise KeyboardInterrupt
+
+    with pytest.raises(Stopped) as stopped:
+        run(main)
+    assert (stopped.value.code, "SIGINT: stopped at once" in capsys.readouterr().err) == (130, True)
+
+
+def test_warnings_are_lines_and_come_once(monkeypatch, capsys) -> None:
+    formatted = warnings.formatwarning
+
+    def show(*about, **more):  # as Python does where no test collects warnings
+        sys.stderr.write(warnings.formatwarning(*about[:4]))
+
+    monkeypatch.setattr(warnings, "showwarning", show)
+
+    def main():
+        for text in ("skipped a.png:\ntruncated", "skipped b.png", "skipped a.png:\ntruncated"):
+            with warnings.catch_warnings():
+                warnings.simplefilter("always")
+                warnings.warn(text, stacklevel=1)
+
+    assert run(main) == 0
+    assert capsys.readouterr().err == "warning: skipped a.png: truncated\nwarning: skipped b.png\n"
+    assert warnings.formatwarning is formatted
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_pipe_with_few_characters_gets_others_in_their_place(monkeypatch, encoding) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert run(lambda: print("τ ━ 雪")) == 0
+    stream.seek(0)
+    assert stream.read() == "? ? ?\n"
+
+
+def test_a_folder_is_locked_until_the_recipe_ends(tmp_path) -> None:
+    def main():
+        Options(out=tmp_path).folder()
+        assert (tmp_path / folder_lock.NAME).exists()
+
+    assert run(main) == 0
+    assert not (tmp_path / folder_lock.NAME).exists()

@@ -32,7 +32,7 @@ def test_a_new_folder_gets_the_config(folder) -> None:
 
 def test_a_run_is_not_overwritten_unasked(folder) -> None:
     with_a_run(folder)
-    with pytest.raises(ValueError, match=r"holds a run already \(state\.pt\); resume it, overwrite it, or choose"):
+    with pytest.raises(ValueError, match=r"already \(state\.pt\): --resume goes on with it, --overwrite deletes it"):
         folder.open(CONFIG, resume=False, overwrite=False)
     folder.open(CONFIG, resume=False, overwrite=True)
     assert sorted(file.name for file in folder.path.iterdir()) == ["config.json", "notes.txt"]
@@ -42,6 +42,13 @@ def test_a_resumed_run_keeps_its_files_and_loses_half_written_ones(folder) -> No
     with_a_run(folder)
     (folder.path / ".flowkit-123-0").write_bytes(b"half")
     (folder.path / ".flowkit-9-12").write_bytes(b"half")
+    for name in (
+        ".tmpAbCd9f",
+        ".state.pt.99",
+        ".last.safetensors.1234",
+        ".samples.png.7",
+    ):  # and older
+        (folder.path / name).write_bytes(b"half")
     folder.open({**CONFIG, "training": {"steps": 9}}, resume=True, overwrite=False)
     assert not list(folder.path.glob(".*"))
     assert folder.state.exists()
@@ -87,8 +94,8 @@ def test_a_field_that_is_newer_than_the_run_had_its_default(folder) -> None:
     check_same_config(old, {"options": Outer(9)}, folder.path)
     changes = {"inner": Inner(new=(3,)), "weights": {"a": 0.5}, "crop": 32}
     expected = (
-        r"options\.crop was 64 and is 32; options\.inner\.new was \[1, 2\] and is \[3\]; "
-        r"options\.weights\.a was nothing and is 0\.5$"
+        r"--crop was 64 and is 32; --inner\.new was \[1, 2\] and is \[3\]; "
+        r"--weights\.a was nothing and is 0\.5$"
     )
     with pytest.raises(ValueError, match=expected):
         check_same_config(old, {"options": Outer(5, **changes)}, folder.path)
@@ -96,14 +103,14 @@ def test_a_field_that_is_newer_than_the_run_had_its_default(folder) -> None:
 
 def test_what_was_recorded_is_no_default(folder) -> None:
     old = {"options": plain(asdict(Outer(5, crop=32, weights={"a": 0.5})))}
-    with pytest.raises(ValueError, match=r"crop was 32 and is 64; options\.weights\.a was 0\.5 and is nothing$"):
+    with pytest.raises(ValueError, match=r"--crop was 32 and is 64; --weights\.a was 0\.5 and is nothing$"):
         check_same_config(old, {"options": Outer(5)}, folder.path)
 
 
 def test_only_whole_names_of_options_and_settings_may_change(folder) -> None:
     check_same_config({"options": {"out": 1}, "sizes": {}}, {"options": {"out": 2}, "sizes": {}}, folder.path)
-    for group, name in (("options", "stepsize"), ("sizes", "steps")):
-        with pytest.raises(ValueError, match=f"{group}.{name} was 1 and is 2$"):
+    for group, name, said in (("options", "step_size", "--step-size"), ("sizes", "steps", "sizes.steps")):
+        with pytest.raises(ValueError, match=f"{said} was 1 and is 2$"):
             check_same_config({group: {name: 1}}, {group: {name: 2}}, folder.path)
 
 

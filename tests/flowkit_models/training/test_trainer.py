@@ -251,7 +251,7 @@ def test_another_config_is_refused(tmp_path) -> None:
         start(out="a", crop=64, resume=False)
     with pytest.raises(ValueError, match=r"another config: training\.model\.lr was 0\.001 and is 0\.002$"):
         start(2e-3, out="a", crop=64)
-    with pytest.raises(ValueError, match=r"another config: options\.crop was 64 and is 32$"):
+    with pytest.raises(ValueError, match=r"another config: --crop was 64 and is 32$"):
         start(out="b", crop=32, steps=2)
     assert start(out="b", crop=64, steps=2).step == 2
 
