@@ -231,6 +231,9 @@ class _Run:
                     self._validate(validate)
             if self.owed:
                 self.display.say(f"the last steps were not finite, or their loss too large: {self._kept()}")
+        stop = agree(p, False, self.signals.received).stop
+        if stop is not None:  # it came during the last validation or after
+            self._stop(stop)
 
     def _record(self, report: Report) -> None:
         """Counts, averages, logs; raises FloatingPointError if too much in a row was not finite, or far too large."""

@@ -13,8 +13,10 @@ import torch
 from safetensors.torch import load_file
 from support import run
 
+from flowkit_models.training import trainer
 from flowkit_models.training.logs import read_log
-from flowkit_models.training.state import load_state
+from flowkit_models.training.signals import Stopped
+from flowkit_models.training.state import load_state, save_state
 
 HERE = Path(__file__).parent
 TESTS = HERE.parents[1]
@@ -155,3 +157,17 @@ def test_a_signal_during_a_validation_ends_it(processes, whole, tmp_path) -> Non
 
     run(out, "phases", steps=STEPS, resume=True)  # which makes up for it first
     assert_same(whole("phases", STEPS), out)
+
+
+def test_a_signal_after_the_last_validation_is_not_lost(tmp_path, monkeypatch) -> None:
+    def save(path, content):
+        save_state(path, content)
+        if content["counters"]["validated"] == STEPS:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(trainer, "save_state", save)
+    with pytest.raises(Stopped) as stopped:
+        run(tmp_path / "run", steps=STEPS)
+    assert stopped.value.code == 143
+    monkeypatch.undo()
+    assert run(tmp_path / "run", steps=STEPS, resume=True).step == STEPS
