@@ -99,7 +99,7 @@ def test_other_scores_of_a_run_need_no_training(start, tmp_path, capsys) -> None
     scores = json.loads((tmp_path / "out" / "small" / "case4" / "seed0" / "scores.json").read_text())
     assert [row["temperature"] for row in scores["temperatures"]] == [0.0, 0.2, 0.9]
     said = start("--designs", "case4", "--lr", "0.01")
-    assert "can't resume with another config: options.lr was 0.001 and is 0.01" in said
+    assert "can't resume with another config: --lr was 0.001 and is 0.01" in said
     assert start("--designs", "case4", "--lr", "0.01", "--overwrite") == 0
 
 
