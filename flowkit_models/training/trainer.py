@@ -305,13 +305,13 @@ class _Run:
         self.owed = now.suspect > 0 or far or not self.state.finite()
         if self.owed:
             return
+        self._save_model(self.folder.last)  # first: of a run that is killed between both, the state makes it again
         if self.logs is not None:
             self.logs.sync()
             if keep and 0 < self.saved < now.step - now.streak:
                 keep_copy(self.folder.state, self.folder.previous)
             save_state(self.folder.state, {"config": self.config, "data": self.data, **self.state.state_dict()})
         self.saved = now.step
-        self._save_model(self.folder.last)
 
     def _fail(self, why: str, steps: int) -> NoReturn:
         """Ends the run after so many bad steps, with a state on the disk that an iteration was well after."""

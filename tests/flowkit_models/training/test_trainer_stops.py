@@ -171,3 +171,21 @@ def test_a_signal_after_the_last_validation_is_not_lost(tmp_path, monkeypatch) -
     assert stopped.value.code == 143
     monkeypatch.undo()
     assert run(tmp_path / "run", steps=STEPS, resume=True).step == STEPS
+
+
+def test_last_weights_are_never_older_than_the_state(tmp_path, whole, monkeypatch) -> None:
+    """Killed right after each of the last two states, that before the last validation and that after it."""
+
+    def save(path, content):
+        save_state(path, content)
+        if content["counters"]["step"] == STEPS:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "save_state", save)
+        for validated in (STEPS - 5, STEPS):
+            with pytest.raises(KeyboardInterrupt):
+                run(tmp_path / "run", "phases", steps=STEPS, resume=True)
+            assert load_state(tmp_path / "run" / "state.pt")["counters"]["validated"] == validated
+    run(tmp_path / "run", "phases", steps=STEPS, resume=True)
+    assert_same(whole("phases", STEPS), tmp_path / "run")
