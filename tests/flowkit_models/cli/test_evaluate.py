@@ -314,7 +314,7 @@ BAD = [
     ("--results nowhere", "nowhere: no such folder"),
     ("--results lonely", "lonely: no image for im1"),
     ("--results tiny/LR_bicubic/X4", "im0x4.png: 10 × 11, but the HR image im0 is 40 × 44"),
-    ("--draws 0", "draws and scale must be at least 1"),
+    ("--draws 0", "--draws and --scale must be at least 1"),
     ("--temperatures -1", "temperatures must be at least 0"),
     ("--set tiny tiny", "would be one name"),
     ("--set wrong", "is not ×4 of"),
