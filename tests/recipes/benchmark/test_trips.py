@@ -21,4 +21,4 @@ def test_a_trip_is_counted() -> None:
 
 def test_the_trips_of_architecture_md() -> None:
     assert len(load_trip(PACKAGE)) <= 8
-    assert len(upscale_trip(PACKAGE)) <= 22
+    assert len(upscale_trip(PACKAGE)) <= 28
