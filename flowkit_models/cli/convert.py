@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flowkit_models.cli.model import overrides
 from flowkit_models.cli.options import Convert
-from flowkit_models.files import UNFINISHED, remove_abandoned, write_whole
+from flowkit_models.files import UNFINISHED, named_errors, remove_abandoned, write_whole
 from flowkit_models.models import factory
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import OWN_NOTES, read_about
@@ -40,7 +40,8 @@ def convert_file(options: Convert) -> int:
     remove_abandoned(options.target.parent)
     proof = options.target.with_name(f"{UNFINISHED}{os.getpid()}-proof{options.target.suffix}")
     try:
-        write(model, proof, read_about(options.source))
+        with named_errors(options.target, proof):
+            write(model, proof, read_about(options.source))
         copy = factory.load(proof, **overrides(model.config))
         count = check_equal(model, copy, options.target)
         proof.replace(options.target)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from flowkit_models.images import formats
 from flowkit_models.images.image_file import list_images
 
 _HR_FOLDER = re.compile(
@@ -123,7 +124,7 @@ def _levels(folder: Path, scale: int | None, sure: bool, depth: int = 0) -> Iter
         for place in _levels(below, _stated(below.name) or scale, sure and _part_of_lr(below.name), depth + 1):
             found = True
             yield place
-    if not found or any(path.is_file() and not path.name.startswith(".") for path in folder.iterdir()):
+    if not found or any(path.is_file() and not formats.left_out(path.name) for path in folder.iterdir()):
         yield LRPlace(folder, scale, sure)
 
 
@@ -139,7 +140,7 @@ def _stated(name: str) -> int | None:
 def folders_in(folder: Path) -> list[Path]:
     """The folders in a folder, sorted, without hidden ones."""
     try:
-        return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+        return sorted(path for path in folder.iterdir() if path.is_dir() and not formats.left_out(path.name))
     except OSError:  # one that may not be looked into
         return []
 

@@ -90,6 +90,20 @@ def test_nothing_is_overwritten_unasked(tmp_path) -> None:
     assert read_weights(tmp_path / "b.safetensors")[1]["model"] == "HCFlow"
 
 
+@pytest.mark.parametrize("ending", [".safetensors", ".pth"])
+def test_a_full_disk_names_the_target(tmp_path, ending) -> None:
+    resource = pytest.importorskip("resource")
+    flowkit_models.create("irn_x2", blocks=(1,), growth=16).save(tmp_path / "a.safetensors")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=f"b{ending}"):
+            convert(tmp_path / "a.safetensors", tmp_path / f"b{ending}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
 def test_the_longest_name_that_a_folder_takes(tmp_path) -> None:
     flowkit_models.create("hcflow_sr_x4_small").save(tmp_path / "a.safetensors")
     name = "n" * (os.pathconf(tmp_path, "PC_NAME_MAX") - len(".safetensors"))
