@@ -19,6 +19,10 @@ def test_a_trip_is_counted() -> None:
     assert files == ["images/photo_file.py", "images/convert.py"]
 
 
-def test_the_trips_of_architecture_md() -> None:
+def test_opening_a_checkpoint_is_a_short_trip() -> None:
     assert len(load_trip(PACKAGE)) <= 8
-    assert len(upscale_trip(PACKAGE)) <= 28
+
+
+@pytest.mark.xfail(reason="28 files: readers, progress, devices and the terminal are files of their own", strict=True)
+def test_enlarging_a_picture_is_a_short_trip() -> None:
+    assert len(upscale_trip(PACKAGE)) <= 16
