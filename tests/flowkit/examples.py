@@ -1,10 +1,10 @@
 """The registry: one row per bijector. Every law runs over all of it, and over random compositions of its rows."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from example import Example
 from hypothesis import strategies as st
 
 import flowkit
@@ -33,28 +33,6 @@ from flowkit import (
 )
 from flowkit.nets import FCN, MLP, DenseBlock, Interleave
 from flowkit.spatial import Patch
-from flowkit.testing import perturb
-
-
-@dataclass(frozen=True)
-class Example:
-    """How to make a bijector, and what it takes: x of (B, channels, *spatial), spatial in multiples."""
-
-    name: str
-    make: Callable[[], Bijector]
-    channels: int = 4
-    dims: tuple[int, ...] = (0, 1, 2, 3)  # numbers of spatial dimensions that it takes
-    multiple: int = 1
-    context: Callable[[torch.Tensor], Any] = lambda x: None
-
-    def bijector(self, seed: int) -> Bijector:
-        """Makes it with every parameter moved, so that no log-det is zero by accident."""
-        torch.manual_seed(seed)
-        return perturb(self.make())
-
-    @property
-    def keeps_shape(self) -> bool:
-        return self.multiple == 1 and self.channels == 4 and self.name not in ("split", "inverse of split")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from examples import EXAMPLES, Example, case
+from example import Example
+from examples import EXAMPLES, case
 
 from flowkit.testing import laws
 

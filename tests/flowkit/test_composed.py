@@ -5,7 +5,6 @@ import time
 
 import pytest
 import torch
-from examples import perturb
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -14,6 +13,7 @@ import flowkit
 from flowkit import Affine, Chain, Coupling, Hierarchy, Level, Reversible
 from flowkit.fusion import compose, runs_of
 from flowkit.nets import FCN
+from flowkit.testing import perturb
 
 
 def steps(channels: int, count: int, parametrization: str = "dense") -> list[flowkit.Bijector]:

@@ -5,7 +5,8 @@ from typing import Any
 import hypothesis.strategies as st
 import pytest
 import torch
-from examples import EXAMPLES, Case, Example, cases
+from example import Example
+from examples import EXAMPLES, Case, cases
 from hypothesis import given, settings
 
 import flowkit

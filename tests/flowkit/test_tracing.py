@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from examples import EXAMPLES, Example, case
+from example import Example
+from examples import EXAMPLES, case
 
 from flowkit import ActNorm, Hierarchy, InvertibleConv1x1, Permutation, Reversible
 from flowkit.nets import FCN
