@@ -1,6 +1,4 @@
-"""Conditioner networks: what steers couplings and injectors. Any module with `net(passive, context)` fits as well."""
-
-import itertools
+"""Networks of the published image flows: Glow's and IRN's, and their layers."""
 
 import torch
 import torch.nn.functional as F
@@ -9,43 +7,7 @@ from torch import Tensor, nn
 from flowkit.bijector import full_precision
 from flowkit.checks import autocasting
 from flowkit.linear import mark_initialized
-from flowkit.tree import describe
-
-
-class MLP(nn.Module):
-    """A perceptron for vectors (B, in_features); its last layer starts at zero.
-
-    So do those of all networks here. A coupling then starts as the identity with `Additive`, with `Affine` of "atan",
-    "tanh", "exp" and "soft" (centre 0), and nearly so with `MixtureLogistic` (to 1e-3, see its offsets). It does not
-    with `Affine` of "sigmoid" (s = 0.88) and "softplus" (0.69), nor with `RationalQuadratic`, whose inner slopes of
-    raw value 0 are 0.69.
-
-    Args:
-        in_features: channels of the passive part (or of the context, for an injector).
-        out_features: parameters to return.
-        hidden: width.
-        depth: number of hidden layers.
-        context_features: channels of the context, which is concatenated; 0 ignores any context.
-    """
-
-    def __init__(
-        self, in_features: int, out_features: int, hidden: int = 64, depth: int = 2, context_features: int = 0
-    ) -> None:
-        super().__init__()
-        self.context_features = context_features
-        widths = [in_features + context_features, *[hidden] * depth]
-        layers: list[nn.Module] = []
-        for i, o in itertools.pairwise(widths):
-            layers += [nn.Linear(i, o), nn.SiLU()]
-        last = nn.Linear(widths[-1], out_features)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        self.layers = nn.Sequential(*layers, last)
-
-    def forward(self, passive: Tensor, context: Tensor | None = None) -> Tensor:
-        """(B, in_features) to (B, out_features)."""
-        out: Tensor = self.layers(with_context(passive, context, self.context_features))
-        return out
+from flowkit.nets.contexts import fitting_context, with_context
 
 
 class FCN(nn.Module):
@@ -154,22 +116,6 @@ class DenseBlock(nn.Module):
         return out
 
 
-class Interleave(nn.Module):
-    """A net for each parameter of a coupling, on the same input: IRN's shift and log-scale come from two networks.
-
-    Args:
-        nets: called `net(passive, context)`; each returns one parameter for every active channel.
-    """
-
-    def __init__(self, *nets: nn.Module) -> None:
-        super().__init__()
-        self.nets = nn.ModuleList(nets)
-
-    def forward(self, passive: Tensor, context: Tensor | None = None) -> Tensor:
-        """(B, in_channels, *spatial) to (B, nets · active, *spatial), the parameters of one channel side by side."""
-        return torch.stack([net(passive, context) for net in self.nets], 2).flatten(1, 2)
-
-
 class ActNormConv2d(nn.Module):
     """A convolution without bias and an ActNorm on its output, as one convolution: (W∗x + bias)·exp(log_scale).
 
@@ -248,39 +194,3 @@ def small_xavier(conv: nn.Module, gain: float = 0.1) -> None:
     nn.init.xavier_normal_(conv.weight, gain=gain)  # type: ignore[arg-type]
     if isinstance(conv.bias, Tensor):
         nn.init.zeros_(conv.bias)
-
-
-def with_context(passive: Tensor, context: Tensor | None, channels: int) -> Tensor:
-    """concat[passive, context], where the network was made for `channels` channels of context.
-
-    A vector (B, C) or (B, C, 1, 1) beside an image is the same at every pixel.
-
-    Raises:
-        ValueError: if it needs a context and gets none, or one of another width or size, or class labels.
-    """
-    if channels == 0:
-        return passive
-    return torch.cat([passive, fitting_context(passive, context, channels).to(passive.dtype)], 1)
-
-
-def fitting_context(passive: Tensor, context: Tensor | None, channels: int) -> Tensor:
-    """A context in the spatial size of the passive part: an image as it is, a vector at every pixel.
-
-    Raises:
-        ValueError: if it is missing, or of another width or size, or made of class labels.
-    """
-    if isinstance(context, Tensor) and not context.is_floating_point():
-        raise ValueError(
-            f"net: class labels {describe(context)} are no numbers to compute with: pass them as one-hot vectors, "
-            "torch.nn.functional.one_hot(labels, classes).float(), or as an embedding"
-        )
-    if isinstance(context, Tensor):
-        pixel = context.view(-1, 1) if context.ndim == 1 else context
-        pixel = pixel.view(*pixel.shape, *(1 for _ in passive.shape[2:])) if pixel.ndim == 2 else pixel
-        if pixel.ndim == passive.ndim and all(side == 1 for side in pixel.shape[2:]):
-            context = pixel.expand(*pixel.shape[:2], *passive.shape[2:])
-    if not isinstance(context, Tensor) or context.shape[1:] != (channels, *passive.shape[2:]):
-        raise ValueError(
-            f"net: expected a context with {channels} channels, got {describe(context)}, beside {describe(passive)}"
-        )
-    return context

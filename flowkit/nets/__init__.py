@@ -1,0 +1,20 @@
+"""Conditioner networks: what steers couplings and injectors. Any module with `net(passive, context)` fits as well."""
+
+from flowkit.nets.contexts import fitting_context, with_context
+from flowkit.nets.images import CNN, FCN, ActNormConv2d, DenseBlock, ExactConv2d, ZeroConv2d, lowered, small_xavier
+from flowkit.nets.vectors import MLP, Interleave
+
+__all__ = [
+    "CNN",
+    "FCN",
+    "MLP",
+    "ActNormConv2d",
+    "DenseBlock",
+    "ExactConv2d",
+    "Interleave",
+    "ZeroConv2d",
+    "fitting_context",
+    "lowered",
+    "small_xavier",
+    "with_context",
+]
