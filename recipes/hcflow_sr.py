@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import flowkit
 from flowkit_models.data.loader import Batch, Draws
 from flowkit_models.metrics import features as vgg
+from flowkit_models.models.bundled import SHIPPED
 from flowkit_models.models.hcflow.model import HCFlow
 from flowkit_models.training.discriminator import Discriminator
 from flowkit_models.training.objectives import SRWeights, SuperResolution
@@ -145,6 +146,24 @@ PRESETS: dict[tuple[str, ...], Config] = {
         save_every=250,
         temperature=0.3,
         loss=SRWeights(nll=0.005, nll_every=4, pixel=200.0, pixel_loss="l2"),
+    ),
+    # docs/model_card.md: crisp samples, from the weights above; a consistency term keeps them to their LR image
+    ("shipped-x4", "plusplus"): replace(
+        _SMALL,
+        preset="shipped-x4",
+        stage="plusplus",
+        init=str(SHIPPED),
+        out=Path("runs/hcflow_sr/shipped-x4-plusplus"),
+        steps=2000,
+        lr=3e-4,
+        critic_first=20,
+        critic_lr=1e-4,
+        average=0.995,
+        validate_every=500,
+        save_every=100,
+        loss=SRWeights(
+            nll=0.002, pixel=10.0, perceptual=0.5, gan=0.02, consistency=500.0, temperature=0.8, pixel_loss="l2"
+        ),
     ),
     **_paper("paper-x4", 0.9, steps=300_000, milestones=(150_000, 225_000, 270_000, 285_000)),
     **_paper("paper-x8", 0.8, steps=350_000, milestones=(200_000, 250_000, 280_000, 310_000, 340_000)),

@@ -194,6 +194,15 @@ class Compose(_Stage):
         return x
 
 
+def photo(scale: int) -> Compose:
+    """Damage of photographs as people have them: optical blur, bicubic reduction, noise of a sensor, and JPEG.
+
+    Blur of up to 2 HR pixels, noise of up to 8 grey levels and JPEG of quality 50 to 95 in the LR image, each drawn for
+    every image by itself.
+    """
+    return Compose((GaussianBlur((0.1, 2.0)), Bicubic(scale), GaussianNoise((0.0, 8.0)), Jpeg((50, 95))))
+
+
 def _check_range(name: str, given: tuple[float, float]) -> None:
     if not 0 <= given[0] <= given[1] < math.inf:
         raise ValueError(f"{name} is a range (low, high), not negative and finite, got {given}")

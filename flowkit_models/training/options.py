@@ -7,10 +7,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 import tyro
 
 from flowkit_models.data.crops import AlignedCrops, Photos, RandomCrops
-from flowkit_models.data.degradation import Bicubic
+from flowkit_models.data.degradation import Bicubic, Degradation, photo
 from flowkit_models.data.image_pair import Pair, make_pairs
 from flowkit_models.data.pairs import PairFiles, find_pairs, read_pair
 from flowkit_models.data.sample_photos import bundled_photos, test_photos
@@ -35,6 +36,8 @@ class Options:
     """How often to see some photographs, by patterns of their paths in --data: "nature_*" 0.5 "old/*" 0. Others: 1."""
     paired: bool = False
     """--data is a set of HR and LR files, in any of the layouts in use."""
+    degrade: Literal["bicubic", "photo"] = "bicubic"
+    """How LR is made of HR, for super-resolution. photo: blurred, noisy and with JPEG's blocks, as photographs are."""
     test: Annotated[Path | None, PATH] = None
     """Set to score on, HR and LR files or HR alone. Without it: three photographs in the wheels."""
     out: Path = Path("runs")
@@ -140,25 +143,48 @@ class Options:
         return folder
 
     def crops(self, scale: int) -> RandomCrops | AlignedCrops:
-        """Crops for super-resolution: LR made from the HR crop, flipped left-right; or from LR files."""
+        """Crops for super-resolution: LR made from the HR crop, flipped left-right; or from LR files.
+
+        Raises:
+            ValueError: if LR files are to be degraded.
+        """
+        if self.paired and self.degrade != "bicubic":
+            raise ValueError(f"--degrade {self.degrade} makes LR images of HR ones, and --paired reads them from files")
         if self.paired:
             return AlignedCrops(
                 self._pairs(scale), self.crop, Bicubic(scale), augment="flip", weights=self._weight, seed=self.seed
             )
         return RandomCrops(
-            self._photos(), self.crop, Bicubic(scale), augment="flip", weights=self._weight, seed=self.seed
+            self._photos(), self.crop, self._degradation(scale), augment="flip", weights=self._weight, seed=self.seed
         )
 
     def aligned_crops(self, scale: int, rounded: bool) -> AlignedCrops:
-        """Crops for rescaling: LR of the whole photograph, or from LR files; flipped and transposed."""
+        """Crops for rescaling: LR of the whole photograph, or from LR files; flipped and transposed.
+
+        Raises:
+            ValueError: if the LR images are to be degraded: a rescaling model makes its own.
+        """
+        if self.degrade != "bicubic":
+            raise ValueError(f"--degrade {self.degrade}: a rescaling model makes its own LR images; leave it out")
         images, rounded = (self._pairs(scale), True) if self.paired else (self._photos(), rounded)
         return AlignedCrops(images, self.crop, Bicubic(scale, rounded=rounded), weights=self._weight, seed=self.seed)
 
     def test_pairs(self, scale: int) -> dict[str, Pair]:
-        """The test set."""
+        """The test set, degraded as the crops are: each image always in the same way."""
         if self.test is None:
-            return make_pairs(test_photos(), scale)
-        return {files.name: Pair.of(*read_pair(files, scale)) for files in find_pairs(self.test, scale)}
+            pairs = make_pairs(test_photos(), scale)
+        else:
+            pairs = {files.name: Pair.of(*read_pair(files, scale)) for files in find_pairs(self.test, scale)}
+        if self.degrade == "bicubic":
+            return pairs
+        degrade = self._degradation(scale)
+        return {
+            name: Pair.of(pair.hr[0], degrade(pair.hr[0], np.random.default_rng(i)))
+            for i, (name, pair) in enumerate(pairs.items())
+        }
+
+    def _degradation(self, scale: int) -> Degradation:
+        return photo(scale) if self.degrade == "photo" else Bicubic(scale)
 
     def _photos(self) -> Photos:
         if self.data is None:

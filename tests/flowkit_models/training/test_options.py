@@ -81,3 +81,23 @@ def test_the_command_line_takes_pairs_of_pattern_and_weight() -> None:
     parsed = tyro.cli(Options, args=["--source-weights", "nature_*", "0.5", "old/*", "0", "--steps", "3"])
     assert parsed.source_weights == {"nature_*": 0.5, "old/*": 0.0}
     assert tyro.cli(Options, args=[]).source_weights == {}
+
+
+def test_degraded_photographs_are_degraded_in_training_and_in_the_test_set(data) -> None:
+    (data / "tiny.png").unlink()
+    clean, damaged = (Options(crop=16, data=data, test=data, degrade=how) for how in ("bicubic", "photo"))
+    (hr, lr), (same, noisy) = (options.crops(4)[0] for options in (clean, damaged))
+    assert torch.equal(hr, same)
+    assert 0 < (lr - noisy).abs().max() < 0.2
+    pairs, again = damaged.test_pairs(4), damaged.test_pairs(4)
+    for name, pair in clean.test_pairs(4).items():
+        assert torch.equal(pair.hr, pairs[name].hr)
+        assert torch.equal(pairs[name].lr, again[name].lr)
+        assert not torch.equal(pair.lr, pairs[name].lr)
+
+
+def test_degrading_what_is_given_or_what_a_model_makes_is_refused(data) -> None:
+    with pytest.raises(ValueError, match="--degrade photo makes LR images of HR ones, and --paired reads them"):
+        Options(crop=16, data=data, paired=True, degrade="photo").crops(4)
+    with pytest.raises(ValueError, match="--degrade photo: a rescaling model makes its own LR images"):
+        Options(crop=16, data=data, degrade="photo").aligned_crops(4, rounded=True)
