@@ -136,10 +136,17 @@ def stretched(constraint: constraints.Constraint | None, value: Value, factor: f
     def move(leaf: Tensor) -> Tensor:
         if _unbounded(constraint):
             return factor * leaf + shift
-        transform = biject_to(constraint)
-        return transform((factor * transform.inv(leaf) + shift).clamp(-EDGE, EDGE))
+        return placed(constraint, factor * biject_to(constraint).inv(leaf) + shift)
 
     return map_leaves(move, value)
+
+
+def placed(constraint: constraints.Constraint | None, numbers: Tensor) -> Tensor:
+    """Real numbers, mapped into a set and away from its edge."""
+    if _unbounded(constraint):
+        return numbers
+    inside: Tensor = biject_to(constraint)(numbers.clamp(-EDGE, EDGE))
+    return inside
 
 
 def coordinates(constraint: constraints.Constraint | None, value: Value) -> tuple[Value, Callable[[Value], Value]]:
@@ -162,12 +169,7 @@ def clear_of_the_edge(constraint: constraints.Constraint | None, value: Tensor) 
 def drawn(constraint: constraints.Constraint | None, like: Value, spread: float) -> Value:
     """A value of the shapes of `like`: normal numbers of that spread, mapped into the set."""
     noise = noise_source()
-
-    def draw(leaf: Tensor) -> Tensor:
-        numbers = spread * noise(leaf)
-        return numbers if _unbounded(constraint) else biject_to(constraint)(numbers.clamp(-EDGE, EDGE))
-
-    return map_leaves(draw, like)
+    return map_leaves(lambda leaf: placed(constraint, spread * noise(leaf)), like)
 
 
 def _unbounded(constraint: constraints.Constraint | None) -> bool:

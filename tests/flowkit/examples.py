@@ -33,6 +33,7 @@ from flowkit import (
 )
 from flowkit.nets import FCN, MLP, DenseBlock, Interleave
 from flowkit.spatial import Patch
+from flowkit.testing.compare import placed, stated
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,12 @@ class Case:
 
 def case(example: Example, seed: int, batch: int, dims: int, size: tuple[int, ...]) -> Case:
     b = example.bijector(seed)
-    x = torch.randn(batch, example.channels, *(s * example.multiple for s in size[:dims]))
+    inside = b.bijector if isinstance(b, flowkit.Inverse) else b
+    numbers = torch.randn(batch, example.channels, *(s * example.multiple for s in size[:dims]))
+    x = placed(stated(inside, "domain"), numbers)
     context = example.context(x)
-    if isinstance(b, flowkit.Inverse):  # its input is what the inside returns
-        x = b.bijector(x, context)[0]
+    if b is not inside:  # its input is what the inside returns
+        x = inside(x, context)[0]
     return Case(b, flowkit.tree.map_leaves(torch.Tensor.detach, x), context, seed)
 
 
