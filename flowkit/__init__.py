@@ -6,7 +6,7 @@ One protocol, `y, logdet = b(x, context)` and `x, logdet = b.inverse(y, context)
 import importlib
 from types import ModuleType
 
-from flowkit import nets
+from flowkit import nets, objectives
 from flowkit.bases import Near, StandardNormal
 from flowkit.bijector import Bijector, Inverse
 from flowkit.chain import Chain
@@ -22,6 +22,7 @@ from flowkit.reversible import Reversible
 from flowkit.spatial import Haar, Split, Squeeze
 from flowkit.spline import RationalQuadratic
 from flowkit.summaries import summary
+from flowkit.training import History, fit
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ __all__ = [
     "Given",
     "Haar",
     "Hierarchy",
+    "History",
     "Independent",
     "Injector",
     "Inverse",
@@ -54,8 +56,10 @@ __all__ = [
     "Split",
     "Squeeze",
     "StandardNormal",
+    "fit",
     "initialize",
     "nets",
+    "objectives",
     "summary",
 ]
 

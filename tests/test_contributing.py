@@ -38,7 +38,7 @@ def test_a_bijector_is_a_file_a_public_name_and_a_row(tmp_path) -> None:
     init, examples = tmp_path / "flowkit" / "__init__.py", tmp_path / "tests" / "flowkit" / "examples.py"
     (init.parent / "stretch.py").write_text(STRETCH)
     edit(init, "from flowkit.summaries", "from flowkit.stretch import Stretch\nfrom flowkit.summaries")
-    edit(init, '    "initialize",', '    "Stretch",\n    "initialize",')
+    edit(init, '    "StandardNormal",', '    "StandardNormal",\n    "Stretch",')
 
     def run(*tests: str) -> str:
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]

@@ -58,7 +58,7 @@ def test_names_that_programs_rely_on_stay() -> None:
 
 def test_what_the_package_imports_for_its_users_is_public() -> None:
     public = {name for name, value in vars(flowkit).items() if getattr(value, "__module__", "").startswith("flowkit.")}
-    assert public | {"nets"} == set(flowkit.__all__)
+    assert public | {"nets", "objectives"} == set(flowkit.__all__)
     assert list(flowkit.__all__) == sorted(flowkit.__all__)
 
 
