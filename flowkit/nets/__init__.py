@@ -1,6 +1,7 @@
 """Conditioner networks: what steers couplings and injectors. Any module with `net(passive, context)` fits as well."""
 
 from flowkit.nets.contexts import fitting_context, with_context
+from flowkit.nets.contractions import lipschitz
 from flowkit.nets.images import CNN, FCN, ActNormConv2d, DenseBlock, ExactConv2d, ZeroConv2d, lowered, small_xavier
 from flowkit.nets.vectors import MLP, Interleave
 
@@ -14,6 +15,7 @@ __all__ = [
     "Interleave",
     "ZeroConv2d",
     "fitting_context",
+    "lipschitz",
     "lowered",
     "small_xavier",
     "with_context",
