@@ -11,15 +11,14 @@ from flowkit.bases import Near, StandardNormal
 from flowkit.bijector import Bijector, Inverse
 from flowkit.chain import Chain
 from flowkit.conditioning import CoarseToFine, External, Given, Independent, SingleScale
+from flowkit.continuous import ODE, flow_matching
 from flowkit.coupling import Coupling, Injector
 from flowkit.dequantize import Dequantize
 from flowkit.flow import Flow
 from flowkit.hierarchy import Hierarchy, Latents, Level
 from flowkit.initialization import initialize
-from flowkit.kinds import Additive, Affine
+from flowkit.kinds import Additive, Affine, MixtureLogistic
 from flowkit.linear import ActNorm, InvertibleConv1x1, Permutation
-from flowkit.mixture import MixtureLogistic
-from flowkit.numeric import NumericKind
 from flowkit.reversible import Reversible
 from flowkit.spatial import Haar, Split, Squeeze
 from flowkit.spline import RationalQuadratic
@@ -29,6 +28,7 @@ from flowkit.training import History, fit
 __version__ = "0.1.0"
 
 __all__ = [
+    "ODE",
     "ActNorm",
     "Additive",
     "Affine",
@@ -51,7 +51,6 @@ __all__ = [
     "Level",
     "MixtureLogistic",
     "Near",
-    "NumericKind",
     "Permutation",
     "RationalQuadratic",
     "Reversible",
@@ -60,6 +59,7 @@ __all__ = [
     "Squeeze",
     "StandardNormal",
     "fit",
+    "flow_matching",
     "initialize",
     "nets",
     "objectives",

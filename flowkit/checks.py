@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from flowkit.tree import Value, describe, leaves, map_leaves, widen
 
@@ -42,6 +43,19 @@ def as_wide(context: Value, x: Value) -> Value:
 def autocasting(x: Tensor) -> bool:
     """Whether autocast is on where x is; it knows nothing of the meta device."""
     return not x.is_meta and torch.is_autocast_enabled(x.device.type)
+
+
+def unreadable(x: Tensor) -> bool:
+    """Whether the numbers of x can't be looked at: under tracing and `torch.func`, on fake tensors, on the meta device.
+
+    A loop that stops by a value runs a fixed number of steps there.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or x.is_meta
+        or isinstance(x, FakeTensor)
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )
 
 
 def _name(layer: nn.Module) -> str:

@@ -3,6 +3,7 @@
 from flowkit.nets.contexts import fitting_context, with_context
 from flowkit.nets.contractions import lipschitz
 from flowkit.nets.images import CNN, FCN, ActNormConv2d, DenseBlock, ExactConv2d, ZeroConv2d, lowered, small_xavier
+from flowkit.nets.time import WithTime
 from flowkit.nets.vectors import MLP, Interleave
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "DenseBlock",
     "ExactConv2d",
     "Interleave",
+    "WithTime",
     "ZeroConv2d",
     "fitting_context",
     "lipschitz",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import rows_continuous
 import torch
 from example import Example
 from hypothesis import strategies as st
@@ -210,5 +211,6 @@ EXAMPLES = [
     Example("external", lambda: two_levels("external"), 1, IMAGE, 4, lambda x: per_level(x, 2)),
     Example("no y, from lr", lr_only, 1, IMAGE, 4, lr_context),
     Example("srflow-like", srflow_like, 1, IMAGE, 8, lambda x: per_level(x, 3)),
+    *rows_continuous.ROWS,
 ]
 BY_NAME = {example.name: example for example in EXAMPLES}
