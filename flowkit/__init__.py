@@ -17,8 +17,10 @@ from flowkit.dequantize import Dequantize
 from flowkit.flow import Flow
 from flowkit.hierarchy import Hierarchy, Latents, Level
 from flowkit.initialization import initialize
-from flowkit.kinds import Additive, Affine, MixtureLogistic
+from flowkit.kinds import Additive, Affine
 from flowkit.linear import ActNorm, InvertibleConv1x1, Permutation
+from flowkit.mixture import MixtureLogistic
+from flowkit.numeric import NumericKind
 from flowkit.reversible import Reversible
 from flowkit.spatial import Haar, Split, Squeeze
 from flowkit.spline import RationalQuadratic
@@ -51,6 +53,7 @@ __all__ = [
     "Level",
     "MixtureLogistic",
     "Near",
+    "NumericKind",
     "Permutation",
     "RationalQuadratic",
     "Reversible",

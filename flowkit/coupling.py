@@ -1,8 +1,10 @@
 """Two combinators for maps whose parameters come from a network: Coupling and Injector."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowkit.bijector import TensorMap
@@ -27,7 +29,7 @@ class Coupling(TensorMap):
     """Some channels pass and steer an elementwise map of the others (NICE, RealNVP; HCFlow, section 3.2).
 
     Args:
-        net: called `net(passive, context)`; returns (B, kind.parameters · active, *spatial), the parameters of
+        net: called `net(passive, context)`; returns (B, kind.parameters_of(active), *spatial), the parameters of
             one channel side by side (interleaved). It sees the context as it comes, which may be None; several draws
             that share a context get it repeated, unless the net has an attribute `shares_context = True`.
         keep: number of leading channels that pass. They steer the rest.
@@ -47,7 +49,7 @@ class Coupling(TensorMap):
 
     def __init__(self, net: nn.Module, keep: int, kind: Kind, flip: bool = False) -> None:
         super().__init__()
-        _check_kind("Coupling", kind)
+        check_kind("Coupling", kind)
         if keep < 1:
             raise ValueError(f"Coupling: keep must be at least 1, got {keep}")
         self.net = net
@@ -56,6 +58,7 @@ class Coupling(TensorMap):
         self.flip = flip
         if author(self, "forward") is Coupling:
             self.constant_logdet = kind.keeps_volume
+            self.domain = self.codomain = kind.support
 
     def extra_repr(self) -> str:
         """Split and kind."""
@@ -98,7 +101,7 @@ class Coupling(TensorMap):
     def _parameters_of(self, passive: Tensor, active: Tensor, context: Value) -> Tensor:
         if not getattr(self.net, "shares_context", False):
             context = map_leaves(lambda c: repeat_rows(c, passive.shape[0]), context)
-        return _per_channel("Coupling", self.kind, self.net(channels_last(passive), context), active)
+        return per_channel("Coupling", self.kind, self.net(channels_last(passive), context), active)
 
 
 class Injector(TensorMap):
@@ -108,7 +111,7 @@ class Injector(TensorMap):
     code's learned prior), so that every latent is standard normal.
 
     Args:
-        net: called `net(context)`; returns (B, kind.parameters · C, *spatial), interleaved per channel.
+        net: called `net(context)`; returns (B, kind.parameters_of(C), *spatial), interleaved per channel.
         kind: the elementwise map.
 
     Raises:
@@ -117,11 +120,12 @@ class Injector(TensorMap):
 
     def __init__(self, net: nn.Module, kind: Kind) -> None:
         super().__init__()
-        _check_kind("Injector", kind)
+        check_kind("Injector", kind)
         self.net = net
         self.kind = kind
         if author(self, "forward") is Injector:
             self.constant_logdet = kind.affine
+            self.domain = self.codomain = kind.support
 
     def extra_repr(self) -> str:
         """The kind."""
@@ -149,22 +153,37 @@ class Injector(TensorMap):
         parameters = self.net(context)
         if isinstance(parameters, Tensor) and parameters.shape[0] and active.shape[0] % parameters.shape[0] == 0:
             parameters = repeat_rows(parameters, active.shape[0])
-        return _per_channel("Injector", self.kind, parameters, active)
+        return per_channel("Injector", self.kind, parameters, active)
 
 
-def _check_kind(layer: str, kind: Kind) -> None:
+def check_kind(layer: str, kind: Kind) -> None:
+    """Raises TypeError that names the layer if its kind is none."""
     if not isinstance(kind, Kind):
         raise TypeError(f"{layer}: kind must be an elementwise map such as Affine(), got {kind!r}")
 
 
-def _per_channel(layer: str, kind: Kind, parameters: Tensor, active: Tensor) -> Tensor:
-    """Unpacks (B, P·C, *spatial) to (B, C, P, *spatial), in the precision of the map."""
-    channels = active.shape[1]
-    expected = (active.shape[0], kind.parameters * channels, *active.shape[2:])
+def per_channel(
+    layer: str, kind: Kind, parameters: Tensor, active: Tensor, order: Sequence[int] | None = None
+) -> Tensor:
+    """Unpacks (B, kind.parameters_of(C), *spatial) to (B, C, P, *spatial), in the precision of the map.
+
+    A channel that has fewer than P gets zeros behind. `order` tells which channel the first, second, … parameters
+    belong to, where they don't come channel by channel; the result is in that order.
+    """
+    channels, each = active.shape[1], kind.parameters
+    counts = kind.counts(channels)
+    counts = counts if order is None else tuple(counts[i] for i in order)
+    expected = (active.shape[0], sum(counts), *active.shape[2:])
     if not isinstance(parameters, Tensor) or parameters.shape != expected:
+        alike = f"{each} parameters per channel" if set(counts) == {each} else f"{counts} parameters of the channels"
         raise ValueError(
             f"{layer}: the net returned {describe(parameters)}, but {kind} of {channels} channels "
-            f"needs {expected} ({kind.parameters} parameters per channel)"
+            f"needs {expected} ({alike})"
         )
-    each = parameters.to(active.dtype).reshape(active.shape[0], channels, kind.parameters, *active.shape[2:])
-    return each.movedim(2, 0).contiguous().movedim(0, 2)  # each parameter dense, in the layout of the map
+    parameters = parameters.to(active.dtype)
+    if set(counts) != {each}:
+        spatial = (0, 0) * (active.ndim - 2)
+        columns = parameters.split(counts, 1)
+        parameters = torch.cat([F.pad(column, (*spatial, 0, each - column.shape[1])) for column in columns], 1)
+    table = parameters.reshape(active.shape[0], channels, each, *active.shape[2:])
+    return table.movedim(2, 0).contiguous().movedim(0, 2)  # each parameter dense, in the layout of the map

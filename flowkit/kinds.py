@@ -1,6 +1,5 @@
 """Elementwise maps with parameters from outside: what a coupling or an injector does to each number."""
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
@@ -8,6 +7,7 @@ from typing import Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributions import constraints
 
 from flowkit.shortcuts import of_another_map
 from flowkit.tree import sum_per_sample
@@ -17,15 +17,17 @@ class Kind(ABC):
     """An elementwise invertible map.
 
     `forward` and `inverse` take x of shape (B, C, *spatial) and parameters (B, C, P, *spatial), and return the
-    image and the log-det of that direction, shape (B,).
+    image and the log-det of that direction, shape (B,). It owns no weights.
 
     Attributes:
         affine: for given parameters it is affine in x, so its log-det does not depend on x.
         keeps_volume: its log-det is zero.
+        support: where its x and y live, a constraint of `torch.distributions`; None for "not stated".
     """
 
     affine: ClassVar[bool] = False
     keeps_volume: ClassVar[bool] = False
+    support: constraints.Constraint | None = constraints.real
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -41,7 +43,15 @@ class Kind(ABC):
     @property
     @abstractmethod
     def parameters(self) -> int:
-        """P, the parameters per channel."""
+        """P, the parameters per channel; where channels differ, those of the channel that has most."""
+
+    def counts(self, channels: int) -> tuple[int, ...]:
+        """Parameters of each of so many channels: P, unless the kind tells channels apart."""
+        return (self.parameters,) * channels
+
+    def parameters_of(self, channels: int) -> int:
+        """Parameters of so many channels together: what a network returns, channel by channel."""
+        return sum(self.counts(channels))
 
     @abstractmethod
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -182,122 +192,3 @@ class Affine(Kind):
         floor = default if self.floor is None else self.floor
         scale = scale + floor if floor else scale
         return scale, scale.log()
-
-
-@dataclass(frozen=True)
-class MixtureLogistic(Kind):
-    """y = logit of a mixture of k logistic CDFs, from (logits, means, log-scales) per channel (Flow++, eq. 16).
-
-    The means get offsets, equally spaced in [−offset, offset]: components that start alike get the same gradient, and
-    a network whose last layer is zero would leave them one for ever. Zero parameters are so the identity up to
-    offset²: 1e-3 in y, 1e-3 in the log-slope.
-
-    The inverse is bisected and polished by Newton steps until y is met to about 1e-10 in float64 and 1e-6 in float32
-    (x itself is as well known as the slope there allows). Two more Newton steps carry the gradient (implicit function
-    theorem): first and second derivatives are exact in both directions. Numbers so large that a component would
-    overflow go on along the tangent; infinite ones stay infinite.
-
-    Args:
-        components: k.
-        bisections: halvings of the bracket before the Newton steps.
-        offset: half the width of the offsets' range. 0 for weights that were trained without.
-
-    Raises:
-        ValueError: without components, or for a negative or infinite offset.
-    """
-
-    components: int
-    bisections: int = 32
-    offset: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.components < 1 or self.bisections < 0 or not 0 <= self.offset < math.inf:
-            raise ValueError(f"MixtureLogistic: needs components ≥ 1, bisections ≥ 0 and offset ≥ 0, got {self}")
-
-    @property
-    def parameters(self) -> int:
-        """3 k: logits, means, log-scales."""
-        return 3 * self.components
-
-    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Evaluates logit(F(x)) and its log-derivative, stable in both tails."""
-        mixture = self._mixture(parameters)
-        reach = mixture.reach()
-        near = x.clamp(-reach, reach)
-        y, log_slope = mixture.evaluate(near)
-        return y + (x - near) * _exp(log_slope), sum_per_sample(log_slope)
-
-    def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
-        """Solves logit(F(x)) = y."""
-        mixture = self._mixture(parameters)
-        reach = mixture.reach(inverse=True)
-        near = y.clamp(-reach, reach)
-        with torch.no_grad():
-            x = self._solve(mixture, near)
-        for _ in range(2):  # Newton steps, of value 0 here; each doubles the number of derivatives that are right
-            value, log_slope = mixture.evaluate(x)
-            miss = value - near
-            x = x - (miss - miss.detach()) * _exp(-log_slope)
-        log_slope = mixture.evaluate(x)[1]
-        return x + (y - near) * _exp(-log_slope), -sum_per_sample(log_slope)
-
-    def _mixture(self, parameters: Tensor) -> "_Mixture":
-        logits, means, log_scales = parameters.chunk(3, 2)
-        if self.offset and self.components > 1:
-            offsets = torch.linspace(-self.offset, self.offset, self.components, dtype=means.dtype, device=means.device)
-            means = means + offsets.view(-1, *(1 for _ in means.shape[3:]))
-        return _Mixture(logits.log_softmax(2), means, log_scales)
-
-    def _solve(self, mixture: "_Mixture", y: Tensor) -> Tensor:
-        alone = mixture.means + mixture.log_scales.exp() * y.unsqueeze(2)  # where each component alone would reach y
-        largest = torch.finfo(y.dtype).max / 8
-        low, high = alone.amin(2).clamp(-largest, largest), alone.amax(2).clamp(-largest, largest)
-        for _ in range(self.bisections):
-            middle = low / 2 + high / 2
-            below = mixture.value(middle) < y
-            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        x = low / 2 + high / 2
-        for _ in range(3):  # held in the bracket: between narrow components the slope vanishes
-            value, log_slope = mixture.evaluate(x)
-            x = torch.minimum(torch.maximum(x - (value - y) * _exp(-log_slope), low), high)
-        return x
-
-
-@dataclass(frozen=True)
-class _Mixture:
-    """A mixture of logistics for each number: log-weights, means and log-scales, (B, C, k, *spatial)."""
-
-    log_weights: Tensor
-    means: Tensor
-    log_scales: Tensor
-
-    def reach(self, inverse: bool = False) -> Tensor:
-        """How large |x|, or |y|, may be before some component overflows; there every slope has long been constant."""
-        log_scales = -self.log_scales if inverse else self.log_scales
-        largest = torch.finfo(log_scales.dtype).max / 8
-        return (largest * log_scales.detach().amin(2).clamp_max(0).exp()).clamp_min(1)
-
-    def value(self, x: Tensor) -> Tensor:
-        """logit(F(x))."""
-        below, above = self._tails(x)
-        return (self.log_weights + below).logsumexp(2) - (self.log_weights + above).logsumexp(2)
-
-    def evaluate(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """logit(F(x)), and the logarithm of its slope f / (F·(1 − F))."""
-        below, above = self._tails(x)
-        lower, upper = self.log_weights + below, self.log_weights + above
-        log_cdf, log_survival = lower.logsumexp(2), upper.logsumexp(2)
-        # f/F and f/(1 − F) are means of the components' over their shares of F, or of 1 − F: no difference of large
-        # logarithms in the tail that the share belongs to
-        in_lower = (lower.log_softmax(2) + above - self.log_scales).logsumexp(2) - log_survival
-        in_upper = (upper.log_softmax(2) + below - self.log_scales).logsumexp(2) - log_cdf
-        return log_cdf - log_survival, torch.where(log_cdf < log_survival, in_lower, in_upper)
-
-    def _tails(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        u = (x.unsqueeze(2) - self.means) * (-self.log_scales).exp()
-        return F.logsigmoid(u), F.logsigmoid(-u)
-
-
-def _exp(log: Tensor) -> Tensor:
-    """Its exponential, but finite."""
-    return log.clamp_max(math.log(torch.finfo(log.dtype).max) - 1).exp()

@@ -25,10 +25,10 @@ def lipschitz(net: N, bound: float = 0.97) -> N:
 
     Of L weight layers each is scaled down, whenever it is used, to a spectral norm of at most bound^(1/L); smaller
     ones stay as they are. Activations that are steeper than 1 are divided by their largest slope (SiLU / 1.1 is the
-    "LipSwish" of Chen et al. 2019). The norms are certain, hold no state and do not hang on the image size: those of matrices are
-    computed to rounding; that of a convolution is the largest over all frequencies, from above by at most 8 % (Ehlich
-    and Zeller 1964). Where a net is called many times with one set of weights, `torch.nn.utils.parametrize.cached()`
-    computes them once.
+    "LipSwish" of Chen et al. 2019). The norms are certain, hold no state and do not hang on the image size: those of
+    matrices are computed to rounding; that of a convolution is the largest over all frequencies, from above by at most
+    8 % for two axes (Ehlich and Zeller 1964). Where a net is called many times with one set of weights,
+    `torch.nn.utils.parametrize.cached()` computes them once.
 
     Args:
         net: layers one after the other: a `flowkit.nets.MLP` or `CNN`, a weight layer, or an `nn.Sequential` of such,

@@ -1,6 +1,8 @@
 """Callbacks of the page's widgets: values of widgets in, values of widgets out. The work is done by workers."""
 
 import functools
+import os
+import re
 import shutil
 import tempfile
 from collections import deque
@@ -9,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 KEPT = 50
-"""Calls whose files are kept for downloads."""
+"""Finished calls whose files are kept for downloads."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,7 +34,7 @@ def says_errors(function: F) -> F:
             return function(self, *args)
         except (ValueError, OSError) as error:
             line = " ".join(str(error).split()) or type(error).__name__
-            raise self.gr.Error(line, print_exception=False) from None
+            raise self.gr.Error(self.own_places.sub("", line), print_exception=False) from None
 
     return called  # type: ignore[return-value]
 
@@ -44,6 +46,9 @@ class Callbacks:
         folder: where the files of results are written.
         side: longest side of HR images, in pixels.
         runner: does the work.
+
+    Attributes:
+        own_places: matches the folders in which the page keeps a file; errors name the file alone.
     """
 
     def __init__(self, folder: Path, side: int, runner: Runner) -> None:
@@ -52,14 +57,17 @@ class Callbacks:
         self.gr: Any = gradio
         self.folder, self.side, self.runner = folder, side, runner
         self.files: deque[str] = deque()
+        self.own_places = re.compile(re.escape(f"{folder}{os.sep}") + r"(?:(?:cache[/\\])?\w+[/\\])?")
 
     def run(self, session: str, checkpoint: str, name: str, *arguments: Any) -> Any:
         """Result of a task that writes files: each call has a folder of its own, for names are the same."""
         folder = tempfile.mkdtemp(dir=self.folder)
-        self.files.append(folder)
-        if len(self.files) > KEPT:  # gradio has its own copies
-            shutil.rmtree(self.files.popleft(), ignore_errors=True)
-        return self.runner.run(session, checkpoint, name, folder, *arguments)
+        try:
+            return self.runner.run(session, checkpoint, name, folder, *arguments)
+        finally:
+            self.files.append(folder)  # not before: calls of others may end sooner, and clean up
+            if len(self.files) > KEPT:  # gradio has its own copies
+                shutil.rmtree(self.files.popleft(), ignore_errors=True)
 
     def edit(self, session: str, state: Any, name: str, *arguments: Any) -> Any:
         """Result of a task on draws."""

@@ -99,6 +99,8 @@ class Tasks:
         notes = [*scene.notes, f"HR images have {height} × {width} pixels."]
         if temperature == 0 and len(draws.images) > 1:
             notes.append("At τ = 0 all draws are the same image; others come from a higher τ.")
+        if temperature > 1:
+            notes.append(f"⚠ τ = {temperature:g} is above 1: noise prevails over detail.")
         shown = [_file(folder, draws, image, f"draw{i}") for i, image in enumerate(draws.images, 1)]
         others = [
             (_file(folder, draws, image, f"reference{i}"), words) for i, (image, words) in enumerate(references(scene))

@@ -208,7 +208,7 @@ def _what_it_is(path: Path) -> str:
     if not start:
         return "empty file (zero bytes)"
     row = formats.recognised_format(start)
-    named = f"a {row.label} file, or the start of one" if row else kind_of(start)
+    named = f"{row.label} file, or the start of one" if row else kind_of(start)
     return f"{named}, not an image that Pillow can read" if named else "not an image that Pillow can read"
 
 

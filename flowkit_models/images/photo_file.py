@@ -107,7 +107,7 @@ def read(path: str | Path) -> Picture:
     """
     path = Path(path)
     row = _format(path)
-    missing = f"a {row.label} file, which can't be read here, or is damaged: convert it to PNG or JPEG"
+    missing = f"{row.label} file, which can't be read here, or is damaged: convert it to PNG or JPEG"
     what = missing if row.some_builds else "damaged or truncated"
     with one_line(path, what):
         decoded = decode(path, row, MAX_PIXELS, what)
@@ -237,7 +237,7 @@ def _format(path: Path) -> ImageFormat:
     if row is None:
         raise PictureError(f"{path}: not a {labels(read_formats())} file: convert it to one of them")
     if row.vips_loader is None or not import_vips().type_find("VipsOperation", f"{row.vips_loader}load_source"):
-        raise PictureError(f"{path}: a {row.label} file, which can't be read here: convert it to PNG or JPEG")
+        raise PictureError(f"{path}: {row.label} file, which can't be read here: convert it to PNG or JPEG")
     return row
 
 

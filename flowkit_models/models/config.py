@@ -44,7 +44,7 @@ def check_flags(family: str, config: Any, names: tuple[str, ...]) -> None:
 
 def shown(value: Any) -> str:
     """A value for a message: its repr, cut where it is long."""
-    text = f"a {type(value).__name__}" if isinstance(value, int) and abs(value) > 10**18 else repr(value)
+    text = "a number beyond 10^18" if isinstance(value, int) and abs(value) > 10**18 else repr(value)
     return text if len(text) <= 60 else f"{text[:60]} …"
 
 

@@ -191,7 +191,7 @@ def _stored_config(notes: Mapping[str, str], source: str) -> tuple[str, dict[str
     try:
         stored = json.loads(notes["config"], parse_constant=_no_number)
         if not isinstance(stored, dict):
-            raise ValueError(f"a {type(stored).__name__} in place of its fields")
+            raise ValueError(f"{type(stored).__name__} in place of its fields")
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{source}: damaged config ({error})") from None
     return family, {"purpose": FAMILIES[family].first_purpose(stored), **stored}

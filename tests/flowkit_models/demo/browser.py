@@ -28,20 +28,23 @@ def chromium():
     return next(filter(None, map(shutil.which, names)), None)
 
 
-def serve(model, *options):
+def serve(model, *options, **process):
     """Runs the recipe on a free port; gives its address."""
-    return serve_script(RECIPE, lambda port: ["--model", str(model), "--port", port, "--device", "cpu", *options])
+    given = ["--model", str(model), "--device", "cpu", *options]
+    return serve_script(RECIPE, lambda port: [*given, "--port", port], **process)
 
 
 @contextlib.contextmanager
-def serve_script(script, arguments):
-    """Runs a script with its arguments of a free port; gives its address."""
+def serve_script(script, arguments, environment=(), folder=None):
+    """Runs a script in a folder, with its arguments of a free port; gives its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, str(script), *arguments(str(port))]
-    environment = {**os.environ, "PYTHONPATH": str(RECIPE.parents[1]), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    env = {**os.environ, "PYTHONPATH": str(RECIPE.parents[1]), "OMP_NUM_THREADS": "1", **dict(environment)}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env, cwd=folder
+    )
     try:
         said = process.stdout.readline()
         assert f"http://127.0.0.1:{port}" in said, said + process.stdout.read()
@@ -89,7 +92,10 @@ def screenshots(model, folder):
         photo = Path(made) / "astronaut.png"
         write_image(photo, photographs()["astronaut"])
         page.set_input_files("#photo input[type=file]", photo)
-        page.wait_for_selector("#draws img")
+        page.wait_for_selector("text=all draws are the same image")  # at the shipped checkpoint's own τ
+        page.locator("#tau input[type=number]").fill("0.2")
+        page.locator("#tau input[type=number]").press("Tab")
+        page.wait_for_selector("text=all draws are the same image", state="detached")
         page.wait_for_timeout(3000)
         _shoot(page, folder / "demo_draws.png")
         page.get_by_role("tab", name="Edit").click()

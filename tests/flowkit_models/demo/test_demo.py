@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -72,6 +73,30 @@ def test_only_the_last_files_are_kept(calls, hcflow, photo, monkeypatch):
     last = [calls.pick("me", shown["state"], i)["value"] for i in (1, 2)]
     assert sorted(map(str, calls.folder.rglob("*.png"))) == sorted(last)
     assert len(list(calls.folder.iterdir())) == 2
+
+
+def test_files_of_a_running_call_stay(calls, monkeypatch):
+    monkeypatch.setattr("flowkit_models.demo.callbacks.KEPT", 2)
+
+    class Slow:
+        def run(self, session, checkpoint, name, folder):
+            for _ in range(5 if session == "slow" else 0):
+                calls.run("quick", "", "draw")
+            return Path(folder).is_dir()
+
+    calls.runner = Slow()
+    assert calls.run("slow", "", "draw")
+    assert len(list(calls.folder.iterdir())) == 2
+
+
+@pytest.mark.parametrize("inside", ["", "cache/0a9f/", "tmp_x1/"])
+def test_errors_name_the_file_and_not_where_the_page_keeps_it(calls, inside):
+    def run(session, checkpoint, name, *arguments):
+        raise ValueError(f"{calls.folder}/{inside}16, wide.png: bad, unlike /elsewhere/x/y.png")
+
+    calls.runner.run = run
+    with pytest.raises(calls.gr.Error, match=r"^'16, wide.png: bad, unlike /elsewhere/x/y.png'$"):
+        calls.draw("me", "x.png", "", *OPTIONS)
 
 
 def test_one_draw_has_no_diversity(calls, hcflow, photo):
@@ -257,6 +282,13 @@ def test_nothing_differs_at_zero(calls, hcflow, photo):
     brush = ("me", shown["state"], "draw 1", [layer.getvalue()], "redraw")
     assert "the same image" in calls.brush(*brush, 0, 1, 1, [0, 1])[1]
     assert "the same image" not in calls.brush(*brush, 0.5, 1, 1, [0, 1])[1]
+
+
+def test_a_temperature_above_one_is_warned_of(calls, hcflow, photo):
+    for temperature, said in ((1, False), (1.1, True)):
+        options = (*OPTIONS[:4], temperature, *OPTIONS[5:])
+        notes = calls.draw("me", photo, hcflow, *options)["notes"]
+        assert ("⚠ τ = 1.1 is above 1: noise prevails over detail." in notes) == said
 
 
 def test_nothing_happens_by_itself_without_a_photograph(calls):
