@@ -3,7 +3,10 @@
 from flowkit.nets.contexts import fitting_context, with_context
 from flowkit.nets.contractions import lipschitz
 from flowkit.nets.images import CNN, FCN, ActNormConv2d, DenseBlock, ExactConv2d, ZeroConv2d, lowered, small_xavier
+from flowkit.nets.resnets import ConvResNet, ResidualMLP
 from flowkit.nets.time import WithTime
+from flowkit.nets.transformers import ViT
+from flowkit.nets.unet import UNet
 from flowkit.nets.vectors import MLP, Interleave
 
 __all__ = [
@@ -11,9 +14,13 @@ __all__ = [
     "FCN",
     "MLP",
     "ActNormConv2d",
+    "ConvResNet",
     "DenseBlock",
     "ExactConv2d",
     "Interleave",
+    "ResidualMLP",
+    "UNet",
+    "ViT",
     "WithTime",
     "ZeroConv2d",
     "fitting_context",
