@@ -7,6 +7,7 @@ import importlib
 from types import ModuleType
 
 from flowkit import nets, objectives
+from flowkit.autoregressive import Autoregressive
 from flowkit.bases import Near, StandardNormal
 from flowkit.bijector import Bijector, Inverse
 from flowkit.chain import Chain
@@ -34,6 +35,7 @@ __all__ = [
     "ActNorm",
     "Additive",
     "Affine",
+    "Autoregressive",
     "Bijector",
     "Chain",
     "CoarseToFine",

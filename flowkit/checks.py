@@ -46,15 +46,16 @@ def autocasting(x: Tensor) -> bool:
 
 
 def unreadable(x: Tensor) -> bool:
-    """Whether the numbers of x can't be looked at: under tracing and `torch.func`, on fake tensors, on the meta device.
+    """Whether the numbers of x can't be looked at: under tracing, `torch.func` and forward mode, and without any.
 
-    A loop that stops by a value runs a fixed number of steps there.
+    Fake tensors have none, nor those on the meta device. A loop that stops by a value runs a fixed number of steps.
     """
     return (
         torch.compiler.is_compiling()
         or x.is_meta
         or isinstance(x, FakeTensor)
         or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch.autograd.forward_ad._current_level >= 0
     )
 
 

@@ -3,6 +3,7 @@
 from flowkit.nets.contexts import fitting_context, with_context
 from flowkit.nets.contractions import lipschitz
 from flowkit.nets.images import CNN, FCN, ActNormConv2d, DenseBlock, ExactConv2d, ZeroConv2d, lowered, small_xavier
+from flowkit.nets.masked import MADE, MaskedLinear
 from flowkit.nets.resnets import ConvResNet, ResidualMLP
 from flowkit.nets.time import WithTime
 from flowkit.nets.transformers import ViT
@@ -12,12 +13,14 @@ from flowkit.nets.vectors import MLP, Interleave
 __all__ = [
     "CNN",
     "FCN",
+    "MADE",
     "MLP",
     "ActNormConv2d",
     "ConvResNet",
     "DenseBlock",
     "ExactConv2d",
     "Interleave",
+    "MaskedLinear",
     "ResidualMLP",
     "UNet",
     "ViT",

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import rows_auto
 import rows_continuous
 import torch
 from example import Example
@@ -212,5 +213,6 @@ EXAMPLES = [
     Example("no y, from lr", lr_only, 1, IMAGE, 4, lr_context),
     Example("srflow-like", srflow_like, 1, IMAGE, 8, lambda x: per_level(x, 3)),
     *rows_continuous.ROWS,
+    *rows_auto.ROWS,
 ]
 BY_NAME = {example.name: example for example in EXAMPLES}
