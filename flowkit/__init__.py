@@ -6,7 +6,7 @@ One protocol, `y, logdet = b(x, context)` and `x, logdet = b.inverse(y, context)
 import importlib
 from types import ModuleType
 
-from flowkit import nets, objectives
+from flowkit import elementwise, nets, objectives
 from flowkit.autoregressive import Autoregressive
 from flowkit.bases import Near, StandardNormal
 from flowkit.bijector import Bijector, Inverse
@@ -63,6 +63,7 @@ __all__ = [
     "Split",
     "Squeeze",
     "StandardNormal",
+    "elementwise",
     "fit",
     "flow_matching",
     "initialize",

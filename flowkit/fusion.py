@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.bijector import full_precision, widest
+from flowkit.fixed_linear import Scale, Shift
 from flowkit.linear import (
     ActNorm,
     InvertibleConv1x1,
@@ -24,6 +25,15 @@ from flowkit.tree import Value
 
 Run = Sequence[nn.Module]
 """Neighbours in a chain that act together: channel-linear maps of the same channels, or any one part."""
+
+_SHIFTS_FIRST = (ActNorm, Shift)
+"""Their `bias` is added to x before all else."""
+
+_DIAGONAL = (*_SHIFTS_FIRST, Permutation)
+"""No sums of channels: they take nothing from the exactness of a shift that comes later in the run."""
+
+_UNSHIFTED = (InvertibleConv1x1, Permutation, Scale)
+"""They have no bias."""
 
 _LONG = 64
 """Vectors of more numbers than this go part by part: their matrix would cost more than all the rest."""
@@ -69,8 +79,8 @@ def runs_of(parts: Iterable[nn.Module]) -> list[list[nn.Module]]:
             runs.append([])
             channels, shifted, mixed = own, False, False
         runs[-1].append(part)
-        shifted |= author is ActNorm and not mixed
-        mixed |= author is not ActNorm and author is not Permutation
+        shifted |= author in _SHIFTS_FIRST and not mixed
+        mixed |= author not in _DIAGONAL
     return runs
 
 
@@ -121,7 +131,7 @@ def _worth_a_matrix(run: Run, authors: list[Any], like: Tensor) -> bool:
     """Several maps with a matrix among them, or a 1×1 convolution: its determinant is cheaper in company."""
     if len(run) == 1 and authors[0] is not InvertibleConv1x1:
         return False
-    mixes = any(author is not ActNorm and author is not Permutation for author in authors)
+    mixes = any(author not in _DIAGONAL for author in authors)
     channels: Any = run[0].in_channels
     return mixes and (like.ndim > 2 or channels <= _LONG)
 
@@ -138,7 +148,7 @@ def _stacked(
     matrix, bias = eye, eye.new_zeros(len(runs), channels) if shift is None else -shift.to(wide)
     for author, parts in kinds:
         matrix, bias = author.after(parts, matrix, bias)
-    shifts = sum(author is not InvertibleConv1x1 and author is not Permutation for author in authors)
+    shifts = sum(author not in _UNSHIFTED for author in authors)
     rest = bias if shifts > (shift is not None) else None
     if not inverse:
         return _rounded(like, shift, matrix, rest, torch.linalg.slogdet(matrix).logabsdet)
@@ -153,10 +163,10 @@ def _rounded(like: Tensor, *parts: Tensor | None) -> Any:
 
 
 def _first_shift(kinds: list[tuple[Any, tuple[Any, ...]]]) -> Tensor | None:
-    """The shift of an ActNorm that only permutations precede, as one of x."""
+    """The shift of an ActNorm or Shift that only permutations precede, as one of x."""
     orders: list[Tensor] = []
     for author, parts in kinds:
-        if author is ActNorm:
+        if author in _SHIFTS_FIRST:
             shift = torch.stack([part.bias for part in parts])
             for back in reversed(orders):
                 shift = shift.gather(1, back)

@@ -5,6 +5,7 @@ from typing import Any
 
 import rows_auto
 import rows_continuous
+import rows_maps
 import torch
 from example import Example
 from hypothesis import strategies as st
@@ -214,5 +215,6 @@ EXAMPLES = [
     Example("srflow-like", srflow_like, 1, IMAGE, 8, lambda x: per_level(x, 3)),
     *rows_continuous.ROWS,
     *rows_auto.ROWS,
+    *rows_maps.ROWS,
 ]
 BY_NAME = {example.name: example for example in EXAMPLES}
