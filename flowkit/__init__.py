@@ -11,6 +11,7 @@ from flowkit.autoregressive import Autoregressive
 from flowkit.bases import Near, StandardNormal
 from flowkit.bijector import Bijector, Inverse
 from flowkit.chain import Chain
+from flowkit.columns import Columns
 from flowkit.conditioning import CoarseToFine, External, Given, Independent, SingleScale
 from flowkit.continuous import ODE, flow_matching
 from flowkit.coupling import Coupling, Injector
@@ -39,6 +40,7 @@ __all__ = [
     "Bijector",
     "Chain",
     "CoarseToFine",
+    "Columns",
     "Coupling",
     "Dequantize",
     "External",

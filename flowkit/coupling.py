@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowkit.bijector import TensorMap
+from flowkit.columns import PerChannel
 from flowkit.kinds import Kind
 from flowkit.shortcuts import author
 from flowkit.tree import Value, channels_last, describe, map_leaves, repeat_rows
@@ -58,7 +59,8 @@ class Coupling(TensorMap):
         self.flip = flip
         if author(self, "forward") is Coupling:
             self.constant_logdet = kind.keeps_volume
-            self.domain = self.codomain = kind.support
+            side = kind.support
+            self.domain = self.codomain = side if flip or not isinstance(side, PerChannel) else side.behind(keep)
 
     def extra_repr(self) -> str:
         """Split and kind."""

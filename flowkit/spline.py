@@ -2,10 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributions import constraints
 
 from flowkit.kinds import Kind
 from flowkit.tree import sum_per_sample
@@ -13,17 +15,37 @@ from flowkit.tree import sum_per_sample
 
 @dataclass(frozen=True)
 class RationalQuadratic(Kind):
-    """A spline of `bins` rational-quadratic pieces on [−tail_bound, tail_bound], the identity outside.
+    """A spline of `bins` rational-quadratic pieces on [−tail_bound, tail_bound].
 
-    Parameters per channel, as in nflows: `bins` widths, `bins` heights, `bins` − 1 inner slopes, all unnormalised.
+    Parameters per channel, all unnormalised: `bins` widths, `bins` heights, then slopes at the knots. With "linear"
+    ends, as in nflows, there are `bins` − 1 of them, P = 3·bins − 1.
 
     Args:
         bins: number of pieces.
         tail_bound: half the width of the square in which the spline acts.
-        min_width, min_height, min_slope: lower bounds; widths and heights in units of the square's side.
+        min_width: lower bound of widths, in units of the square's side.
+        min_height: lower bound of heights, in the same units.
+        min_slope: lower bound of slopes.
+        ends: what is outside the square:
+            "linear", the identity, which the spline meets with slope 1;
+            "box", nothing: x and y live in [−tail_bound, tail_bound], and both end slopes are free, P = 3·bins + 1.
+            Numbers outside get the log-det −inf and a placeholder. The base is a uniform one;
+            "circular", the same again: x and y are angles in [−tail_bound, tail_bound), the slope at the seam is one
+            parameter, and the last parameter turns y, P = 3·bins + 1. Angles outside are taken as those that they are
+            equal to. Behind it only permutations and other circular maps may follow (Rezende et al., Normalizing Flows
+            on Tori and Spheres).
+        identity: zero parameters are the identity; else, as in nflows, inner slopes then start at 0.69.
 
     Raises:
-        ValueError: if the bounds leave no room for the bins.
+        ValueError: if the bounds leave no room for the bins, or for unknown ends.
+
+    Example:
+        >>> import math, flowkit
+        >>> kind = RationalQuadratic(8, tail_bound=math.pi, ends="circular")
+        >>> b = flowkit.Coupling(flowkit.nets.MLP(1, kind.parameters), keep=1, kind=kind)
+        >>> y, logdet = b(torch.tensor([[0.0, 3.0]]))
+        >>> b.inverse(y)[0]
+        tensor([[0., 3.]])
     """
 
     bins: int
@@ -31,6 +53,8 @@ class RationalQuadratic(Kind):
     min_width: float = 1e-3
     min_height: float = 1e-3
     min_slope: float = 1e-3
+    ends: Literal["linear", "box", "circular"] = "linear"
+    identity: bool = False
 
     def __post_init__(self) -> None:
         if self.bins < 1 or max(self.min_width, self.min_height) * self.bins > 1:
@@ -40,55 +64,104 @@ class RationalQuadratic(Kind):
                 "RationalQuadratic: needs tail_bound > 0 and 0 < min_slope < 1, "
                 f"got {self.tail_bound} and {self.min_slope}"
             )
+        if self.ends not in ("linear", "box", "circular"):
+            raise ValueError(f'RationalQuadratic: ends must be "linear", "box" or "circular", got {self.ends!r}')
 
     @property
     def parameters(self) -> int:
-        """3 · bins − 1."""
-        return 3 * self.bins - 1
+        """3 · bins − 1, or 3 · bins + 1 where the ends are not linear."""
+        return 3 * self.bins + (-1 if self.ends == "linear" else 1)
+
+    @property
+    def support(self) -> constraints.Constraint:  # type: ignore[override]
+        """All reals, the box, or the circle."""
+        if self.ends == "linear":
+            return constraints.real
+        if self.ends == "box":
+            return constraints.interval(-self.tail_bound, self.tail_bound)
+        return constraints.half_open_interval(-self.tail_bound, self.tail_bound)
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Evaluates the spline."""
+        table = parameters.movedim(2, 0)
+        if self.ends == "circular":
+            x = self._around(x)
         inside, safe = self._inside(x)
-        piece = self._piece(safe, parameters, given_y=False)
+        piece = self._piece(safe, table, given_y=False)
         theta = (safe - piece.x) / piece.width
         y = piece.y + piece.height * piece.rise(theta)
-        log_slope = piece.log_slope(theta)
-        return torch.where(inside, y, x), sum_per_sample(torch.where(inside, log_slope, 0.0))
+        return self._placed(y, x, inside, table[-1]), self._total(piece.log_slope(theta), inside)
 
     def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Solves the quadratic of the piece that y lies in."""
+        table = parameters.movedim(2, 0)
+        if self.ends == "circular":
+            y = self._around(y - table[-1])
         inside, safe = self._inside(y)
-        piece = self._piece(safe, parameters, given_y=True)
+        piece = self._piece(safe, table, given_y=True)
         theta = piece.solve(safe)
         x = piece.x + piece.width * theta
-        log_slope = piece.log_slope(theta)
-        return torch.where(inside, x, y), -sum_per_sample(torch.where(inside, log_slope, 0.0))
+        return self._placed(x, y, inside, None), self._total(-piece.log_slope(theta), inside)
 
     def _inside(self, x: Tensor) -> tuple[Tensor, Tensor]:
         inside = x.abs() <= self.tail_bound
         return inside, torch.where(inside, x, 0.0)  # a clamp would have no gradient at the bounds
 
-    def _piece(self, value: Tensor, parameters: Tensor, given_y: bool) -> "_Piece":
-        """Finds the piece of every number, and its corners."""
-        widths, heights, slopes = parameters.movedim(2, -1).split([self.bins, self.bins, self.bins - 1], -1)
-        edge = math.log(math.expm1(1 - self.min_slope))  # softplus makes it slope 1, where the identity begins
-        slopes = self.min_slope + F.softplus(F.pad(slopes, (1, 1), value=edge))
-        x = self._knots(widths, self.min_width)
-        y = self._knots(heights, self.min_height)
-        inner = (y if given_y else x)[..., 1:-1]
-        index = (value.unsqueeze(-1) >= inner).sum(-1, keepdim=True)
+    def _around(self, angle: Tensor) -> Tensor:
+        """The equal angle in [−B, B)."""
+        bound = self.tail_bound
+        turned = torch.remainder(angle + bound, 2 * bound) - bound
+        turned = torch.where(turned >= bound, turned - 2 * bound, turned)  # rounding makes a full turn of nearly one
+        return torch.where((angle >= -bound) & (angle < bound), angle, turned)
+
+    def _placed(self, image: Tensor, value: Tensor, inside: Tensor, turn: Tensor | None) -> Tensor:
+        """The image where there is one, put into the support; else the number itself, in a box the end next to it."""
+        bound = self.tail_bound
+        if self.ends == "linear":
+            return torch.where(inside, image, value)
+        if self.ends == "box":
+            image = image + (image.clamp(-bound, bound) - image).detach()  # rounding leaves the box, slopes stay
+            return torch.where(inside, image, value.clamp(-bound, bound))
+        return torch.where(inside, self._around(image if turn is None else image + turn), value)
+
+    def _total(self, log_slope: Tensor, inside: Tensor) -> Tensor:
+        return sum_per_sample(torch.where(inside, log_slope, -math.inf if self.ends == "box" else 0.0))
+
+    def _piece(self, value: Tensor, table: Tensor, given_y: bool) -> "_Piece":
+        """Finds the piece of every number, and its corners. The table has the parameters first."""
+        k = self.bins
+        x = self._knots(table[:k], self.min_width)
+        y = self._knots(table[k : 2 * k], self.min_height)
+        inner = (y if given_y else x)[1:-1]
+        index = (value >= inner).sum(0, keepdim=True)
+        slopes = self._slopes(table[2 * k :])
 
         def at(table: Tensor, offset: int) -> Tensor:
-            return table.gather(-1, index + offset).squeeze(-1)
+            return table.gather(0, index + offset).squeeze(0)
 
         width, height = at(x, 1) - at(x, 0), at(y, 1) - at(y, 0)
-        return _Piece(at(x, 0), at(y, 0), width, height, at(slopes, 0), at(slopes, 1))
+        left, right = (self.min_slope + F.softplus(at(slopes, i)) for i in (0, 1))
+        return _Piece(at(x, 0), at(y, 0), width, height, left, right)
+
+    def _slopes(self, raw: Tensor) -> Tensor:
+        """The raw slopes at all knots."""
+        unit = math.log(math.expm1(1 - self.min_slope))  # softplus makes it slope 1
+        if self.identity:
+            raw = raw + unit
+        if self.ends == "circular":
+            raw = raw[: self.bins]
+            return torch.cat([raw, raw[:1]])
+        return _padded(raw, unit, unit) if self.ends == "linear" else raw
 
     def _knots(self, unnormalised: Tensor, least: float) -> Tensor:
-        sizes = least + (1 - least * self.bins) * unnormalised.softmax(-1)
-        inner = (2 * sizes.cumsum(-1)[..., :-1] - 1) * self.tail_bound
-        ends = F.pad(inner, (1, 0), value=-self.tail_bound)
-        return F.pad(ends, (0, 1), value=self.tail_bound)
+        sizes = least + (1 - least * self.bins) * unnormalised.softmax(0)
+        inner = (2 * sizes.cumsum(0)[:-1] - 1) * self.tail_bound
+        return _padded(inner, -self.tail_bound, self.tail_bound)
+
+
+def _padded(table: Tensor, first: float, last: float) -> Tensor:
+    ends = table.new_ones(2, *table.shape[1:])
+    return torch.cat([first * ends[:1], table, last * ends[1:]])
 
 
 @dataclass(frozen=True)

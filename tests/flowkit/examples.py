@@ -5,6 +5,7 @@ from typing import Any
 
 import rows_auto
 import rows_continuous
+import rows_kinds
 import rows_maps
 import torch
 from example import Example
@@ -212,6 +213,7 @@ EXAMPLES = [
     Example("coarse to fine from lr", lambda: two_levels("lr"), 1, IMAGE, 4, lr_context),
     Example("external", lambda: two_levels("external"), 1, IMAGE, 4, lambda x: per_level(x, 2)),
     Example("no y, from lr", lr_only, 1, IMAGE, 4, lr_context),
+    *rows_kinds.ROWS,
     Example("srflow-like", srflow_like, 1, IMAGE, 8, lambda x: per_level(x, 3)),
     *rows_continuous.ROWS,
     *rows_auto.ROWS,
