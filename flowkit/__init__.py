@@ -23,6 +23,7 @@ from flowkit.kinds import Additive, Affine
 from flowkit.linear import ActNorm, InvertibleConv1x1, Permutation
 from flowkit.mixture import MixtureLogistic
 from flowkit.numeric import NumericKind
+from flowkit.residual import Residual
 from flowkit.reversible import Reversible
 from flowkit.spatial import Haar, Split, Squeeze
 from flowkit.spline import RationalQuadratic
@@ -60,6 +61,7 @@ __all__ = [
     "NumericKind",
     "Permutation",
     "RationalQuadratic",
+    "Residual",
     "Reversible",
     "SingleScale",
     "Split",

@@ -153,9 +153,9 @@ def _norm(weight: Tensor) -> Tensor:
     with torch.no_grad():
         rows, columns = matrices.shape[1:]
         gram = matrices @ matrices.mH if rows < columns else matrices.mH @ matrices
-        largest = torch.linalg.eigvalsh(gram)[:, -1].argmax()
-        vector = torch.linalg.eigh(gram[largest])[1][:, -1]
-    steepest = matrices[largest]
+        largest = torch.linalg.eigvalsh(gram)[:, -1].argmax(0, True)  # which no host reads
+        vector = torch.linalg.eigh(gram.index_select(0, largest)[0])[1][:, -1]
+    steepest = matrices.index_select(0, largest)[0]
     reached = steepest.mH @ vector if rows < columns else steepest @ vector
     with torch.no_grad():
         other = nn.functional.normalize(reached, dim=0)

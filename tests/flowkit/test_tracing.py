@@ -7,7 +7,7 @@ import torch
 from example import Example
 from examples import EXAMPLES, case
 
-from flowkit import ODE, ActNorm, Hierarchy, InvertibleConv1x1, Permutation, Reversible
+from flowkit import ODE, ActNorm, Hierarchy, InvertibleConv1x1, Permutation, Residual, Reversible
 from flowkit.nets import FCN
 from flowkit.testing import laws
 
@@ -28,7 +28,7 @@ def quick(example: Example) -> Any:
 @pytest.mark.parametrize("example", [quick(example) for example in EXAMPLES])
 def test_exports_with_any_batch(example: Example) -> None:
     its = small(example)
-    if any(isinstance(module, ODE) for module in its.b.modules()):
+    if any(isinstance(module, ODE | Residual) for module in its.b.modules()):
         pytest.skip("it differentiates its net, which torch.export can't (said in its docstring)")
     laws.exported(its.b.eval(), its.x, its.context)
 
