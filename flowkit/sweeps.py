@@ -24,7 +24,8 @@ def settle(sweep: Sweep, like: Tensor, items: int, early: bool, sources: Iterabl
     through all of them.
 
     Args:
-        sweep: x to (K⁻¹(y; θ(x)), its log-det). Item d of the result depends on items before d alone.
+        sweep: x to (K⁻¹(y; θ(x)), its log-det). Item d of the result depends on items before d alone; or the sweep is a
+            contraction, for which as many as `items` are enough.
         like: a tensor of the shape of x, such as y.
         items: D, after which many sweeps x is exact. What an item is, is up to the sweep: a channel, a token.
         early: stop once no number changes by more than 10·eps·max(1, |x|).
