@@ -29,6 +29,7 @@ from flowkit.spatial import Haar, Split, Squeeze
 from flowkit.spline import RationalQuadratic
 from flowkit.summaries import summary
 from flowkit.training import History, fit
+from flowkit.unconditional import Elementwise
 
 __version__ = "0.1.0"
 
@@ -44,6 +45,7 @@ __all__ = [
     "Columns",
     "Coupling",
     "Dequantize",
+    "Elementwise",
     "External",
     "Flow",
     "Given",

@@ -3,6 +3,7 @@
 import torch
 from example import Example
 
+from flowkit import Affine, Elementwise, RationalQuadratic
 from flowkit.elementwise import (
     Asinh,
     Cdf,
@@ -39,4 +40,6 @@ ROWS = [
     Example("fixed linear", lambda: Shift(FOUR) >> Scale(FOUR) >> Matrix(MATRIX, FOUR) >> Shift(0.5), dims=ANY),
     Example("cdf", lambda: Cdf(torch.distributions.Normal(FOUR, 2 + FOUR)), dims=ANY),
     Example("cdf of positives", lambda: Cdf(torch.distributions.Exponential(0.2)), dims=VECTOR),
+    Example("learned spline", lambda: Elementwise(RationalQuadratic(3), 4), dims=VECTOR),
+    Example("learned scale of some", lambda: Elementwise(Affine("exp"), [2, 0]), dims=ANY),
 ]

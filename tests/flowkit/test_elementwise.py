@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import flowkit
-from flowkit import ActNorm, Bijector, Chain, Flow, InvertibleConv1x1, StandardNormal
+from flowkit import ActNorm, Affine, Bijector, Chain, Elementwise, Flow, InvertibleConv1x1, StandardNormal
 from flowkit.elementwise import (
     Asinh,
     Cdf,
@@ -202,3 +202,24 @@ def test_a_distribution_moves_with_its_module() -> None:
     b = Cdf(torch.distributions.Normal(torch.tensor([0.1, 0.2]), 1.0)).double()
     assert b.distribution.loc.dtype == torch.float64
     assert b(torch.zeros(1, 2, dtype=torch.float64))[0].dtype == torch.float64
+
+
+def test_a_learned_map_of_some_channels_lets_the_others_pass() -> None:
+    b = Elementwise(Affine("exp", "scale_first"), [3, 1])
+    x = torch.randn(5, 4)
+    assert torch.equal(b(x)[0], x)  # zero parameters
+    with torch.no_grad():
+        b.raw.copy_(torch.tensor([1.0, math.log(2), -1.0, math.log(3)]))  # (shift, log scale) of channel 3, then of 1
+    y, logdet = b(x)
+    torch.testing.assert_close(y, x * torch.tensor([1.0, 3.0, 1.0, 2.0]) + torch.tensor([0.0, -1.0, 0.0, 1.0]))
+    torch.testing.assert_close(logdet, torch.full((5,), math.log(6)))
+    with pytest.raises(ValueError, match=r"Elementwise\(.*there is no channel 3 in \(5, 3\)"):
+        b(x[:, :3])
+    images = b(torch.randn(2, 4, 3, 5))[1]
+    torch.testing.assert_close(images, torch.full((2,), 15 * math.log(6)))
+
+
+@pytest.mark.parametrize("channels", [0, [], [1, 1], [-1]])
+def test_channels_of_a_learned_map_are_there_and_different(channels: int | list[int]) -> None:
+    with pytest.raises(ValueError, match="Elementwise: channels must be"):
+        Elementwise(Affine(), channels)
