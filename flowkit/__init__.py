@@ -23,6 +23,7 @@ from flowkit.kinds import Additive, Affine
 from flowkit.linear import ActNorm, InvertibleConv1x1, Permutation
 from flowkit.mixture import MixtureLogistic
 from flowkit.numeric import NumericKind
+from flowkit.resampling import Resampled
 from flowkit.residual import Residual
 from flowkit.reversible import Reversible
 from flowkit.spatial import Haar, Split, Squeeze
@@ -30,16 +31,17 @@ from flowkit.spline import RationalQuadratic
 from flowkit.summaries import summary
 from flowkit.training import History, fit
 from flowkit.unconditional import Elementwise
+from flowkit.vector_bases import Box, Mixture, Normal, StudentT
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "ODE",
     "ActNorm",
     "Additive",
     "Affine",
     "Autoregressive",
     "Bijector",
+    "Box",
     "Chain",
     "CoarseToFine",
     "Columns",
@@ -58,17 +60,22 @@ __all__ = [
     "InvertibleConv1x1",
     "Latents",
     "Level",
+    "Mixture",
     "MixtureLogistic",
     "Near",
+    "Normal",
     "NumericKind",
+    "ODE",
     "Permutation",
     "RationalQuadratic",
+    "Resampled",
     "Residual",
     "Reversible",
     "SingleScale",
     "Split",
     "Squeeze",
     "StandardNormal",
+    "StudentT",
     "elementwise",
     "fit",
     "flow_matching",
@@ -80,6 +87,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> ModuleType:
-    if name in ("nflows", "sbi", "testing"):  # only for those who use them
+    if name in ("distributions", "nflows", "sbi", "testing"):  # only for those who use them
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Base densities of what a bijector returns: standard normal, or narrow around the LR image."""
+"""Base densities of what a bijector returns: standard normal, or narrow around the LR image; and their draws."""
 
 import math
 from typing import Any
@@ -101,6 +101,16 @@ def draw(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """Standard-normal numbers of a tensor's shape and dtype, drawn on the generator's device: one seed, one image."""
     device = like.device if generator is None else generator.device
     return torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype).to(like.device)
+
+
+def uniform(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Numbers within (0, 1), of a tensor's shape and dtype, drawn on the generator's device.
+
+    Never 0 or 1, nor so near to 0 that 2u − 1 is rounded to −1: a quantile function stays finite.
+    """
+    device = like.device if generator is None else generator.device
+    numbers = torch.rand(like.shape, generator=generator, device=device, dtype=like.dtype)
+    return numbers.clamp_(min=torch.finfo(like.dtype).eps / 2).to(like.device)
 
 
 def round_straight_through(x: Tensor, levels: int = 255) -> Tensor:

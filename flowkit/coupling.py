@@ -113,7 +113,8 @@ class Injector(TensorMap):
     code's learned prior), so that every latent is standard normal.
 
     Args:
-        net: called `net(context)`; returns (B, kind.parameters_of(C), *spatial), interleaved per channel.
+        net: called `net(context)`; returns (B, kind.parameters_of(C), *spatial), interleaved per channel; without
+            spatial sizes, or with sizes of 1, they are those of every pixel.
         kind: the elementwise map.
 
     Raises:
@@ -155,6 +156,9 @@ class Injector(TensorMap):
         parameters = self.net(context)
         if isinstance(parameters, Tensor) and parameters.shape[0] and active.shape[0] % parameters.shape[0] == 0:
             parameters = repeat_rows(parameters, active.shape[0])
+            if all(size == 1 for size in parameters.shape[2:]):  # of a vector: the same at every pixel
+                pixel = parameters.reshape(*parameters.shape[:2], *(1 for _ in active.shape[2:]))
+                parameters = pixel.expand(*parameters.shape[:2], *active.shape[2:])
         return per_channel("Injector", self.kind, parameters, active)
 
 

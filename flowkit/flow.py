@@ -2,15 +2,17 @@
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
-from flowkit.bijector import facts
+from flowkit.bijector import Inverse, facts
+from flowkit.distribution_base import DistributionBase
 from flowkit.shapes import blank, outline, runs
-from flowkit.tree import Value, leaves, map_leaves
+from flowkit.tree import Value, as_rows, leaves, map_leaves, repeat_rows
 
 
 class Flow(nn.Module):
@@ -20,36 +22,62 @@ class Flow(nn.Module):
 
     Args:
         bijector: x to latents; any object of the protocol.
-        base: `StandardNormal()`, or `Near(std)` for a hierarchy whose y is held to the context. One that states
+        base: `StandardNormal()`, `Normal(D)` or another of flowkit's; `Near(std)` for a hierarchy whose y is held to
+            the context; or a distribution of `torch.distributions`, see `flowkit.distribution_base`. One that states
             `shape`, that of a latent without the batch, tells `sample` what to draw.
         shape: shape of one x without the batch. `sample` needs it where it can't be told from the bijector's
             channels (and, for images, from the size of a context y*).
+        embed: a module or function; the bijector gets `embed(context)`, made once per call and before rows are
+            repeated, and the base the context as it came. Labels (B,), images and sets become vectors here.
+
+    Where the shape of one x is stated, here or by the base, `log_prob`, `encode` and `decode` take any leading sizes:
+    x of (*sizes, *shape) has log-densities (*sizes). The context then has the same sizes in front, or B rows where the
+    last of the sizes is B: what `sample(n, context)` returns goes in as it is.
+
+    Raises:
+        TypeError: if the base is neither a module nor a distribution.
+        ValueError: for a distribution without a density; from a call, without the context that `embed` needs.
 
     Example:
         >>> import flowkit
         >>> flow = flowkit.Flow(flowkit.ActNorm(2), flowkit.StandardNormal())
         >>> flow.log_prob(torch.zeros(3, 2)).shape, flow.sample(5).shape
         (torch.Size([3]), torch.Size([5, 2]))
+        >>> tails = torch.distributions.Laplace(torch.zeros(2), torch.ones(2))
+        >>> flowkit.Flow(flowkit.ActNorm(2), tails).log_prob(torch.zeros(4, 3, 2)).shape
+        torch.Size([4, 3])
     """
 
     bijector: Any
     base: Any
 
-    def __init__(self, bijector: nn.Module, base: nn.Module, shape: tuple[int, ...] | None = None) -> None:
+    def __init__(
+        self,
+        bijector: nn.Module,
+        base: nn.Module | Distribution,
+        shape: tuple[int, ...] | None = None,
+        embed: Callable[[Any], Value] | None = None,
+    ) -> None:
         super().__init__()
+        if isinstance(base, Distribution):
+            base = DistributionBase(base)
+        elif not isinstance(base, nn.Module):
+            raise TypeError(f"Flow: the base must be a module or a torch distribution, got {type(base).__name__}")
         self.bijector = bijector
         self.base = base
-        self.shape = shape
+        self.shape = None if shape is None else tuple(shape)
+        self.embed = embed
 
     def forward(self, x: Tensor, context: Value = None) -> Tensor:
         """`log_prob`, so that hooks, compile and DDP see it."""
         return self.log_prob(x, context)
 
     def log_prob(self, x: Tensor, context: Value = None) -> Tensor:
-        """Log-density of x in nats, shape (B,)."""
-        latents, logdet = self.bijector(x, context)
-        log_prob: Tensor = self.base.log_prob(latents, context) + logdet
-        return log_prob
+        """Log-density of x in nats, shape (B,); −inf outside of the support."""
+        x, context, sizes = as_rows(x, context, self._event())
+        latents, logdet = self.bijector(x, self._given(context))
+        log_prob: Tensor = self.base.log_prob(latents, _fitting(context, x.shape[0])) + logdet
+        return log_prob if sizes is None else log_prob.reshape(sizes)
 
     def bits_per_dim(self, x: Tensor, context: Value = None) -> Tensor:
         """−log₂ density per number of x, shape (B,); lower is better.
@@ -58,16 +86,37 @@ class Flow(nn.Module):
         that it bounds the bits that a lossless code of the grey levels needs. With `Near` it is conditional on
         y*, whose own bits are not in it.
         """
-        return -self.log_prob(x, context) / (math.log(2) * math.prod(x.shape[1:]))
+        event = self._event()
+        numbers = math.prod(x.shape[1:] if event is None else x.shape[x.ndim - event :])
+        return -self.log_prob(x, context) / (math.log(2) * numbers)
 
     def encode(self, x: Tensor, context: Value = None) -> Value:
         """The latents of x."""
-        return self.bijector(x, context)[0]
+        x, context, sizes = as_rows(x, context, self._event())
+        latents = self.bijector(x, self._given(context))[0]
+        return latents if sizes is None else map_leaves(lambda z: z.reshape(*sizes, *z.shape[1:]), latents)
 
     def decode(self, latents: Value, context: Value = None) -> Tensor:
         """The x of latents."""
-        x: Tensor = self.bijector.inverse(latents, context)[0]
-        return x
+        latents, context, sizes = as_rows(latents, context, self._event())
+        x: Tensor = self.bijector.inverse(latents, self._given(context))[0]
+        return x if sizes is None else x.reshape(*sizes, *x.shape[1:])
+
+    def distribution(self, context: Value = None) -> Distribution:
+        """The flow as a distribution of torch, on the same parameters.
+
+        Args:
+            context: None, or a context with B rows: the batch shape is then (B,).
+
+        Returns:
+            One whose event shape is that of x, by torch's rules for shapes, `expand` and `validate_args`.
+
+        Raises:
+            ValueError: if the shape of x is not known.
+        """
+        from flowkit.distributions import FlowDistribution  # noqa: PLC0415 - only for those who use it
+
+        return FlowDistribution(self, context)
 
     def sample(
         self,
@@ -83,7 +132,8 @@ class Flow(nn.Module):
         Args:
             n: number of samples, or several sizes, (4, 5) for 20.
             context: None, or a context with B rows.
-            temperature: standard deviation of the latents, 0 for the mode of the base.
+            temperature: standard deviation of the latents, 0 for the mode of the base; learned bases and location-scale
+                families of torch are scaled about their means, others take 1 alone.
             generator: source of the draws, which are made on its device. None: torch's global one.
 
         Returns:
@@ -91,7 +141,8 @@ class Flow(nn.Module):
 
         Raises:
             TypeError: if n is not a whole number or several.
-            ValueError: if n or the temperature is negative or infinite, or the shape of x is not known (see `shape`).
+            ValueError: if n or the temperature is negative or infinite, or the shape of x is not known (see `shape`);
+                if the base has no temperature, or can't be drawn from a generator.
         """
         return self.sample_and_log_prob(n, context, temperature, generator)[0]
 
@@ -106,48 +157,83 @@ class Flow(nn.Module):
         sizes = _sizes(n)
         if not 0 <= temperature < math.inf:
             raise ValueError(f"Flow.sample: temperature must be at least 0 and finite, got {temperature}")
-        first = next(leaves(context), None)
+        count, first = math.prod(sizes), next(leaves(context), None)
         if first is not None:
             sizes = (*sizes, first.shape[0])
-        count = math.prod(_sizes(n))
-        repeated = map_leaves(lambda c: c.repeat(count, *(1 for _ in c.shape[1:])), context)
-        shape, like = self._latents_like(math.prod(sizes), context)
-        latents = self.base.sample(like, repeated, temperature, generator)
-        x, logdet = self.bijector.inverse(latents, repeated)
+        given = self._given(context)
+        shape, like = self._latents_like(math.prod(sizes), context, given)
+        its = _repeated(context, count)
+        latents = self.base.sample(like, its, temperature, generator)
+        x, logdet = self.bijector.inverse(latents, its if given is context else _repeated(given, count))
         if shape is not None and tuple(x.shape[1:]) != shape:
             raise ValueError(
                 f"Flow.sample: expected x of shape {shape}, the bijector made {tuple(x.shape[1:])}: `shape` is wrong, "
                 "or a part changes sizes and does not state it (`shrink`)"
             )
-        log_prob = self.base.log_prob(latents, repeated) - logdet
+        log_prob = self.base.log_prob(latents, its) - logdet
         return x.reshape(*sizes, *x.shape[1:]), log_prob.reshape(sizes)
 
-    def _latents_like(self, rows: int, context: Value) -> tuple[tuple[int, ...] | None, Value]:
+    def _given(self, context: Value) -> Value:
+        """What the bijector is conditioned on."""
+        if self.embed is None:
+            return context
+        if context is None:
+            raise ValueError("Flow: embed= needs a context, and none was given")
+        return self.embed(context)
+
+    def _event(self) -> int | None:
+        """Number of dimensions of one x, where its shape is stated; a bijector keeps them."""
+        shape = getattr(self.base, "shape", None) if self.shape is None else self.shape
+        return None if shape is None else len(shape)
+
+    def _latents_like(self, rows: int, context: Value, given: Value) -> tuple[tuple[int, ...] | None, Value]:
         """Shape of x, if known, and tensors of the latents' shapes."""
-        known = (*self.parameters(), *leaves(context), *self.buffers())
-        like = next((t for t in known if t.is_floating_point()), torch.empty(0))
+        like = self._like(given)
         latent = getattr(self.base, "shape", None)
         if latent is not None:
             return self.shape, like.new_zeros(()).expand(rows, *latent)
-        shape = self._shape_of_x(context, like.dtype)
-        latents = outline(self.bijector, blank(shape, like.dtype), context)
+        shape = self._shape_of_x(context, given, like.dtype)
+        latents = outline(self.bijector, blank(shape, like.dtype), given)
         return shape, map_leaves(lambda leaf: like.new_zeros(()).expand(rows, *leaf.shape[1:]), latents)
 
-    def _shape_of_x(self, context: Value, dtype: torch.dtype) -> tuple[int, ...]:
+    def _like(self, given: Value) -> Tensor:
+        """A tensor of the dtype of the draws, where they are."""
+        known = (*self.parameters(), *leaves(given), *self.buffers())
+        return next((t for t in known if t.is_floating_point()), torch.empty(0))
+
+    @property
+    def has_rsample(self) -> bool:
+        """Draws carry gradients to all parameters, those of the base too."""
+        return getattr(self.base, "has_rsample", True)
+
+    def event_shape(self, context: Value = None) -> tuple[int, ...]:
+        """Shape of one x that `sample(n, context)` makes.
+
+        Raises:
+            ValueError: if it is neither stated nor can be told.
+        """
+        given = self._given(context)
+        dtype = self._like(given).dtype
+        latent = getattr(self.base, "shape", None)
+        if self.shape is None and latent is not None:
+            return tuple(outline(Inverse(self.bijector), blank(latent, dtype), given).shape[1:])
+        return self._shape_of_x(context, given, dtype)
+
+    def _shape_of_x(self, context: Value, given: Value, dtype: torch.dtype) -> tuple[int, ...]:
         """As stated; or channels and, if the flow is one of images, the sizes of the context times `shrink`."""
         if self.shape is not None:
-            return tuple(self.shape)
+            return self.shape
         stated = facts(self.bijector)
         channels, shrink = stated.in_channels, stated.shrink
-        sized = isinstance(context, Tensor) and context.ndim > 2
+        sized = isinstance(given, Tensor) and given.ndim > 2
         if channels is not None and shrink is not None:
-            if shrink == 1 and (not sized or self._takes((channels,), context, dtype)):
+            if shrink == 1 and (not sized or self._takes((channels,), context, given, dtype)):
                 return (channels,)
             if sized:
-                sizes = [size * shrink for size in context.shape[2:]]
+                sizes = [size * shrink for size in given.shape[2:]]
                 if any(size.denominator > 1 for size in sizes):
                     raise ValueError(
-                        f"Flow.sample: a context of {tuple(context.shape[2:])} is no output of the bijector, which "
+                        f"Flow.sample: a context of {tuple(given.shape[2:])} is no output of the bijector, which "
                         f"divides sizes by {shrink}"
                     )
                 return (channels, *map(int, sizes))
@@ -155,14 +241,24 @@ class Flow(nn.Module):
             "Flow.sample: the shape of x is not known; pass it once, Flow(bijector, base, shape=(C, H, W))"
         )
 
-    def _takes(self, shape: tuple[int, ...], context: Value, dtype: torch.dtype) -> bool:
+    def _takes(self, shape: tuple[int, ...], context: Value, given: Value, dtype: torch.dtype) -> bool:
         """Whether latents of this shape can be decoded beside the context: x may be a vector, the context an image."""
 
-        def decode(flow: Flow, latents: Value, context: Value) -> None:
+        def decode(flow: Flow, latents: Value, context: Value, given: Value) -> None:
             flow.base.log_prob(latents, context)
-            flow.bijector.inverse(latents, context)
+            flow.bijector.inverse(latents, given)
 
-        return runs(decode, self, outline(self.bijector, blank(shape, dtype), context), context)
+        return runs(decode, self, outline(self.bijector, blank(shape, dtype), given), context, given)
+
+
+def _repeated(context: Value, count: int) -> Value:
+    """B rows for each of `count` draws, all B of the first draw first."""
+    return map_leaves(lambda c: c.repeat(count, *(1 for _ in c.shape[1:])), context)
+
+
+def _fitting(context: Value, rows: int) -> Value:
+    """A context of B rows beside n·B latents, for a base, which compares them row by row."""
+    return map_leaves(lambda c: repeat_rows(c, rows) if c.shape[0] and rows % c.shape[0] == 0 else c, context)
 
 
 def _sizes(n: int | Sequence[int]) -> tuple[int, ...]:

@@ -77,9 +77,9 @@ def initialize(flow: nn.Module, batch: Value, context: Value = None, *, again: b
 
 
 def _map_of(flow: nn.Module) -> Callable[..., Any]:
-    """The bijector of a `Flow`, whose base has no part in it; but a flow with a call of its own is called."""
+    """The way of a `Flow` to its latents, the base has no part in it; but a flow with a call of its own is called."""
     own = any(getattr(type(flow), name, None) is not getattr(Flow, name) for name in ("forward", "log_prob"))
-    return flow.bijector if isinstance(flow, Flow) and not own else flow
+    return flow.encode if isinstance(flow, Flow) and not own else flow
 
 
 def _set_from_input(layer: Any, args: tuple[Any, ...], name: str, seen: dict[str, list[int]]) -> None:

@@ -1,8 +1,10 @@
 """Values are trees: a tensor, or a (named) tuple of values, or None for a part that is not there."""
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor
 
 Value: TypeAlias = Any
@@ -43,6 +45,28 @@ def widen(x: Tensor) -> Tensor:
 def repeat_rows(x: Tensor, rows: int) -> Tensor:
     """A shared context for every draw: (B, ...) to (rows, ...), all B of the first draw first; as it is if it fits."""
     return x if x.shape[0] == rows else x.repeat(rows // x.shape[0], *(1 for _ in x.shape[1:]))
+
+
+def as_rows(x: Value, context: Value, event: int | None) -> tuple[Value, Value, torch.Size | None]:
+    """One leading dimension in place of others.
+
+    Args:
+        x: (*sizes, *event); no tensor, or one with one leading dimension, is returned as it is.
+        context: (*sizes, …), or with B rows where the last of the sizes is B; labels (*sizes) are integers.
+        event: number of dimensions of one x, None if it isn't known.
+
+    Returns:
+        x, the context, and the sizes; None if x is as it was.
+    """
+    if event is None or not isinstance(x, Tensor) or x.ndim == event + 1 or x.ndim < event:
+        return x, context, None
+    sizes = x.shape[: x.ndim - event]
+
+    def flat(c: Tensor) -> Tensor:
+        one_each = c.shape[: len(sizes)] == sizes and (c.ndim > len(sizes) or not c.is_floating_point())
+        return c.reshape(math.prod(sizes), *c.shape[len(sizes) :]) if one_each else c
+
+    return x.reshape(math.prod(sizes), *x.shape[len(sizes) :]), map_leaves(flat, context), sizes
 
 
 def sum_per_sample(x: Tensor) -> Tensor:
