@@ -21,6 +21,7 @@ from flowkit.hierarchy import Hierarchy, Latents, Level
 from flowkit.initialization import initialize
 from flowkit.kinds import Additive, Affine
 from flowkit.linear import ActNorm, InvertibleConv1x1, Permutation
+from flowkit.masks import Checkerboard
 from flowkit.mixture import MixtureLogistic
 from flowkit.numeric import NumericKind
 from flowkit.resampling import Resampled
@@ -36,6 +37,7 @@ from flowkit.vector_bases import Box, Mixture, Normal, StudentT
 __version__ = "0.1.0"
 
 __all__ = [
+    "ODE",
     "ActNorm",
     "Additive",
     "Affine",
@@ -43,6 +45,7 @@ __all__ = [
     "Bijector",
     "Box",
     "Chain",
+    "Checkerboard",
     "CoarseToFine",
     "Columns",
     "Coupling",
@@ -65,7 +68,6 @@ __all__ = [
     "Near",
     "Normal",
     "NumericKind",
-    "ODE",
     "Permutation",
     "RationalQuadratic",
     "Resampled",

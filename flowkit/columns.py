@@ -120,9 +120,9 @@ class PerChannel(constraints.Constraint):
     def __repr__(self) -> str:
         return f"PerChannel({self.sides})"
 
-    def behind(self, channels: int) -> "PerChannel":
-        """The same constraints, so many channels further on."""
-        return PerChannel({i + channels: side for i, side in self.sides.items()})
+    def at(self, place: Callable[[int], int]) -> "PerChannel":
+        """The same constraints, of channel i at channel place(i)."""
+        return PerChannel({place(i): side for i, side in self.sides.items()})
 
     def check(self, value: Tensor) -> Tensor:
         """Which numbers lie in their set."""

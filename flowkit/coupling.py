@@ -1,6 +1,6 @@
 """Two combinators for maps whose parameters come from a network: Coupling and Injector."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from flowkit.bijector import TensorMap
 from flowkit.columns import PerChannel
 from flowkit.kinds import Kind
+from flowkit.masks import Checkerboard, mask_of
 from flowkit.shortcuts import author
 from flowkit.tree import Value, channels_last, describe, map_leaves, repeat_rows
 
@@ -18,27 +19,32 @@ class Retraced(NamedTuple):
     """A map gone through again, from its output, for the backward pass of a `Reversible` chain.
 
     Attributes:
-        inputs: leaves of the graph; side by side along the channels they are x.
+        inputs: leaves of the graph; joined they are x.
         outputs: y and the log-det again, with a graph.
+        join: puts several inputs, or their gradients, together to x, or its gradient.
     """
 
     inputs: list[Tensor]
     outputs: tuple[Tensor, Tensor]
+    join: Callable[..., Tensor] | None = None
 
 
 class Coupling(TensorMap):
-    """Some channels pass and steer an elementwise map of the others (NICE, RealNVP; HCFlow, section 3.2).
+    """Some channels, or pixels, pass and steer an elementwise map of the others (NICE, RealNVP; HCFlow, section 3.2).
 
     Args:
         net: called `net(passive, context)`; returns (B, kind.parameters_of(active), *spatial), the parameters of
             one channel side by side (interleaved). It sees the context as it comes, which may be None; several draws
-            that share a context get it repeated, unless the net has an attribute `shares_context = True`.
-        keep: number of leading channels that pass. They steer the rest.
+            that share a context get it repeated, unless the net has an attribute `shares_context = True`. On a
+            checkerboard it sees all channels, with zeros where x is moved, and returns parameters of all of them.
+        keep: what passes. A number of leading channels; or the indices of channels, which the net gets in this
+            order, while those that are moved come ascending; or `Checkerboard()`, every second pixel.
         kind: the elementwise map, such as `Affine("atan")`.
-        flip: the rest passes and steers the first `keep` channels instead.
+        flip: what passes and what is moved change places. Channels then come ascending on both sides.
 
     Raises:
-        ValueError: if x has no channel to transform, or the net returns another number of parameters.
+        ValueError: if x has no channel to transform, or lacks one that is listed; for vectors on a checkerboard; or if
+            the net returns another number of parameters.
 
     Example:
         >>> import flowkit
@@ -46,21 +52,26 @@ class Coupling(TensorMap):
         >>> y, logdet = b(torch.randn(5, 3))
         >>> y.shape
         torch.Size([5, 3])
+        >>> every_second = flowkit.Coupling(flowkit.nets.MLP(2, 4), keep=[0, 2], kind=flowkit.Affine("tanh"))
+        >>> x = torch.randn(5, 4)
+        >>> torch.equal(every_second(x)[0][:, [0, 2]], x[:, [0, 2]])
+        True
     """
 
-    def __init__(self, net: nn.Module, keep: int, kind: Kind, flip: bool = False) -> None:
+    def __init__(
+        self, net: nn.Module, keep: int | Sequence[int] | Checkerboard, kind: Kind, flip: bool = False
+    ) -> None:
         super().__init__()
         check_kind("Coupling", kind)
-        if keep < 1:
-            raise ValueError(f"Coupling: keep must be at least 1, got {keep}")
         self.net = net
         self.keep = keep
         self.kind = kind
         self.flip = flip
+        self.mask = mask_of(keep, flip)
         if author(self, "forward") is Coupling:
             self.constant_logdet = kind.keeps_volume
             side = kind.support
-            self.domain = self.codomain = side if flip or not isinstance(side, PerChannel) else side.behind(keep)
+            self.domain = self.codomain = side.at(self.mask.place) if isinstance(side, PerChannel) else side
 
     def extra_repr(self) -> str:
         """Split and kind."""
@@ -68,19 +79,19 @@ class Coupling(TensorMap):
 
     def forward(self, x: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
         """Transforms the active channels."""
-        passive, active = self._split(x)
+        passive, active = self.mask.split(x)
         active, logdet = self.kind.forward(active, self._parameters_of(passive, active, context))
-        return self._join(passive, active), logdet
+        return self.mask.join(passive, active), logdet
 
     def inverse(self, y: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
         """Transforms the active channels back; the passive ones give the same parameters."""
-        passive, active = self._split(y)
+        passive, active = self.mask.split(y)
         active, logdet = self.kind.inverse(active, self._parameters_of(passive, active, context))
-        return self._join(passive, active), logdet
+        return self.mask.join(passive, active), logdet
 
     def retrace(self, y: Tensor, context: Value, inverse: bool) -> Retraced:
         """Undoes the map (or its inverse) and goes through it again: the net, which both need, runs once."""
-        passive, active = (part.detach() for part in self._split(y))
+        passive, active = (part.detach() for part in self.mask.split(y))
         passive.requires_grad_()
         parameters = self._parameters_of(passive, active, context)
         there, back = (self.kind.inverse, self.kind.forward) if inverse else (self.kind.forward, self.kind.inverse)
@@ -88,22 +99,14 @@ class Coupling(TensorMap):
             active = back(active, parameters)[0]
         active.requires_grad_()
         moved, logdet = there(active, parameters)
-        inputs = [active, passive] if self.flip else [passive, active]
-        return Retraced(inputs, (self._join(passive, moved), logdet))
-
-    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if x.shape[1] <= self.keep:
-            raise ValueError(f"Coupling: keep={self.keep} leaves nothing of {describe(x)} to transform")
-        first, rest = x[:, : self.keep], x[:, self.keep :]
-        return (rest, first) if self.flip else (first, rest)
-
-    def _join(self, passive: Tensor, active: Tensor) -> Tensor:
-        return torch.cat([active, passive] if self.flip else [passive, active], 1)
+        return Retraced([passive, active], (self.mask.join(passive, moved), logdet), self.mask.join)
 
     def _parameters_of(self, passive: Tensor, active: Tensor, context: Value) -> Tensor:
         if not getattr(self.net, "shares_context", False):
             context = map_leaves(lambda c: repeat_rows(c, passive.shape[0]), context)
-        return per_channel("Coupling", self.kind, self.net(channels_last(passive), context), active)
+        returned = self.net(channels_last(passive), context)
+        table = per_channel("Coupling", self.kind, returned, self.mask.steered(passive, active))
+        return self.mask.chosen(table)
 
 
 class Injector(TensorMap):

@@ -131,7 +131,7 @@ def _back(
                 retraced = _retrace(run, y, context, ctx.inverse, ctx.moment)
             inputs = retraced.inputs
             found = _gradients(retraced.outputs, (grad, grad_logdet), [*inputs, *fresh, *own])
-            y, grad = _beside(inputs), _beside(found[: len(inputs)])
+            y, grad = _joined(retraced, inputs), _joined(retraced, found[: len(inputs)])
             of_contexts, of_own = found[len(inputs) :][: len(fresh)], found[len(inputs) + len(fresh) :]
             totals = [_add(total, new) for total, new in zip(totals, of_contexts, strict=True)]
             if as_one:
@@ -168,9 +168,9 @@ def _retraced(y: Tensor, back: _Map, there: _Map, moment: Moment) -> Retraced:
         return Retraced([x], there(x))
 
 
-def _beside(parts: list[Tensor]) -> Tensor:
-    """Tensors side by side along the channels."""
-    return parts[0] if len(parts) == 1 else torch.cat([part.detach() for part in parts], 1)
+def _joined(retraced: Retraced, parts: list[Tensor]) -> Tensor:
+    """The inputs of what was retraced, or their gradients, as one."""
+    return parts[0] if retraced.join is None else retraced.join(*(part.detach() for part in parts))
 
 
 def _gradients(outputs: Any, grads: Any, wrt: list[Tensor]) -> list[Any]:

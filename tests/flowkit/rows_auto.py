@@ -3,14 +3,25 @@
 import torch
 from example import Example
 
-from flowkit import Affine, Autoregressive, RationalQuadratic
-from flowkit.nets import MADE
+from flowkit import Affine, Autoregressive, Checkerboard, Coupling, InvertibleConv1x1, RationalQuadratic, Reversible
+from flowkit.nets import CNN, FCN, MADE, MLP
 
-VECTOR = (0,)
+VECTOR, IMAGE = (0,), (2,)
 
 
 def label(x: torch.Tensor) -> torch.Tensor:
     return torch.randn(len(x), 3)
+
+
+def pixels(x: torch.Tensor) -> torch.Tensor:
+    return torch.randn(len(x), 3, *x.shape[2:])
+
+
+def reversible_masks() -> Reversible:
+    """Both masks flipped, with draws that share a context."""
+    on_pixels = Coupling(FCN(4, 8, 6, context_channels=3), Checkerboard(1), Affine("tanh"), flip=True)
+    on_channels = Coupling(CNN(1, 6, 6), [0, 3, 2], Affine("tanh"), flip=True)
+    return Reversible(on_pixels >> InvertibleConv1x1(4) >> on_channels)
 
 
 ROWS = [
@@ -33,4 +44,7 @@ ROWS = [
         4,
         VECTOR,
     ),
+    Example("listed coupling", lambda: Coupling(MLP(2, 16, 6), [3, 1], RationalQuadratic(3, 3.0)), 4, VECTOR),
+    Example("checkerboard", lambda: Coupling(CNN(2, 4, 6), Checkerboard(), Affine("tanh")), 2, IMAGE),
+    Example("reversible masks", reversible_masks, 4, IMAGE, context=pixels),
 ]
