@@ -30,6 +30,7 @@ from flowkit.reversible import Reversible
 from flowkit.spatial import Haar, Split, Squeeze
 from flowkit.spline import RationalQuadratic
 from flowkit.summaries import summary
+from flowkit.supports import biject_to
 from flowkit.training import History, fit
 from flowkit.unconditional import Elementwise
 from flowkit.vector_bases import Box, Mixture, Normal, StudentT
@@ -78,6 +79,7 @@ __all__ = [
     "Squeeze",
     "StandardNormal",
     "StudentT",
+    "biject_to",
     "elementwise",
     "fit",
     "flow_matching",

@@ -5,12 +5,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
+from torch.distributions.constraints import Constraint
 
 from flowkit.bases import StandardNormal
 from flowkit.chain import Chain
 from flowkit.flow import Flow
 from flowkit.initialization import initialize
 from flowkit.linear import ActNorm
+from flowkit.supports import biject_to
 
 try:
     from sbi.neural_nets.estimators import ConditionalDensityEstimator  # type: ignore[import-untyped]
@@ -68,16 +71,25 @@ class FlowEstimator(ConditionalDensityEstimator):
 
 
 def estimator(
-    build: Callable[[int, int], nn.Module], embedding: nn.Module | None = None
+    build: Callable[[int, int], nn.Module],
+    embedding: nn.Module | None = None,
+    prior: Constraint | Distribution | None = None,
 ) -> Callable[[Tensor, Tensor], FlowEstimator]:
     """Makes what sbi's trainers take as `density_estimator`: a builder that sees the first batch of simulations.
 
     Both sides are standardised: θ by an ActNorm in front of the bijector, so its Jacobian counts; x by fixed constants.
+    With a prior θ is first mapped from its support to the reals (`flowkit.biject_to`): no draw leaves it, and outside
+    the log-density is −inf. Nothing leaks, so there is nothing to reject or to correct for.
 
     Args:
         build: called with the number of parameters and the number of features of a condition, returns a bijector of
             vectors that takes the features as its context.
         embedding: of the standardised conditions, if they are not vectors or are long ones.
+        prior: of θ, or its support as a constraint. None: all reals. It must be of what this estimator has the density
+            of: the prior for p(θ | x), and not for p(x | θ).
+
+    Raises:
+        ValueError: from the builder, for simulations outside of the support, which it names.
 
     Example:
         >>> import flowkit
@@ -93,8 +105,15 @@ def estimator(
         embed = nn.Sequential(Standardize(x), network)
         with torch.no_grad():
             features = embed(x[:1]).shape[1]
-        bijector = Chain(ActNorm(theta.shape[1]), build(theta.shape[1], features))
-        initialize(bijector[0], theta)
+        free = (Chain() if prior is None else biject_to(prior).inv).to(theta)
+        with torch.no_grad():
+            reals, logdet = free(theta)
+        if not bool(logdet.isfinite().all()):
+            odd = (~logdet.isfinite()).nonzero().flatten().tolist()
+            raise ValueError(f"estimator: simulations {odd[:5]} lie outside of the prior's support, or on its edge")
+        norm = ActNorm(reals.shape[1])
+        initialize(norm, reals)
+        bijector = Chain(free, norm, build(reals.shape[1], features))
         flow = Flow(bijector, StandardNormal(), shape=tuple(theta.shape[1:]))
         return FlowEstimator(flow, tuple(theta.shape[1:]), tuple(x.shape[1:]), embed)
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import rows_auto
+import rows_bases
 import rows_continuous
 import rows_kinds
 import rows_maps
@@ -217,6 +218,7 @@ EXAMPLES = [
     Example("srflow-like", srflow_like, 1, IMAGE, 8, lambda x: per_level(x, 3)),
     *rows_continuous.ROWS,
     *rows_auto.ROWS,
+    *rows_bases.ROWS,
     *rows_maps.ROWS,
 ]
 BY_NAME = {example.name: example for example in EXAMPLES}

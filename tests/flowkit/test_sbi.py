@@ -119,3 +119,51 @@ def test_shapes_that_do_not_fit() -> None:
         found.log_prob(torch.zeros(4, 2), torch.zeros(4, 5))
     with pytest.raises(ValueError, match="input"):
         found.log_prob(torch.zeros(4, 3), torch.zeros(4, 3))
+
+
+@pytest.mark.filterwarnings("ignore:Maximum number of epochs:UserWarning")
+def test_a_bounded_prior_leaks_exactly_nothing(tmp_path, monkeypatch) -> None:
+    """The posterior is uniform, cut off by the edge: a flow without the prior puts mass beyond it."""
+    from sbi.inference import NPE  # noqa: PLC0415
+    from sbi.utils import BoxUniform  # noqa: PLC0415
+
+    from flowkit.sbi import estimator  # noqa: PLC0415
+
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    prior = BoxUniform(torch.tensor([0.0, -2.0]), torch.tensor([1.0, 3.0]))
+    theta = prior.sample((1500,))
+    x = theta + 0.2 * torch.randn(1500, 2)
+    shares = {}
+    for name, its in (("bounded", prior), ("free", None)):
+        inference = NPE(prior, density_estimator=estimator(build, prior=its), show_progress_bars=False)
+        trained = inference.append_simulations(theta, x).train(training_batch_size=250, max_num_epochs=3)
+        draws = trained.sample((20_000,), torch.tensor([[0.02, 2.9]]))[:, 0]
+        shares[name] = float(prior.log_prob(draws).isfinite().float().mean())
+        if name == "bounded":
+            outside = torch.tensor([[[-0.1, 0.0]], [[0.5, 3.5]]])
+            assert (trained.log_prob(outside, torch.zeros(1, 2)) == -torch.inf).all()
+            posterior = inference.build_posterior(trained)
+            assert posterior.leakage_correction(torch.tensor([[0.02, 2.9]]), num_rejection_samples=2000) == 1
+    assert shares["bounded"] == 1
+    assert shares["free"] < 0.9
+
+
+def test_simulations_outside_of_the_prior_are_named() -> None:
+    from flowkit.sbi import estimator  # noqa: PLC0415
+
+    theta = torch.tensor([[0.5, 0.5], [1.5, 0.5], [0.5, -0.5]])
+    with pytest.raises(ValueError, match=r"simulations \[1, 2\] lie outside of the prior's support"):
+        estimator(build, prior=torch.distributions.constraints.unit_interval)(theta, torch.zeros(3, 2))
+
+
+def test_a_prior_on_the_simplex() -> None:
+    from flowkit.sbi import estimator  # noqa: PLC0415
+
+    torch.manual_seed(0)
+    prior = torch.distributions.Dirichlet(torch.ones(3))
+    found = estimator(build, prior=prior)(prior.sample((50,)), torch.randn(50, 2))
+    draws = found.sample((5,), torch.randn(4, 2))
+    assert draws.shape == (5, 4, 3)
+    torch.testing.assert_close(draws.sum(2), torch.ones(5, 4))
+    assert found.log_prob(draws, torch.randn(4, 2)).isfinite().all()
