@@ -31,6 +31,7 @@ from flowkit.spatial import Haar, Split, Squeeze
 from flowkit.spline import RationalQuadratic
 from flowkit.summaries import summary
 from flowkit.supports import biject_to
+from flowkit.tokens import TokenAutoregressive, TokenCoupling, jet, tarflow
 from flowkit.training import History, fit
 from flowkit.unconditional import Elementwise
 from flowkit.vector_bases import Box, Mixture, Normal, StudentT
@@ -79,14 +80,18 @@ __all__ = [
     "Squeeze",
     "StandardNormal",
     "StudentT",
+    "TokenAutoregressive",
+    "TokenCoupling",
     "biject_to",
     "elementwise",
     "fit",
     "flow_matching",
     "initialize",
+    "jet",
     "nets",
     "objectives",
     "summary",
+    "tarflow",
 ]
 
 

@@ -90,7 +90,8 @@ class Affine(Kind):
     Args:
         scale: how the raw scale r becomes s:
             "atan", s = exp(clamp·atan 2r), clamp 0.318, so e^±0.5 (HCFlow);
-            "sigmoid", s = σ(r + offset) + floor, offset 2 and floor 1e-4 (SRFlow);
+            "sigmoid", s = factor·σ(r + offset) + floor, factor 1, offset 2 and floor 1e-4 (SRFlow); with 2, 0 and 0 it
+            is Jet's 2σ(r), which starts as the identity;
             "tanh", s = exp(clamp·tanh(r/2)), clamp 1 (IRN: its 2σ(r) − 1);
             "exp", s = exp(r), unclamped (the learned priors of HCFlow and SRFlow). Not for couplings: they multiply
             along a chain, nothing holds r, and one that says 90 overflows float32, forward or on the way back;
@@ -103,10 +104,10 @@ class Affine(Kind):
         order: "shift_first", (x + t)·s (HCFlow, SRFlow), or "scale_first", x·s + t (IRN).
         inverted: swaps forward and inverse. `Affine("exp", "scale_first", inverted=True)` standardises,
             z = (x − m)/σ with t = m and r = log σ: a learned Gaussian prior.
-        clamp, offset, floor, centre: the constants above; None takes the stated one.
+        clamp, factor, offset, floor, centre: the constants above; None takes the stated one.
 
     Raises:
-        ValueError: for an unknown scale or order, or a clamp of "soft" that is not positive.
+        ValueError: for an unknown scale or order, a factor or a clamp of "soft" that is not positive.
     """
 
     affine: ClassVar[bool] = True
@@ -118,12 +119,15 @@ class Affine(Kind):
     offset: float = 2.0
     floor: float | None = None
     centre: float = 0.0
+    factor: float = 1.0
 
     def __post_init__(self) -> None:
         if self.scale not in ("atan", "sigmoid", "tanh", "exp", "soft", "softplus"):
             raise ValueError(
                 f'Affine: scale must be "atan", "sigmoid", "tanh", "exp", "soft" or "softplus", got {self.scale!r}'
             )
+        if not self.factor > 0:
+            raise ValueError(f"Affine: factor must be positive, got {self.factor}")
         if self.scale == "soft" and self.half_width <= 0:
             raise ValueError(f'Affine: clamp of "soft" must be positive, got {self.clamp}')
         if self.order not in ("shift_first", "scale_first"):
@@ -175,7 +179,7 @@ class Affine(Kind):
     def _scale(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """S and log s."""
         if self.scale == "sigmoid":
-            return self._floored(torch.sigmoid(raw + self.offset), 1e-4)
+            return self._floored(self.factor * torch.sigmoid(raw + self.offset), 1e-4)
         if self.scale == "softplus":
             return self._floored(F.softplus(raw, threshold=40), 1e-3)  # torch's own threshold is 2e-9 off in float64
         log_scale = raw

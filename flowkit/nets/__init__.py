@@ -1,5 +1,6 @@
 """Conditioner networks: what steers couplings and injectors. Any module with `net(passive, context)` fits as well."""
 
+from flowkit.nets.causal import CausalViT
 from flowkit.nets.contexts import fitting_context, with_context
 from flowkit.nets.contractions import lipschitz
 from flowkit.nets.images import CNN, FCN, ActNormConv2d, DenseBlock, ExactConv2d, ZeroConv2d, lowered, small_xavier
@@ -16,6 +17,7 @@ __all__ = [
     "MADE",
     "MLP",
     "ActNormConv2d",
+    "CausalViT",
     "ConvResNet",
     "DenseBlock",
     "ExactConv2d",

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowkit.bijector import full_precision
+from flowkit.checks import unreadable
 from flowkit.nets.contexts import with_context
 
 
@@ -92,10 +93,10 @@ class ViT(nn.Module):
     def _to_pixels(self, tokens: Tensor, grid: list[int]) -> Tensor:
         axes = len(grid)
         channels = tokens.shape[2] // self.patch**axes
-        cells = tokens.view(len(tokens), *grid, channels, *[self.patch] * axes)
+        cells = tokens.view(tokens.shape[0], *grid, channels, *[self.patch] * axes)
         order = [place for axis in range(axes) for place in (1 + axis, 2 + axes + axis)]
         cells = cells.permute(0, 1 + axes, *order)
-        return cells.reshape(len(tokens), channels, *(size * self.patch for size in grid))
+        return cells.reshape(tokens.shape[0], channels, *(size * self.patch for size in grid))
 
     def _positions_on(self, grid: list[int]) -> Tensor:
         positions: Tensor = self.positions
@@ -106,20 +107,35 @@ class ViT(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Attention and an MLP, each h + f(norm(h))."""
+    """Attention and an MLP, each h + f(norm(h)); causal if its attribute says so."""
 
     def __init__(self, hidden: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
+        self.causal = False
         self.norms = nn.ModuleList([nn.LayerNorm(hidden), nn.LayerNorm(hidden)])
         self.to_attend = nn.Linear(hidden, 3 * hidden)
         self.attended = nn.Linear(hidden, hidden)
         self.mlp = nn.Sequential(nn.Linear(hidden, 4 * hidden), nn.GELU(), nn.Linear(4 * hidden, hidden))
 
-    def forward(self, h: Tensor) -> Tensor:
-        """(B, T, hidden) to the same."""
+    def forward(self, h: Tensor, past: list[Tensor] | None = None) -> Tensor:
+        """(B, T, hidden) to the same. `past` is for one token after the other: its keys and values are added to it."""
         split: Any = self.to_attend(self.norms[0](h)).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        heads = F.scaled_dot_product_attention(*split)
+        query, key, value = split
+        if past is not None:
+            past[:] = [torch.cat([*past[i : i + 1], new], 2) for i, new in enumerate((key, value))]
+            key, value = past
+        heads = _attention(query, key, value, self.causal and past is None)
         h = h + self.attended(heads.transpose(1, 2).flatten(2))
         out: Tensor = h + self.mlp(self.norms[1](h))
         return out
+
+
+def _attention(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
+    if torch.compiler.is_compiling() or not unreadable(query):
+        return F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+    scores = query @ key.mT / math.sqrt(query.shape[-1])  # the fused one knows neither vmap nor forward mode
+    if causal:
+        before = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        scores = scores.masked_fill(~before, -torch.inf)
+    return scores.softmax(-1) @ value

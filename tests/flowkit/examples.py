@@ -8,6 +8,7 @@ import rows_bases
 import rows_continuous
 import rows_kinds
 import rows_maps
+import rows_tokens
 import torch
 from example import Example
 from hypothesis import strategies as st
@@ -217,6 +218,7 @@ EXAMPLES = [
     *rows_kinds.ROWS,
     Example("srflow-like", srflow_like, 1, IMAGE, 8, lambda x: per_level(x, 3)),
     *rows_continuous.ROWS,
+    *rows_tokens.ROWS,
     *rows_auto.ROWS,
     *rows_bases.ROWS,
     *rows_maps.ROWS,

@@ -64,6 +64,7 @@ def test_the_published_constants_are_arguments() -> None:
         (Affine("tanh", clamp=0.8), 0.8 * np.tanh(R / 2)),
         (Affine("soft", clamp=2.0, centre=-1.0), -1 + 2 * np.tanh((R + 1) / 2)),
         (Affine("sigmoid", offset=1.0, floor=0.1), np.log(1 / (1 + np.exp(-(R + 1))) + 0.1)),
+        (Affine("sigmoid", offset=0.0, floor=0.0, factor=2.0), np.log(2 / (1 + np.exp(-R)))),
         (Affine("softplus", floor=0.1), np.log(np.log1p(np.exp(R)) + 0.1)),
     ):
         np.testing.assert_allclose(kind.forward(x, p)[1], [expected.sum()], rtol=1e-12)
@@ -93,6 +94,7 @@ def test_additive_shifts() -> None:
     [
         (lambda: Affine("relu"), 'scale must be "atan", "sigmoid", "tanh", "exp", "soft" or "softplus", got \'relu\''),
         (lambda: Affine("soft", clamp=0.0), 'clamp of "soft" must be positive'),
+        (lambda: Affine("sigmoid", factor=0.0), "factor must be positive"),
         (lambda: Affine("exp", "shift"), 'order must be "shift_first" or "scale_first", got \'shift\''),
         (lambda: RationalQuadratic(0), "0 bins"),
         (lambda: RationalQuadratic(2000), "2000 bins of the least size do not fit"),
