@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowkit.bijector import TensorMap, full_precision, no_logdet
+from flowkit.matrices import FORMS, Named
 from flowkit.tree import Value
 
 LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
@@ -153,38 +154,51 @@ class InvertibleConv1x1(ChannelLinear):
 
     Args:
         channels: C of x.
-        parametrization: "dense", one free matrix as in the published models; or "plu", W = P L (U + diag(d))
-            with triangular factors, whose determinant and inverse are cheap.
-        init: "orthogonal", a random rotation, or "identity".
+        parametrization: how W is written; L, U are triangular, Q, V products of reflections, d are C numbers.
+            "dense", one free matrix as in the published models;
+            "plu", P L (U + diag(±eᵈ)), whose determinant and inverse are cheap, and "lu", the same without P and signs;
+            "qr", Q (U + diag(eᵈ)); "svd", Q diag(eᵈ) V, so that singular values are parameters;
+            "expm", e^A: never singular, with log-det tr A and inverse e^−A;
+            "householder", Q alone, and "cayley", (I − A)(I + A)⁻¹ with A skew: rotations, which keep volume.
+        init: "orthogonal", a random rotation, or "identity". None is the rotation for "dense" and "plu", the identity
+            for all others ("lu" starts there only).
+
+    Raises:
+        ValueError: for another parametrization or init, or no channels.
+
+    Example:
+        >>> b = InvertibleConv1x1(3, "expm")
+        >>> b.matrix().tolist() == torch.eye(3).tolist()
+        True
     """
 
+    weight: Tensor
     permutation: Tensor
     sign: Tensor
+    lower: Tensor
+    upper: Tensor
+    log_diagonal: Tensor
 
     def __init__(
         self,
         channels: int,
-        parametrization: Literal["dense", "plu"] = "dense",
-        init: Literal["orthogonal", "identity"] = "orthogonal",
+        parametrization: Literal["dense", "plu", "lu", "householder", "qr", "svd", "expm", "cayley"] = "dense",
+        init: Literal["orthogonal", "identity"] | None = None,
     ) -> None:
         super().__init__()
-        if parametrization not in ("dense", "plu") or init not in ("orthogonal", "identity"):
+        form = FORMS.get(parametrization)
+        if init is None:
+            init = "orthogonal" if parametrization in ("dense", "plu") else "identity"
+        if form is None or init not in ("orthogonal", "identity") or (init == "orthogonal" and not form.rotates):
             raise ValueError(f"InvertibleConv1x1: no parametrization {parametrization!r} with init {init!r}")
         _check_channels("InvertibleConv1x1", channels)
         self.in_channels = self.out_channels = channels
         self.parametrization = parametrization
-        weight = torch.eye(channels)
-        if init == "orthogonal":
-            weight = torch.linalg.qr(torch.randn(channels, channels))[0].contiguous()
-        if parametrization == "dense":
-            self.weight = nn.Parameter(weight)
-        else:
-            permutation, lower, upper = torch.linalg.lu(weight)
-            self.register_buffer("permutation", permutation)
-            self.register_buffer("sign", upper.diagonal().sign())
-            self.lower = nn.Parameter(lower.tril(-1))
-            self.upper = nn.Parameter(upper.triu(1))
-            self.log_diagonal = nn.Parameter(upper.diagonal().abs().log())
+        start = form.start(channels, init == "identity")
+        for name, values in start.buffers.items():
+            self.register_buffer(name, values)
+        for name, values in start.parameters.items():
+            self.register_parameter(name, nn.Parameter(values))
 
     def extra_repr(self) -> str:
         """Channels and parametrisation."""
@@ -200,44 +214,43 @@ class InvertibleConv1x1(ChannelLinear):
 
     def matrix(self) -> Tensor:
         """W, shape (C, C)."""
-        return self.weight if self.parametrization == "dense" else self._product(self.lower.dtype)
+        return self._product(None)
 
     def inverse_matrix(self) -> Tensor:
         """W⁻¹, shape (C, C), solved in float64 and rounded to the parameters' dtype."""
-        if not self._triangular():
+        if not self._factored():
             return inverted(self.matrix(), self)
-        lower, upper = self._triangles(torch.float64)
-        half = torch.linalg.solve_triangular(lower, self.permutation.T.double(), upper=False)
-        return torch.linalg.solve_triangular(upper, half, upper=True).to(self.lower.dtype)
+        own = next(self.parameters())
+        with full_precision(own):
+            return FORMS[self.parametrization].inverse(self._at(torch.float64)).to(own.dtype)
 
     @staticmethod
     def after(parts: Sequence[Any], matrix: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Multiplies by W."""
         own = torch.stack(
-            [part._product(matrix.dtype) if part._triangular() else part.matrix().to(matrix.dtype) for part in parts]
+            [part._product(matrix.dtype) if part._factored() else part.matrix().to(matrix.dtype) for part in parts]
         )
         return own @ matrix, (own @ bias[..., None])[..., 0]
 
     def log_slope(self) -> Tensor:
         """log|det W|, a scalar: the log-det of one pixel."""
-        if not self._triangular():
+        if not self._factored():
             return torch.linalg.slogdet(self.matrix()).logabsdet
-        return self.log_diagonal.sum()
+        return FORMS[self.parametrization].log_slope(self._at(None))
 
-    def _triangular(self) -> bool:
+    def _factored(self) -> bool:
         """Whether the factors say what `matrix` is: they don't if a subclass, or somebody else, has replaced it."""
         own = type(self).matrix is InvertibleConv1x1.matrix and "matrix" not in self.__dict__
-        return own and self.parametrization == "plu"
+        return own and self.parametrization != "dense"
 
-    def _triangles(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        eye = torch.eye(self.lower.shape[0], dtype=dtype, device=self.lower.device)
-        diagonal = (self.sign.to(dtype) * self.log_diagonal.to(dtype).exp()).diag()
-        return self.lower.to(dtype).tril(-1) + eye, self.upper.to(dtype).triu(1) + diagonal
+    def _at(self, dtype: torch.dtype | None) -> Named:
+        """Parameters and buffers by name, in a dtype or as they are."""
+        return lambda name: getattr(self, name) if dtype is None else getattr(self, name).to(dtype)
 
-    def _product(self, dtype: torch.dtype) -> Tensor:
-        lower, upper = self._triangles(dtype)
-        with full_precision(lower):
-            return self.permutation.to(dtype) @ lower @ upper
+    def _product(self, dtype: torch.dtype | None) -> Tensor:
+        at = self._at(dtype)
+        with full_precision(next(self.parameters())):
+            return FORMS[self.parametrization].product(at)
 
     def _logdet(self, x: Tensor) -> Tensor:
         return on_all_pixels(self.log_slope(), x)

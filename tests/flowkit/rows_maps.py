@@ -3,7 +3,7 @@
 import torch
 from example import Example
 
-from flowkit import Affine, Elementwise, RationalQuadratic
+from flowkit import Affine, Elementwise, InvertibleConv1x1, RationalQuadratic
 from flowkit.elementwise import (
     Asinh,
     Cdf,
@@ -42,4 +42,8 @@ ROWS = [
     Example("cdf of positives", lambda: Cdf(torch.distributions.Exponential(0.2)), dims=VECTOR),
     Example("learned spline", lambda: Elementwise(RationalQuadratic(3), 4), dims=VECTOR),
     Example("learned scale of some", lambda: Elementwise(Affine("exp"), [2, 0]), dims=ANY),
+    *(
+        Example(f"conv1x1 {form}", lambda form=form: InvertibleConv1x1(4, form), dims=ANY)
+        for form in ("lu", "householder", "qr", "svd", "expm", "cayley")
+    ),
 ]

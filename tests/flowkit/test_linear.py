@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from flowkit import ActNorm, InvertibleConv1x1, Permutation
+from flowkit.fusion import runs_of
+from flowkit.matrices import FORMS
 from flowkit.testing import perturb
 
 
@@ -89,19 +91,67 @@ def test_the_flag_survives_a_state_dict() -> None:
     assert other.initialized
 
 
-def test_the_random_start_is_a_rotation() -> None:
-    for parametrization in ("dense", "plu"):
-        w = InvertibleConv1x1(6, parametrization).matrix()
-        torch.testing.assert_close(w @ w.T, torch.eye(6), atol=1e-5, rtol=0)
+@pytest.mark.parametrize("parametrization", set(FORMS) - {"lu"})
+@pytest.mark.parametrize("channels", [1, 5, 6])
+def test_the_random_start_is_a_rotation(parametrization: Any, channels: int) -> None:
+    b = InvertibleConv1x1(channels, parametrization, init="orthogonal")
+    w = b.matrix()
+    torch.testing.assert_close(w @ w.T, torch.eye(channels), atol=1e-5, rtol=0)
+    assert channels == 1 or (w - torch.eye(channels)).abs().max() > 1e-3
+    torch.testing.assert_close(b.log_slope(), torch.zeros(()), atol=1e-6, rtol=0)
 
 
-def test_the_identity_start() -> None:
-    x = torch.randn(2, 4, 3, 3)
-    for parametrization in ("dense", "plu"):
-        b = InvertibleConv1x1(4, parametrization, init="identity")
-        y, logdet = b(x)
+@pytest.mark.parametrize("parametrization", FORMS)
+@pytest.mark.parametrize("channels", [1, 4, 5])
+def test_the_identity_start(parametrization: Any, channels: int) -> None:
+    x = torch.randn(2, channels, 3, 3)
+    b = InvertibleConv1x1(channels, parametrization, init="identity")
+    for y, logdet in (b(x), b.inverse(x)):
         torch.testing.assert_close(y, x)
         torch.testing.assert_close(logdet, torch.zeros(2))
+
+
+def test_the_start_that_is_not_asked_for() -> None:
+    for parametrization in FORMS:
+        b = InvertibleConv1x1(3, parametrization)  # type: ignore[arg-type]
+        is_eye = torch.allclose(b.matrix(), torch.eye(3), atol=1e-5)
+        assert is_eye == (parametrization not in ("dense", "plu"))
+
+
+@pytest.mark.parametrize("parametrization", FORMS)
+@pytest.mark.parametrize("channels", [1, 2, 5, 12])
+def test_log_slope_and_inverse_are_those_of_the_matrix(parametrization: Any, channels: int) -> None:
+    torch.manual_seed(channels)
+    b = perturb(InvertibleConv1x1(channels, parametrization), 0.5).double()
+    w = b.matrix()
+    torch.testing.assert_close(b.log_slope(), torch.linalg.slogdet(w).logabsdet)
+    torch.testing.assert_close(b.inverse_matrix(), torch.linalg.inv(w))
+
+
+@pytest.mark.parametrize("parametrization", FORMS)
+def test_every_matrix_fuses_with_its_neighbours(parametrization: Any) -> None:
+    chain = perturb(ActNorm(4) >> InvertibleConv1x1(4, parametrization) >> Permutation([1, 3, 0, 2]), 0.5).double()
+    assert [len(run) for run in runs_of(chain.parts)] == [3]  # type: ignore[arg-type]
+    x = torch.randn(2, 4, 3, 3).double()
+    y, logdet = x, torch.zeros(2).double()
+    for part in chain:
+        y, term = part(y)
+        logdet = logdet + term
+    torch.testing.assert_close(chain(x), (y, logdet))
+    torch.testing.assert_close(chain.inverse(y), (x, -logdet))
+
+
+@pytest.mark.parametrize("parametrization", FORMS)
+def test_every_parameter_of_a_matrix_gets_a_gradient(parametrization: Any) -> None:
+    b = InvertibleConv1x1(5, parametrization, init="identity")
+    sum(b(torch.randn(4, 5))[0].sin().sum() for _ in range(2)).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in b.parameters())
+
+
+def test_rotations_cannot_leave_the_rotations() -> None:
+    for parametrization in ("householder", "cayley"):
+        b = perturb(InvertibleConv1x1(5, parametrization).double(), 3.0)  # type: ignore[arg-type]
+        torch.testing.assert_close(torch.linalg.det(b.matrix()), torch.ones(()).double())
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (2, 4, 3), (2, 4, 3, 2), (2, 4, 2, 2, 2)])
@@ -135,7 +185,9 @@ def test_a_negative_determinant_is_fine() -> None:
 
 def test_unknown_parametrisations_are_refused() -> None:
     with pytest.raises(ValueError, match="no parametrization 'lu' with init 'orthogonal'"):
-        InvertibleConv1x1(3, "lu")
+        InvertibleConv1x1(3, "lu", init="orthogonal")
+    with pytest.raises(ValueError, match="no parametrization 'ql'"):
+        InvertibleConv1x1(3, "ql")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="init 'zeros'"):
         InvertibleConv1x1(3, init="zeros")
 

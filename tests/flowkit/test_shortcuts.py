@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from examples import EXAMPLES, case
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -124,7 +124,10 @@ def users_chains(draw: st.DrawFn) -> tuple[list[Any], Tensor, Tensor]:
         example = draw(st.sampled_from([*SAME_SHAPE, *(4 * linear)]))
         b = case(example, draw(st.integers(0, 2**16)), 2, 2, (3, 2)).b.double()
         parts.append(remade(b, draw(st.sampled_from(WAYS))) if draw(st.booleans()) else b)
-    return parts, x, torch.randn(2, 3, 3, 2).double()
+    context = torch.randn(2, 3, 3, 2).double()
+    with torch.no_grad():
+        assume(one_by_one(parts, x, context)[0].abs().max() < 1e6)  # bent twice, numbers leave the floats
+    return parts, x, context
 
 
 @given(chain=users_chains())
