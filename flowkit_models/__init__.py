@@ -7,9 +7,10 @@ if TYPE_CHECKING:
     from flowkit_models.inference.latent_field import LatentField
     from flowkit_models.inference.tiling import Tiled
     from flowkit_models.models.base import Encoded, ImageFlow
+    from flowkit_models.models.bundled import list_bundled
     from flowkit_models.models.factory import create, list_models, load
 
-__all__ = ["Encoded", "ImageFlow", "LatentField", "Tiled", "create", "list_models", "load"]
+__all__ = ["Encoded", "ImageFlow", "LatentField", "Tiled", "create", "list_bundled", "list_models", "load"]
 
 _HOMES = {
     "Encoded": "models.base",
@@ -17,6 +18,7 @@ _HOMES = {
     "LatentField": "inference.latent_field",
     "Tiled": "inference.tiling",
     "create": "models.factory",
+    "list_bundled": "models.bundled",
     "list_models": "models.factory",
     "load": "models.factory",
 }

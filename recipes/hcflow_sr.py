@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import flowkit
 from flowkit_models.data.loader import Batch, Draws
 from flowkit_models.metrics import features as vgg
-from flowkit_models.models.bundled import SHIPPED
+from flowkit_models.models.factory import find_checkpoint
 from flowkit_models.models.hcflow.model import HCFlow
 from flowkit_models.training.discriminator import Discriminator
 from flowkit_models.training.objectives import SRWeights, SuperResolution
@@ -152,7 +152,7 @@ PRESETS: dict[tuple[str, ...], Config] = {
         _SMALL,
         preset="shipped-x4",
         stage="plusplus",
-        init=str(SHIPPED),
+        init="hcflow_x4",
         out=Path("runs/hcflow_sr/shipped-x4-plusplus"),
         steps=2000,
         lr=3e-4,
@@ -220,7 +220,7 @@ def starting_point(config: Config) -> tuple[HCFlow, Path | None]:
         return model, None
     if config.stage == "nll":
         raise ValueError("--init: the stage nll starts from scratch; --resume goes on with a run")
-    path = Path(config.init) if config.init else config.out.parent / "nll" / "last.safetensors"
+    path = find_checkpoint(config.init) if config.init else config.out.parent / "nll" / "last.safetensors"
     if not path.is_file():
         raise ValueError(f"{path}: no checkpoint to start from; run --stage nll first, or say --init PATH or scratch")
     earlier: Any = initial_model(path, model, EARLIER[config.stage], config.memory, config.networks)

@@ -29,6 +29,17 @@ def tiny_flow(memory="plain"):
     return flowkit_models.create("hcflow_sr_x4_small", memory, **SIZES, conditional_hidden=4)
 
 
+def bundle(folder: Path, **presets: str) -> None:
+    """A folder of tiny models as they come with the package: presets by the models' names."""
+    irn = {"growth": 2, "blocks": (1, 1)}
+    for name, preset in presets.items():
+        torch.manual_seed(0)
+        sizes = irn if preset == "irn_x4" else irn | {"blocks": (1,)} if preset == "irn_x2" else SIZES
+        temperature = "0.3" if preset.startswith("hcflow") else "0"
+        model = flowkit.testing.perturb(flowkit_models.create(preset, **sizes), 0.02)
+        model.save(folder / f"{name}.safetensors", temperature=temperature, use="tests", license="MIT")
+
+
 def opened(state: dict[str, Tensor], folder: Path, **options) -> ImageFlow:
     """As a user opens an official checkpoint."""
     torch.save(state, folder / "official.pth")

@@ -28,20 +28,21 @@ def convert_file(options: Convert) -> int:
         FileExistsError: if the target is there and is not to be replaced.
         ValueError: if the source is no checkpoint, has no published form, or the copy differs from it.
     """
+    source = factory.find_checkpoint(options.source)
     if options.target.suffix not in (".safetensors", ".pth"):
         raise ValueError(f"{options.target}: the target's name says the format: .safetensors (flowkit's) or .pth")
-    if options.target.exists() and options.source.exists() and options.target.samefile(options.source):
+    if options.target.exists() and source.exists() and options.target.samefile(source):
         raise ValueError(f"{options.target}: is the source itself: name another target")
     if options.target.exists() and not options.overwrite:
         raise FileExistsError(f"{options.target}: is there already; --overwrite replaces it")
     if not options.target.parent.is_dir():
         raise FileNotFoundError(f"{options.target}: there is no folder {options.target.parent}")
-    model = factory.load(options.source, **overrides(options))
+    model = factory.load(source, **overrides(options))
     remove_abandoned(options.target.parent)
     proof = options.target.with_name(f"{UNFINISHED}{os.getpid()}-proof{options.target.suffix}")
     try:
         with named_errors(options.target, proof):
-            write(model, proof, read_about(options.source))
+            write(model, proof, read_about(source))
         copy = factory.load(proof, **overrides(model.config))
         count = check_equal(model, copy, options.target)
         proof.replace(options.target)

@@ -10,6 +10,7 @@ from flowkit_models.cli.options import Demo
 from flowkit_models.demo.server import Limits, launch
 from flowkit_models.devices import find_device
 from flowkit_models.models.bundled import SHIPPED
+from flowkit_models.models.factory import find_checkpoint
 
 
 def serve_demo(options: Demo) -> int:
@@ -19,7 +20,7 @@ def serve_demo(options: Demo) -> int:
         ValueError: if an option makes no sense, or the address can't be listened on.
         ImportError: without gradio.
     """
-    checkpoint = options.model or SHIPPED
+    checkpoint = find_checkpoint(options.model or SHIPPED)
     if not checkpoint.is_file():
         raise ValueError(f"--model {checkpoint}: no such file")
     if options.side < 32:

@@ -17,6 +17,7 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "Encode": ("encode", "encode_files"),
     "Decode": ("encode", "decode_files"),
     "Info": ("info", "show_info"),
+    "Models": ("models", "list_models"),
     "Convert": ("convert", "convert_file"),
     "Doctor": ("doctor", "examine_file"),
     "Evaluate": ("evaluate", "evaluate_systems"),

@@ -27,9 +27,10 @@ def show_info(options: Info) -> int:
         FileNotFoundError: if there is no checkpoint.
         ValueError: if it is none of a known model, or the size does not suit it.
     """
-    model = factory.load(options.checkpoint, **overrides(options))
+    path = factory.find_checkpoint(options.checkpoint)
+    model = factory.load(path, **overrides(options))
     found = profile_model(model, options.size)
-    file, training = about_file(options.checkpoint), about_training(options.checkpoint)
+    file, training = about_file(path), about_training(path)
     layers = layer_table(model) if options.layers else None
     if options.json:
         told = {"file": file, **dataclasses.asdict(found), "parameters_total": found.total}

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flowkit_models.cli.options import ModelOptions
+from flowkit_models.cli.options import STYLES, ModelOptions, RescalingOptions, Upscale
 from flowkit_models.devices import find_device
 from flowkit_models.inference.tiling import OVERLAP, Tiled
 from flowkit_models.models.base import ImageFlow
-from flowkit_models.models.bundled import SHIPPED
+from flowkit_models.models.bundled import SHIPPED, find_bundled, rescaling_model
 from flowkit_models.models.checkpoint_file import noted_number, read_about
-from flowkit_models.models.factory import load
+from flowkit_models.models.factory import find_checkpoint, load
 from flowkit_models.models.registry import default_temperature
 
 
@@ -71,15 +71,13 @@ class Opened:
 
 
 def open_model(options: ModelOptions) -> Opened:
-    """Opens the checkpoint that the options name, or the one that comes with the package.
+    """Opens the checkpoint that the options name, or one that comes with the package.
 
     Raises:
         FileNotFoundError: if there is none.
         ValueError: if it is none of ours, damaged or not finite, or the device is not there.
     """
-    path = options.model or SHIPPED
-    if options.model is None and not path.is_file():
-        raise FileNotFoundError("no weights came with this package: name a checkpoint with -m")
+    path = chosen_checkpoint(options)
     device = find_device(options.device)
     model = load(path, precision=options.precision)
     notes = read_about(path)
@@ -91,6 +89,26 @@ def open_model(options: ModelOptions) -> Opened:
         checksum(model),
         noted_number(notes, "own_lr"),
     )
+
+
+def chosen_checkpoint(options: ModelOptions) -> Path:
+    """The file that the options name, or the one that comes with the package for what they ask.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    if options.model is not None:
+        return find_checkpoint(options.model)
+    if isinstance(options, RescalingOptions):
+        return rescaling_model(options.scale or 4)
+    if isinstance(options, Upscale) and options.style is not None:
+        try:
+            return find_bundled(STYLES[options.style])
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"--style {options.style} takes {error}") from None
+    if not SHIPPED.is_file():
+        raise FileNotFoundError("no weights came with this package: name a checkpoint with -m")
+    return SHIPPED
 
 
 def overrides(source: Any) -> dict[str, Any]:

@@ -55,7 +55,8 @@ class ModelOptions(FileOptions):
     """The model, its device and precision."""
 
     model: Annotated[Path | None, tyro.conf.arg(aliases=["-m"], metavar="FILE")] = None
-    """Checkpoint: flowkit's .safetensors or a published .pth. Without it: the one that comes with the package."""
+    """Checkpoint: flowkit's .safetensors, a published .pth, or a name of `flowkit models`. Without it: one that comes
+    with the package."""
     device: Annotated[str, tyro.conf.arg(metavar="NAME")] = "auto"
     """cpu, cuda, cuda:1, mps, xpu; auto: the accelerator, if there is one."""
     precision: Literal["float32", "bf16"] = "float32"
@@ -119,7 +120,21 @@ class DrawOptions(TileOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decode(PictureOptions):
+class RescalingOptions(ModelOptions):
+    """The choice among the rescaling models that come with the package."""
+
+    scale: Annotated[int | None, tyro.conf.arg(metavar="2|4")] = None
+    """Of the model, in place of --model: large size over small size. Without either: 4."""
+
+    def __post_init__(self) -> None:
+        """See `FileOptions`."""
+        super().__post_init__()
+        if self.scale is not None and self.model is not None:
+            raise UsageError("--scale and --model exclude each other: a checkpoint has a scale of its own")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decode(PictureOptions, RescalingOptions):
     """Makes pictures again from the .safetensors files of `encode`, with the same model.
 
     photo_lr.safetensors becomes photo_lr_decoded.png.
@@ -134,7 +149,7 @@ class Decode(PictureOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Downscale(TileOptions):
+class Downscale(TileOptions, RescalingOptions):
     """Makes the small pictures from which a rescaling model restores the large ones.
 
     photo.jpg becomes photo_lr.png: JPEG would blur what the model hides in it. A note in it names the model.
@@ -145,7 +160,7 @@ class Downscale(TileOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Encode(ModelOptions):
+class Encode(RescalingOptions):
     """Takes pictures apart: a small picture to look at, and a file of latents from which `decode` makes them again.
 
     photo.jpg becomes photo_lr.png and photo_lr.safetensors. That `decode` gives back every pixel is tried at once.
@@ -160,7 +175,7 @@ class Info:
     """Shows a checkpoint: architecture, sizes, cost, receptive field, and how it was trained."""
 
     checkpoint: Annotated[Path, tyro.conf.Positional]
-    """A checkpoint, flowkit's or a published one."""
+    """A checkpoint, flowkit's or a published one, or a name of `flowkit models`."""
     size: tuple[int, int] = (160, 160)
     """Height and width of an LR image, to state the latents for."""
     layers: bool = False
@@ -193,6 +208,14 @@ class Convert:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Models:
+    """Lists the models that come with the package, by the names that -m and Python's load take."""
+
+    json: bool = False
+    """Print JSON, for programs: also the path of each file, and whether it is for super-resolution or rescaling."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Doctor:
     """Examines a checkpoint: round trips, log-dets, scales, conditions, latents, and numbers that are not finite.
 
@@ -200,7 +223,7 @@ class Doctor:
     """
 
     checkpoint: Annotated[Path, tyro.conf.Positional]
-    """A checkpoint, flowkit's or a published one."""
+    """A checkpoint, flowkit's or a published one, or a name of `flowkit models`."""
     image: Annotated[Path | None, tyro.conf.Positional] = None
     """An HR image to examine it on. Without it: three photographs in scikit-image's wheel, or noise where it is not."""
     crop: int = 96
@@ -218,7 +241,7 @@ class Doctor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Restore(DrawOptions):
+class Restore(DrawOptions, RescalingOptions):
     """Downscales pictures and upscales them again, to see what a model keeps.
 
     photo.jpg becomes photo_restored.jpg, of the same size; in between it has 8 bits.
@@ -228,6 +251,10 @@ class Restore(DrawOptions):
     """End of the results' names, before the extension."""
 
 
+STYLES = {"faithful": "hcflow_x4", "crisp": "hcflow_x4_plusplus", "photo": "hcflow_x4_photo"}
+"""Names of the models that the styles stand for."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Upscale(DrawOptions):
     """Enlarges pictures; what they don't show is drawn from the model.
@@ -235,6 +262,10 @@ class Upscale(DrawOptions):
     photo.jpg becomes photo_x4.jpg. Orientation, colour profile, EXIF, transparency and 16 bits are kept.
     """
 
+    style: Literal["faithful", "crisp", "photo"] | None = None
+    """What to make of a picture, in place of --model: faithful shows nothing that the picture doesn't, and is smooth
+    where it is unsure; crisp draws fine texture that may have been there; photo is for photographs as people have them,
+    noisy, blurred or from JPEG. Without either: faithful."""
     draws: int = 1
     """Pictures to draw of each: photo_x4_1.jpg, photo_x4_2.jpg, …"""
     suffix: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
@@ -243,6 +274,8 @@ class Upscale(DrawOptions):
     def __post_init__(self) -> None:
         """See `FileOptions`."""
         super().__post_init__()
+        if self.style is not None and self.model is not None:
+            raise UsageError("--style and --model exclude each other: a style is a model that comes with the package")
         if self.draws < 1:
             raise UsageError(f"--draws {self.draws}: at least 1")
         if self.draws > 1 and self.temperature == 0:
@@ -257,8 +290,8 @@ class Demo:
     """
 
     model: Annotated[Path | None, tyro.conf.arg(aliases=["-m"], metavar="FILE")] = None
-    """Checkpoint that is open at first: ours, or a published one of HCFlow, SRFlow or IRN. Without it: the one that
-    comes with the package."""
+    """Checkpoint that is open at first: ours, a published one of HCFlow, SRFlow or IRN, or a name of `flowkit models`.
+    Without it: hcflow_x4, which comes with the package."""
     host: str = "127.0.0.1"
     """Address to listen on. Whoever reaches the page can open checkpoints that you can read: 0.0.0.0 lets all."""
     allow: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME")] = ()
@@ -292,8 +325,8 @@ class Evaluate:
     lr_set: Path | None = None
     """Folder of the LR files, for a single set, if they lie elsewhere."""
     systems: tuple[str, ...] = ("bicubic",)
-    """bicubic, or checkpoints: ours, published ones of HCFlow, SRFlow and IRN, SRCNN, EDSR, RDN, SRResNet, RankSRGAN,
-    and what spandrel recognises. NAME=PATH names one in the table."""
+    """bicubic, or checkpoints: ours, names of `flowkit models`, published ones of HCFlow, SRFlow and IRN, SRCNN, EDSR,
+    RDN, SRResNet, RankSRGAN, and what spandrel recognises. NAME=PATH names one in the table."""
     results: tuple[str, ...] = ()
     """Folders of a system's output images, or of one such folder per set, called as the set. NAME=DIR names it."""
     table: Literal["sr", "face", "rescaling"] = "sr"

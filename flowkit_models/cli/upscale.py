@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowkit_models.cli.batch import Batch
+from flowkit_models.cli.errors import UsageError
 from flowkit_models.cli.model import Opened, open_model
 from flowkit_models.cli.options import DrawOptions, Upscale
 from flowkit_models.cli.paths import Naming, find_inputs
@@ -33,6 +34,11 @@ def upscale_files(options: Upscale) -> int:
     numbers = [""] if options.draws == 1 else [f"_{draw}" for draw in range(1, options.draws + 1)]
     naming = Naming(suffix, options.extension, tuple(f"{{stem}}{number}{{extension}}" for number in numbers))
     temperature = chosen_temperature(opened, options)
+    if options.draws > 1 and temperature == 0:
+        raise UsageError(
+            f"--draws {options.draws}: this model's recommended temperature is 0, which has one result: "
+            "give another --temperature or --style"
+        )
 
     batch = Batch(options, inputs, naming)
     for job in batch:

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from flowkit_models.models.bundled import list_bundled
+
 KEPT = 50
 """Finished calls whose files are kept for downloads."""
 
@@ -79,12 +81,15 @@ class Callbacks:
     def open(self, session: str, checkpoint: str, kind: str) -> dict[str, Any]:
         """A checkpoint chosen: a line on it, what a photograph can be for it, and its recommended τ."""
         found = self.runner.run(session, checkpoint, "open", checkpoint)
-        value = kind if kind in [name for _, name in found["kinds"]] else "bicubic"
+        kept = [name for _, name in found["kinds"]] if found["kind"] == "bicubic" else ["lr"]
         tau = {"value": found["temperature"], "maximum": max(HOTTEST, found["temperature"])}
         return {
             "opened": checkpoint,
+            "bundled": checkpoint if checkpoint in bundled_files() else None,
             "model": found["about"],
-            "kind": self.gr.update(choices=[tuple(choice) for choice in found["kinds"]], value=value),
+            "kind": self.gr.update(
+                choices=[tuple(choice) for choice in found["kinds"]], value=kind if kind in kept else found["kind"]
+            ),
             **{name: self.gr.update(**tau) for name in ("temperature", "brush_temperature", "paste_temperature")},
         }
 
@@ -164,6 +169,11 @@ class Callbacks:
 
 HOTTEST = 1.2
 """τ at the sliders' end, where a checkpoint recommends none above."""
+
+
+def bundled_files() -> dict[str, str]:
+    """The files of the models that come with the package, with words for each."""
+    return {str(model.path): f"{name}: {model.use}" for name, model in list_bundled().items()}
 
 
 def canvas(path: str) -> dict[str, Any]:

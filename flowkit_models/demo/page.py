@@ -4,7 +4,7 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from flowkit_models.demo.callbacks import HOTTEST, Callbacks
+from flowkit_models.demo.callbacks import HOTTEST, Callbacks, bundled_files
 from flowkit_models.demo.scene import COLOURS
 
 _GRADIENT = ", ".join(f"rgb({', '.join(str(int(part)) for part in colour)})" for colour in COLOURS)
@@ -95,8 +95,12 @@ def _inputs(
 ) -> None:
     w["photo"] = _photograph(gr, "Photograph", 220, "photo")
     w["example"] = gr.Radio(list(examples), label="or an example", visible=bool(examples), elem_id="example")
+    files = bundled_files()
+    choices = [(words, file) for file, words in files.items()]
+    first = checkpoint if checkpoint in files else None
+    w["bundled"] = gr.Dropdown(choices, value=first, label="Model", elem_id="bundled")
     kinds = [tuple(choice) for choice in opened["kinds"]]
-    w["kind"] = gr.Radio(kinds, value="bicubic", label="The photograph is")
+    w["kind"] = gr.Radio(kinds, value=opened["kind"], label="The photograph is")
     w["temperature"] = _tau(gr, opened, "Temperature τ (std of the latents)", elem_id="tau")
     w["seed"] = gr.Slider(0, 999, 0, step=1, label="Seed", elem_id="seed")
     w["n"] = gr.Slider(1, 8, 4, step=1, label="Number of draws", elem_id="n")
@@ -105,7 +109,7 @@ def _inputs(
         w["fit"] = gr.Radio([("cut a window out", "cut"), ("shrink", "shrink")], value="cut", label="If too large")
         w["row"] = gr.Slider(0, 100, 50, step=1, label="Window centre, % from the top")
         w["column"] = gr.Slider(0, 100, 50, step=1, label="Window centre, % from the left")
-    with gr.Accordion("Checkpoint", open=False):
+    with gr.Accordion("Another checkpoint", open=False):
         label = "Path (.safetensors or .pth), and Enter"
         w["checkpoint"] = gr.Textbox(checkpoint, label=label, elem_id="checkpoint")
         w["upload"] = gr.UploadButton("Upload a checkpoint", file_types=[".safetensors", ".pth"], size="sm")
@@ -270,7 +274,9 @@ def _wire(gr: Any, w: dict[str, Any], calls: Callbacks, examples: dict[str, str]
     on(functools.partial(gr.on, moved), redraw, options, DRAWN, **quick)
     on(w["example"].input, examples.get, ["example"], ["photo"])
 
-    for trigger in (w["checkpoint"].submit, on(w["upload"].upload, lambda path: path, ["upload"], ["checkpoint"]).then):
+    uploaded = on(w["upload"].upload, lambda path: path, ["upload"], ["checkpoint"])
+    chosen = on(w["bundled"].input, lambda path: path, ["bundled"], ["checkpoint"])
+    for trigger in (w["checkpoint"].submit, uploaded.then, chosen.then):
         reopened = on(trigger, bound(calls.open, spread=True), ["checkpoint", "kind"], OPENED)
         on(reopened.success, redraw, options, DRAWN, **quick)
 
@@ -295,7 +301,7 @@ def _wire(gr: Any, w: dict[str, Any], calls: Callbacks, examples: dict[str, str]
     edit(w["t"].change, calls.move_way, ["first", "second", "t", "way"], ends)
 
 
-OPENED = ("opened", "model", "kind", "temperature", "brush_temperature", "paste_temperature")
+OPENED = ("opened", "bundled", "model", "kind", "temperature", "brush_temperature", "paste_temperature")
 """The widgets that another checkpoint changes, by name."""
 
 DRAWN = (

@@ -88,8 +88,9 @@ def open_model(path: str, device: str = "cpu", largest: float = math.inf) -> Ima
 
     Raises:
         ValueError: if there is no such file, none that flowkit can open, or a larger one; one line.
+        FileNotFoundError: for a bare name that is no file, and none of `list_bundled`; one line.
     """
-    file = Path(path.strip()).expanduser()
+    file = checkpoint_file(path)
     if not path.strip() or not file.is_file():
         raise ValueError(f"{path.strip() or 'checkpoint'}: no such file; give the path of a .safetensors or .pth file")
     size = file.stat().st_size
@@ -100,9 +101,18 @@ def open_model(path: str, device: str = "cpu", largest: float = math.inf) -> Ima
     return _opened(str(file), file.stat().st_mtime_ns, device)
 
 
+def checkpoint_file(path: str) -> Path:
+    """The file that a path as it was typed, or a name of `list_bundled`, stands for.
+
+    Raises:
+        FileNotFoundError: for a bare name that is neither.
+    """
+    return factory.find_checkpoint(Path(path.strip()).expanduser())
+
+
 def recommended(model: ImageFlow, path: str) -> float:
     """τ that a model's checkpoint recommends, or that suits its kind."""
-    return default_temperature(model, read_about(Path(path.strip()).expanduser()))
+    return default_temperature(model, read_about(checkpoint_file(path)))
 
 
 def describe(model: ImageFlow) -> str:
@@ -116,6 +126,11 @@ def kinds(model: ImageFlow) -> list[tuple[str, Kind]]:
     """Kinds of photograph that a model takes, with words for each."""
     own: list[tuple[str, Kind]] = [(f"HR; LR made by {type(model).__name__}", "model")] if model.makes_lr else []
     return [("HR; LR made by bicubic", "bicubic"), *own, ("the LR image itself", "lr")]
+
+
+def suited_kind(model: ImageFlow) -> Kind:
+    """The kind of photograph that a model was made for: what a rescaling model upscales, it downscaled itself."""
+    return "model" if model.config.purpose == "rescaling" else "bicubic"
 
 
 def make_scene(

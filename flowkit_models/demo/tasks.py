@@ -22,6 +22,7 @@ from flowkit_models.demo.scene import (
     Fit,
     Kind,
     captions,
+    checkpoint_file,
     describe,
     heat_map,
     kinds,
@@ -32,6 +33,7 @@ from flowkit_models.demo.scene import (
     recommended,
     references,
     scores,
+    suited_kind,
 )
 from flowkit_models.images.image_file import image_size, write_image
 from flowkit_models.inference.editing import Way, resample_mask
@@ -62,7 +64,7 @@ class Tasks:
     def _drawn(self, recipe: Recipe) -> Draws:
         photo, checkpoint, kind, fit, row, column, temperature, seed, n, changed = recipe
         model = open_model(checkpoint, self.device, self.largest)
-        if Path(checkpoint).expanduser().stat().st_mtime_ns != changed:
+        if checkpoint_file(checkpoint).stat().st_mtime_ns != changed:
             raise ValueError(f"{checkpoint}: changed since these draws were made; draw again")
         scene = make_scene(model, photo, kind, self.side, fit, (row / 100, column / 100))
         return make_draws(scene, temperature, int(seed), int(n))
@@ -73,6 +75,7 @@ class Tasks:
         return {
             "about": f"{Path(checkpoint).name} · {describe(model)}",
             "kinds": kinds(model),
+            "kind": suited_kind(model),
             "temperature": recommended(model, checkpoint),
         }
 
@@ -91,7 +94,7 @@ class Tasks:
     ) -> dict[str, Any]:
         """Draws, and what the page shows of them; "state" is the recipe by which edits name them."""
         open_model(checkpoint, self.device, self.largest)  # its words, where there is no such file
-        changed = Path(checkpoint.strip()).expanduser().stat().st_mtime_ns
+        changed = checkpoint_file(checkpoint).stat().st_mtime_ns
         recipe = (photo, checkpoint.strip(), kind, fit, row, column, temperature, seed, n, changed)
         draws = self._draws(recipe)
         scene, heat = draws.scene, heat_map(draws)

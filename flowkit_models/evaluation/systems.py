@@ -20,7 +20,7 @@ from flowkit_models.images.convert import to_float
 from flowkit_models.images.image_file import ImageError, read_image
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.detect import known_sizes, looks_like
-from flowkit_models.models.factory import load, read_weights
+from flowkit_models.models.factory import find_checkpoint, load, read_weights
 
 
 class Drawn(NamedTuple):
@@ -242,10 +242,10 @@ def open_system(
     name, where = split_name(given)
     if where == "bicubic":
         return Bicubic(scale, name or "bicubic")
-    path = Path(where)
+    path = find_checkpoint(where)
     state, metadata = read_weights(path)
     with path.open("rb") as file:
-        about = {"file": str(path), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        about = {"file": str(Path(where)), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
     title = name or (f"{path.absolute().parent.name}/{path.stem}" if path.stem in ("best", "last") else path.stem)
     system: System
     if "flowkit" in metadata or known_sizes({key: tuple(tensor.shape) for key, tensor in state.items()}):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from flowkit_models.models import checkpoint_file, state_dicts
 from flowkit_models.models.base import ImageFlow
+from flowkit_models.models.bundled import find_bundled
 from flowkit_models.models.checkpoint_file import CONFIG_TENSOR, FORMAT, OWN_NOTES, check_keys
 from flowkit_models.models.detect import known_sizes, looks_like
 from flowkit_models.models.official_weights import check_official, load_official
@@ -84,32 +86,49 @@ def _frozen(value: Any) -> Any:
 def load(
     path: str | os.PathLike[str], memory: str = "plain", precision: str = "float32", **overrides: Any
 ) -> ImageFlow:
-    """Opens a checkpoint: one of ours (.safetensors), or an official one (.pth), told by its content.
+    """Opens a checkpoint: one of ours (.safetensors), an official one (.pth), or one that comes with the package.
 
-    Nothing in the file is executed. Architecture and sizes come from the stored config, or for an official
-    checkpoint from its names and shapes; the model is in eval mode, on the CPU, in the precision of the file. It is
-    made when names and shapes in the file are those of its config, so that a small file takes little memory.
+    What a file is, its content tells; nothing in it is executed. Architecture and sizes come from the stored config, or
+    for an official checkpoint from its names and shapes; the model is in eval mode, on the CPU, in the precision of the
+    file. It is made when names and shapes in the file are those of its config, so that a small file takes little
+    memory.
 
     Args:
-        path: the file.
+        path: the file; or a name of `list_bundled`, where no file is called so.
         memory: as for `create`.
         precision: as for `create`.
         **overrides: fields of the config that weights can't tell, such as quant.
 
     Raises:
-        FileNotFoundError: if there is none.
+        FileNotFoundError: if there is none; for a bare name, one without folder and suffix, it lists those bundled.
         ValueError: if it is no checkpoint of a known model, or its weights do not fit, or are not finite; one line
             that names the file, the reason and what to do.
 
     Warns:
         UserWarning: if the file holds several state dicts, averaged weights beside others, say, or counters.
+
+    Example:
+        >>> load("hcflow_x4").scale
+        4
     """
     return from_weights(*read_weights(path), str(path), memory, precision, overrides)
 
 
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Reads the weights of a checkpoint by name, and its notes: `checkpoint_file.read_weights`, for our models."""
-    return checkpoint_file.read_weights(path, _is_known)
+    return checkpoint_file.read_weights(find_checkpoint(path), _is_known)
+
+
+def find_checkpoint(path: str | os.PathLike[str]) -> Path:
+    """The file that a path or a bare name stands for: what is there under that path, else one of `list_bundled`.
+
+    Raises:
+        FileNotFoundError: for a bare name that is neither; it lists those bundled. Other paths are returned as they
+            are.
+    """
+    file = Path(path)
+    bare = file.name == os.fspath(path) and not file.suffix
+    return find_bundled(path) if bare and not file.exists() else file
 
 
 def choose_state(content: Any, source: str) -> state_dicts.State:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import support
 import torch
 from PIL import Image, UnidentifiedImageError
 from scenes import OPTIONS, draws_of, make_photo, saved
@@ -21,6 +22,7 @@ import flowkit_models
 from flowkit_models.cli import main
 from flowkit_models.demo import edits
 from flowkit_models.demo import scene as studio
+from flowkit_models.demo.callbacks import bundled_files
 from flowkit_models.demo.tasks import Tasks, painted_mask
 from flowkit_models.images.convert import to_float, to_uint8
 from flowkit_models.images.image_file import read_image
@@ -261,6 +263,22 @@ def test_tau_starts_at_what_the_checkpoint_recommends(calls, tmp_path):
         opened = calls.open("me", checkpoint, "bicubic")
         assert [opened[f"{name}temperature"]["value"] for name in ("", "brush_", "paste_")] == [tau] * 3
         assert opened["opened"] == checkpoint
+
+
+def test_the_models_of_the_package_are_offered(calls, hcflow, tmp_path, monkeypatch):
+    """In words, each at its τ; a rescaling model gets LR images of its own; another checkpoint is none of them."""
+    (tmp_path / "bundled").mkdir()
+    support.bundle(tmp_path / "bundled", some_sr="hcflow_sr_x4_small", some_rescaling="irn_x4")
+    monkeypatch.setattr("flowkit_models.models.bundled.folder", lambda: tmp_path / "bundled")
+    names = ["some_rescaling", "some_sr"]
+    rescaling, sr = (str(tmp_path / "bundled" / f"{name}.safetensors") for name in names)
+    assert bundled_files() == {rescaling: "some_rescaling: tests", sr: "some_sr: tests"}
+    opened = calls.open("me", rescaling, "bicubic")
+    assert (opened["bundled"], opened["temperature"]["value"], opened["kind"]["value"]) == (rescaling, 0, "model")
+    opened = calls.open("me", sr, "bicubic")
+    assert (opened["bundled"], opened["temperature"]["value"], opened["kind"]["value"]) == (sr, 0.3, "bicubic")
+    assert calls.open("me", hcflow, "lr")["bundled"] is None
+    assert calls.open("me", "some_sr", "lr")["temperature"]["value"] == 0.3
 
 
 def test_another_worker_makes_the_same_draws_or_says_that_the_checkpoint_changed(calls, hcflow, photo):

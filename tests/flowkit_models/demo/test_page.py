@@ -55,7 +55,7 @@ def test_page_in_a_browser(hcflow, photo, tmp_path):
         page.get_by_role("tab", name="Interpolate").click()
         page.locator("#interpolate").click()
         page.wait_for_selector("#strip img >> nth=4")
-        page.get_by_role("button", name="Checkpoint").click()
+        page.get_by_role("button", name="Another checkpoint").click()
         page.locator("#checkpoint textarea, #checkpoint input").first.fill("nowhere.pth")
         page.locator("#checkpoint textarea, #checkpoint input").first.press("Enter")
         page.wait_for_selector("text=nowhere.pth: no such file")
