@@ -1,7 +1,7 @@
 """Neighbours: transforms of the nflows library as bijectors, and bijectors as nflows transforms.
 
 The two protocols are the same on purpose, so an nflows transform stands in a `Chain` as it is and a bijector in an
-nflows `CompositeTransform`. The adapters here do what duck typing can't.
+nflows `CompositeTransform`. The adapters here do what duck typing can't; `convert` leaves nflows behind.
 """
 
 import math
@@ -21,6 +21,10 @@ try:
     from nflows.transforms.base import InverseNotAvailable, Transform
 except ImportError as error:
     raise ImportError('flowkit.nflows needs nflows: pip install "flowkit-torch[nflows]"') from error
+
+from flowkit.nflows_converters import convert
+
+__all__ = ["FromNflows", "ToNflows", "convert", "from_nflows", "to_nflows"]
 
 
 class FromNflows(Bijector):
