@@ -96,6 +96,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> ModuleType:
-    if name in ("distributions", "nflows", "sbi", "testing"):  # only for those who use them
+    if name in ("distributions", "nflows", "sbi", "testing", "toys"):  # only for those who use them
         return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

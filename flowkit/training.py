@@ -42,7 +42,7 @@ def fit(
     epochs: int = 100,
     batch: int = 256,
     lr: float = 1e-3,
-    validation: float = 0.1,
+    validation: float | Tensor = 0.1,
     patience: int = 10,
     weights: Tensor | None = None,
     seed: int = 0,
@@ -62,7 +62,8 @@ def fit(
         epochs: passes over the training rows, at most.
         batch: rows a step, at most.
         lr: first learning rate.
-        validation: share of the rows that is held out, in [0, 1). 0: none is, and the last weights stay.
+        validation: share of the rows that is held out, in [0, 1), or the numbers of these rows: where rows belong
+            together, say. 0: none is, and the last weights stay.
         patience: epochs without a better validation loss after which training ends.
         weights: None, or weights (N,) of the rows, not negative; rows of weight 0 take no part.
         seed: of the split, of the order, and of what the flow draws (dequantisation, dropout).
@@ -91,7 +92,7 @@ def fit(
     rows = check_rows(x, context, weights)
     shuffle = torch.Generator().manual_seed(seed)
     order = rows[torch.randperm(len(rows), generator=shuffle)]
-    count = min(max(1, round(len(rows) * validation)), len(rows) - 1) if validation else 0
+    order, count = _held_out_first(order, validation)
     held_out, training = order[:count], order[count:]
     data, kept, history = _Data(flow, x, context, weights), _Kept(flow), History()
     modes = [(module, module.training) for module in flow.modules()]
@@ -223,8 +224,23 @@ def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
         yield
 
 
-def _check_options(epochs: int, batch: int, lr: float, validation: float, patience: int) -> None:
+def _held_out_first(order: Tensor, validation: float | Tensor) -> tuple[Tensor, int]:
+    """Rows with those that are held out in front, and how many these are."""
+    if not isinstance(validation, Tensor):
+        return order, min(max(1, round(len(order) * validation)), len(order) - 1) if validation else 0
+    chosen = torch.isin(order, validation.cpu())
+    count = int(chosen.sum())
+    if count != len(validation) or count == len(order):
+        raise ValueError(
+            f"fit: validation must name rows that take part, each once and not all {len(order)}, got {len(validation)} "
+            f"numbers for {count} of them"
+        )
+    return torch.cat([order[chosen], order[~chosen]]), count
+
+
+def _check_options(epochs: int, batch: int, lr: float, validation: float | Tensor, patience: int) -> None:
     if epochs < 1 or batch < 1 or patience < 1:
         raise ValueError(f"fit: epochs, batch and patience must be at least 1, got {epochs}, {batch} and {patience}")
-    if not 0 < lr < math.inf or not 0 <= validation < 1:
+    share = 0 if isinstance(validation, Tensor) else validation
+    if not 0 < lr < math.inf or not 0 <= share < 1:
         raise ValueError(f"fit: lr must be positive and validation in [0, 1), got {lr} and {validation}")

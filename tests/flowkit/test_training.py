@@ -97,6 +97,17 @@ def test_without_validation_the_last_weights_stay() -> None:
     assert history.best_epoch == len(history.train) == 3
 
 
+def test_rows_can_be_held_out_by_number() -> None:
+    x = normal_rows(60)
+    x[[3, 5]] += 1000
+    flow = gaussian()
+    history = fit(flow, x, epochs=2, validation=torch.tensor([5, 3]))
+    assert history.validation[0] > 10_000 > history.train[0]
+    for rows in (torch.tensor([3, 3]), torch.tensor([60]), torch.arange(60)):
+        with pytest.raises(ValueError, match=r"validation must name rows that take part, each once and not all 60"):
+            fit(flow, x, validation=rows)
+
+
 def test_one_seed_one_result_and_randomness_outside_is_as_it_was() -> None:
     def trained(seed):
         torch.manual_seed(5)
