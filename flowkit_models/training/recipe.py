@@ -28,7 +28,7 @@ from flowkit_models.training.run_folder import RunFolder
 from flowkit_models.training.signals import Stopped, stopping_at_once
 from flowkit_models.training.trainer import Initialize, Result, Validate, train
 
-C = TypeVar("C", bound=Options)
+C = TypeVar("C")
 
 
 def first_batch(samples: Any, count: int) -> tuple[Tensor, Tensor]:
