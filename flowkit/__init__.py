@@ -11,6 +11,7 @@ from flowkit.autoregressive import Autoregressive
 from flowkit.bases import Near, StandardNormal
 from flowkit.bijector import Bijector, Inverse
 from flowkit.chain import Chain
+from flowkit.classics import Planar, Radial, Sylvester
 from flowkit.columns import Columns
 from flowkit.conditioning import CoarseToFine, External, Given, Independent, SingleScale
 from flowkit.continuous import ODE, flow_matching
@@ -71,6 +72,8 @@ __all__ = [
     "Normal",
     "NumericKind",
     "Permutation",
+    "Planar",
+    "Radial",
     "RationalQuadratic",
     "Resampled",
     "Residual",
@@ -80,6 +83,7 @@ __all__ = [
     "Squeeze",
     "StandardNormal",
     "StudentT",
+    "Sylvester",
     "TokenAutoregressive",
     "TokenCoupling",
     "biject_to",

@@ -121,7 +121,7 @@ class Householder(Form):
 
     def product(self, at: Named) -> Tensor:
         """The reflections, multiplied."""
-        return _reflections(at("vectors"))
+        return reflections(at("vectors"))
 
     def inverse(self, at: Named) -> Tensor:
         """The transpose."""
@@ -143,11 +143,11 @@ class QR(Form):
 
     def product(self, at: Named) -> Tensor:
         """Both factors, multiplied."""
-        return _reflections(at("vectors")) @ _upper(at)
+        return reflections(at("vectors")) @ _upper(at)
 
     def inverse(self, at: Named) -> Tensor:
         """By one triangular solve."""
-        return torch.linalg.solve_triangular(_upper(at), _reflections(at("vectors")).T, upper=True)
+        return torch.linalg.solve_triangular(_upper(at), reflections(at("vectors")).T, upper=True)
 
     def log_slope(self, at: Named) -> Tensor:
         """The sum of d."""
@@ -164,11 +164,11 @@ class SVD(Form):
 
     def product(self, at: Named) -> Tensor:
         """The factors, multiplied."""
-        return _reflections(at("left")) * at("log_diagonal").exp() @ _reflections(at("right"))
+        return reflections(at("left")) * at("log_diagonal").exp() @ reflections(at("right"))
 
     def inverse(self, at: Named) -> Tensor:
         """The transposed rotations, in the other order."""
-        return _reflections(at("right")).T * (-at("log_diagonal")).exp() @ _reflections(at("left")).T
+        return reflections(at("right")).T * (-at("log_diagonal")).exp() @ reflections(at("left")).T
 
     def log_slope(self, at: Named) -> Tensor:
         """The sum of d."""
@@ -243,7 +243,7 @@ def _vectors(channels: int, identity: bool) -> Tensor:
     return torch.randn(count // 2, channels).repeat_interleave(2, 0) if identity else torch.randn(count, channels)
 
 
-def _reflections(vectors: Tensor) -> Tensor:
+def reflections(vectors: Tensor) -> Tensor:
     """Their product from left to right, I − V S⁻¹ Vᵀ, S the upper triangle of VᵀV with half its diagonal."""
     units = vectors / vectors.norm(dim=1, keepdim=True)
     inner = (units @ units.T).triu(1) + 0.5 * torch.eye(len(units), dtype=units.dtype, device=units.device)
