@@ -7,6 +7,7 @@ import importlib
 from types import ModuleType
 
 from flowkit import elementwise, nets, objectives
+from flowkit.augment import Augment, Slice
 from flowkit.autoregressive import Autoregressive
 from flowkit.bases import Near, StandardNormal
 from flowkit.bijector import Bijector, Inverse
@@ -44,6 +45,7 @@ __all__ = [
     "ActNorm",
     "Additive",
     "Affine",
+    "Augment",
     "Autoregressive",
     "Bijector",
     "Box",
@@ -79,6 +81,7 @@ __all__ = [
     "Residual",
     "Reversible",
     "SingleScale",
+    "Slice",
     "Split",
     "Squeeze",
     "StandardNormal",

@@ -231,4 +231,4 @@ def _unbent(target: Tensor, raw: Tensor) -> Tensor:
     with torch.no_grad():
         reach = strength.abs()
         low, high = target - reach, target + reach
-    return root(evaluate, target, low, high)[0]
+    return root(evaluate, target, low, high, value=lambda a: a + strength * torch.tanh(a))[0]

@@ -79,16 +79,25 @@ class Flow(nn.Module):
         log_prob: Tensor = self.base.log_prob(latents, _fitting(context, x.shape[0])) + logdet
         return log_prob if sizes is None else log_prob.reshape(sizes)
 
-    def bits_per_dim(self, x: Tensor, context: Value = None) -> Tensor:
+    def bits_per_dim(self, x: Tensor, context: Value = None, k: int = 1) -> Tensor:
         """−log₂ density per number of x, shape (B,); lower is better.
 
         The true one: divided by C·H·W, and with a `Dequantize` in front its offset counts for every element, so
         that it bounds the bits that a lossless code of the grey levels needs. With `Near` it is conditional on
         y*, whose own bits are not in it.
+
+        With a stochastic map inside (`Dequantize`, `Augment`) it is an upper bound on average, by a draw. k draws are
+        averaged as importance weights: the bound falls with k, towards the true value (Burda et al., 2016).
+
+        Raises:
+            ValueError: if k is below 1.
         """
+        if k < 1:
+            raise ValueError(f"Flow.bits_per_dim: k must be at least 1, got {k}")
         event = self._event()
         numbers = math.prod(x.shape[1:] if event is None else x.shape[x.ndim - event :])
-        return -self.log_prob(x, context) / (math.log(2) * numbers)
+        draws = torch.stack([self.log_prob(x, context) for _ in range(k)])
+        return (math.log(k) - draws.logsumexp(0)) / (math.log(2) * numbers)
 
     def encode(self, x: Tensor, context: Value = None) -> Value:
         """The latents of x."""
@@ -172,6 +181,25 @@ class Flow(nn.Module):
             )
         log_prob = self.base.log_prob(latents, its) - logdet
         return x.reshape(*sizes, *x.shape[1:]), log_prob.reshape(sizes)
+
+    def sample_like(self, like: Tensor, context: Value = None, latents: Value = None) -> tuple[Tensor, Tensor]:
+        """Draws one x for every row of `like`, of its shape, with gradients: what stochastic maps add.
+
+        Args:
+            like: (B, *shape), for its shape, dtype and device.
+            context: None, or a context with B rows.
+            latents: taken in place of draws of the base.
+
+        Returns:
+            x, and its log-density, shape (B,).
+        """
+        given = self._given(context)
+        if latents is None:
+            made = outline(self.bijector, blank(tuple(like.shape[1:]), like.dtype), given)
+            empty = map_leaves(lambda leaf: like.new_zeros(()).expand(like.shape[0], *leaf.shape[1:]), made)
+            latents = self.base.sample(empty, context)
+        x, logdet = self.bijector.inverse(latents, given)
+        return x, self.base.log_prob(latents, context) - logdet
 
     def _given(self, context: Value) -> Value:
         """What the bijector is conditioned on."""

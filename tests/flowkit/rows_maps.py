@@ -46,7 +46,7 @@ ROWS = [
         Example(f"conv1x1 {form}", lambda form=form: InvertibleConv1x1(4, form), dims=ANY)
         for form in ("lu", "householder", "qr", "svd", "expm", "cayley")
     ),
-    Example("planar", lambda: Planar(4), dims=ANY),
+    Example("planar", lambda: Planar(4), dims=VECTOR),
     Example("radial", lambda: Radial(4), dims=ANY),
-    Example("sylvester", lambda: Sylvester(4, 3), dims=ANY),
+    Example("sylvester", lambda: Sylvester(4, 2), dims=VECTOR),
 ]

