@@ -8,13 +8,14 @@ from torch import Tensor
 
 from flowkit_models.cli.batch import Batch
 from flowkit_models.cli.model import Opened, open_model
-from flowkit_models.cli.options import Downscale
+from flowkit_models.cli.options import Downscale, RefinementOptions
 from flowkit_models.cli.paths import Naming, find_inputs
 from flowkit_models.cli.provenance import signed
 from flowkit_models.cli.upscale import seen
 from flowkit_models.images.formats import endings, named_format
 from flowkit_models.images.photo_file import stored
 from flowkit_models.images.resize import bicubic_resize
+from flowkit_models.models.refinement import RADIUS, STEPS
 
 
 def downscale_files(options: Downscale) -> int:
@@ -30,7 +31,7 @@ def downscale_files(options: Downscale) -> int:
             header = replace(signed(picture.header, opened.checksum), bits=8)  # to which the model rounds
             header = job.fit(header)
             pixels, _ = seen(picture)
-            lr = downscaled(opened, pixels, options.tile, job.progress())
+            lr = downscaled(opened, pixels, options, job.progress())
             alpha = reduced_alpha(picture.alpha, opened.model.scale)
             form = named_format(header.format)
             if not form.keeps_pixels(quality=100):
@@ -39,14 +40,17 @@ def downscale_files(options: Downscale) -> int:
     return batch.summary()
 
 
-def downscaled(opened: Opened, pixels: Tensor, tile: int | None, progress: Callable[[int, int], None]) -> Tensor:
+def downscaled(
+    opened: Opened, pixels: Tensor, options: RefinementOptions, progress: Callable[[int, int], None]
+) -> Tensor:
     """A picture (3, H, W) at low resolution: (3, ⌈H/scale⌉, ⌈W/scale⌉) in [0, 1], rounded to 8 bits.
 
     Raises:
         ValueError: if the model makes no LR images.
         MemoryError: if not even small tiles fit.
     """
-    return opened.tiled(pixels, tile).downscale(pixels, progress) / 255
+    refine, radius = STEPS if options.refine else 0, RADIUS if options.radius is None else options.radius
+    return opened.tiled(pixels, options.tile).downscale(pixels, progress, refine, radius) / 255
 
 
 def reduced_alpha(alpha: Tensor | None, scale: int) -> Tensor | None:

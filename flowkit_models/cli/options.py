@@ -149,7 +149,23 @@ class Decode(PictureOptions, RescalingOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Downscale(TileOptions, RescalingOptions):
+class RefinementOptions(TileOptions, RescalingOptions):
+    """Refinement of small pictures, so that more of the large ones comes back."""
+
+    refine: bool = False
+    """Change each small picture a little, so that the model restores it better; takes about a hundred times as long."""
+    radius: Annotated[float | None, tyro.conf.arg(metavar="LEVELS")] = None
+    """How far --refine may go: root mean square over a picture, in grey levels of 255. Without it: 1.1."""
+
+    def __post_init__(self) -> None:
+        """See `FileOptions`."""
+        super().__post_init__()
+        if self.radius is not None and not (self.refine and 0 <= self.radius < math.inf):
+            raise UsageError(f"--radius {self.radius:g}: at least 0, and with --refine")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Downscale(RefinementOptions):
     """Makes the small pictures from which a rescaling model restores the large ones.
 
     photo.jpg becomes photo_lr.png: JPEG would blur what the model hides in it. A note in it names the model.
@@ -241,7 +257,7 @@ class Doctor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Restore(DrawOptions, RescalingOptions):
+class Restore(DrawOptions, RefinementOptions):
     """Downscales pictures and upscales them again, to see what a model keeps.
 
     photo.jpg becomes photo_restored.jpg, of the same size; in between it has 8 bits.

@@ -34,7 +34,7 @@ def restore_files(options: Restore) -> int:
             picture = job.read_picture()
             header = job.fit(signed(picture.header, None))
             pixels, under = seen(picture)
-            lr = downscaled(opened, pixels, options.tile, job.progress(0, 2))
+            lr = downscaled(opened, pixels, options, job.progress(0, 2))
             rows = None if under is None else lambda top, bottom, under=under: under[:, top:bottom]
             size = (picture.pixels.shape[1], picture.pixels.shape[2])
             field = LatentField(options.seed)

@@ -11,6 +11,7 @@ from flowkit_models.devices import available_bytes
 from flowkit_models.inference.latent_field import Field, StoredField
 from flowkit_models.inference.memory import is_out_of_memory, peak_tensor_bytes
 from flowkit_models.models.base import ImageFlow, _padded
+from flowkit_models.models.refinement import RADIUS
 
 Bits = Literal[8, 16, 32]
 Progress = Callable[[int, int], None]
@@ -128,12 +129,16 @@ class Tiled:
 
         return self._finished(run, size, self.model.scale, bits, progress)
 
-    def downscale(self, hr: Tensor, progress: Progress | None = None) -> Tensor:
+    def downscale(
+        self, hr: Tensor, progress: Progress | None = None, refine: int = 0, radius: float = RADIUS
+    ) -> Tensor:
         """Makes the model's LR image of one HR image.
 
         Args:
             hr: (3, H, W), float in [0, 1] or uint8, on any device.
             progress: called with (tiles done, tiles in all) after each tile.
+            refine: as for `ImageFlow.downscale`; each tile is refined by itself.
+            radius: as there.
 
         Returns:
             (3, ⌈H/scale⌉, ⌈W/scale⌉), uint8, on the CPU.
@@ -147,7 +152,7 @@ class Tiled:
 
         def run(top: int, left: int, height: int, width: int) -> Tensor:
             window = self._cut(hr, scale * top, scale * left, scale * height, scale * width)
-            lr = self.model.downscale(_padded(window, self.model.flow.stride))[0]
+            lr = self.model.downscale(_padded(window, self.model.flow.stride), refine, radius)[0]
             if not bool(lr.isfinite().all()):  # 8 bits could not tell
                 raise ValueError("what the model makes of this image is not finite: take another checkpoint")
             return lr

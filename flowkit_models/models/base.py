@@ -17,6 +17,7 @@ from flowkit import Chain, Dequantize, Flow, Hierarchy, Latents, StandardNormal
 from flowkit.bases import draw, round_straight_through
 from flowkit.tree import describe
 from flowkit_models.models import checkpoint_file, official_weights
+from flowkit_models.models.refinement import RADIUS, refined_lr
 
 Number = TypeVar("Number", float, Tensor)
 Memory = Literal["plain", "lean"]
@@ -262,14 +263,20 @@ class ImageFlow(nn.Module):
         shapes = self.latent_shapes(*lr.shape[2:])
         return tuple(draw(lr.new_empty(len(lr), *shape), generator) for shape in shapes)
 
-    def downscale(self, hr: Tensor) -> Tensor:
+    def downscale(self, hr: Tensor, refine: int = 0, radius: float = RADIUS) -> Tensor:
         """The model's LR images of HR images of any size, clamped and rounded to 8 bits as they would be stored.
+
+        Args:
+            hr: (B, 3, H, W) in [0, 1].
+            refine: steps of gradient descent on the error of `upscale(lr, temperature=0)`, on HR and then on LR; the
+                paper takes 15. See `flowkit_models.models.refinement.refined_lr`.
+            radius: how far each of the two may go, rms over an image in grey levels.
 
         Returns:
             (B, 3, ⌈H/scale⌉, ⌈W/scale⌉).
 
         Raises:
-            ValueError: for a wrong shape or dtype, NaN, or a model that makes no LR image.
+            ValueError: for a wrong shape or dtype, NaN, steps or radius below 0, or a model that makes no LR image.
         """
         _check_image(hr, "hr")
         if not self.makes_lr:
@@ -277,13 +284,23 @@ class ImageFlow(nn.Module):
                 f"downscale: {type(self).__name__} models HR given LR and makes no LR image; "
                 "use flowkit_models.images.resize.bicubic_resize"
             )
+        if refine < 0 or not 0 <= radius < math.inf:
+            raise ValueError(f"downscale: refine and radius must be at least 0, got {refine} and {radius}")
         height, width = hr.shape[2:]
-        lr = _padded(hr, self.flow.stride)
+        whole = _padded(hr, self.flow.stride)
         with self.precision_policy(hr):
-            for level in self.flow.levels:  # the way of y, which no latent touches
-                lr = level.body(lr)[0]
-                lr = lr if level.split is None else level.split(lr)[0][0]
+            lr = refined_lr(whole, self._down, self._up, refine, radius) if refine else self._down(whole)
         return round_straight_through(lr[..., : -(-height // self.scale), : -(-width // self.scale)])
+
+    def _down(self, hr: Tensor) -> Tensor:
+        for level in self.flow.levels:  # the way of y, which no latent touches
+            hr = level.body(hr)[0]
+            hr = hr if level.split is None else level.split(hr)[0][0]
+        return hr
+
+    def _up(self, lr: Tensor) -> Tensor:
+        zeros = tuple(lr.new_zeros(len(lr), *shape) for shape in self.latent_shapes(*lr.shape[2:]))
+        return self._decode(lr, self.context(lr), zeros)
 
     def precision_policy(self, x: Tensor) -> AbstractContextManager[Any]:
         """Autocast for the networks, where `precision` asks for it."""

@@ -1,11 +1,12 @@
 """Options of the training recipes, and the settings, training data and test set that they stand for."""
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import tyro
@@ -72,6 +73,8 @@ class Options:
     """Gradients together are then scaled to at most this norm; None: not."""
     average: float = 0.0
     """Decay of the exponential moving average of the weights, which is then scored and saved; 0: none."""
+    network: Annotated[dict[str, str], UNSAID] = field(default_factory=dict)
+    """Fields of the model's config in place of the preset's, as JSON: features 48 blocks "[[0, 0], [2, 1]]"."""
     memory: Literal["plain", "lean"] = "plain"
     """lean: reversible flows and recomputed extractors keep few activations, for about a third more time."""
     networks: Literal["float32", "bf16"] = "float32"
@@ -94,6 +97,17 @@ class Options:
     """Seed of weights, crops, noise and samples."""
     device: Literal["auto", "cpu"] = "auto"
     """auto: the GPU, if there is one."""
+
+    def sizes(self) -> dict[str, Any]:
+        """The config's fields that --network gives.
+
+        Raises:
+            ValueError: for one that is no JSON.
+        """
+        try:
+            return {name: json.loads(value) for name, value in self.network.items()}
+        except ValueError:
+            raise ValueError(f'--network {self.network}: numbers, lists, true or "words" are expected') from None
 
     def settings(self, discriminator: Adam | None = None) -> Settings:
         """Settings for the trainer."""

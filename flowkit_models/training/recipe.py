@@ -38,7 +38,14 @@ def first_batch(samples: Any, count: int) -> tuple[Tensor, Tensor]:
 
 
 def fresh_model(name: str, options: Options, **sizes: Any) -> Any:
-    """The model of a preset with first weights by the seed; of a resumed run, in the sizes that it was started with."""
+    """The model of a preset with first weights by the seed; of a resumed run, in the sizes that it was started with.
+
+    Args:
+        name: of the model.
+        options: of the recipe; --network goes before the preset's fields.
+        **sizes: fields of the config that go before both.
+    """
+    sizes = {**options.sizes(), **sizes}
     folder = RunFolder(options.out)
     if options.resume and folder.state.exists() and folder.config.exists():
         sizes = {**json.loads(folder.config.read_text()).get("sizes", {}), **sizes}

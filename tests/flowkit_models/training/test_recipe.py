@@ -41,6 +41,19 @@ def test_a_resumed_run_keeps_its_sizes(tmp_path) -> None:
     assert fresh_model(NAME, new).config == preset
 
 
+def test_another_network_is_an_option(tmp_path) -> None:
+    line = ["--out", str(tmp_path), "--network", "hidden", "8", "blocks", "[[0, 0], [1, 1]]", "prior", '"exp"']
+    options = command_line(Options, {(): Options()}, (), line, None)
+    preset = flowkit_models.create(NAME).config
+    made = dataclasses.replace(preset, hidden=8, blocks=((0, 0), (1, 1)), prior="exp")
+    assert fresh_model(NAME, options).config == made
+    assert fresh_model(NAME, options, hidden=4).config.hidden == 4
+    with pytest.raises(ValueError, match=r"--network .*exp.*words.*expected"):
+        fresh_model(NAME, Options(out=tmp_path, network={"prior": "exp"}))
+    with pytest.raises(ValueError, match=r"HCFlow has no option 'width'; it has .*hidden"):
+        fresh_model(NAME, Options(out=tmp_path, network={"width": "3"}))
+
+
 def test_a_stage_starts_from_a_model_of_its_sizes_whatever_bounds_its_priors(tmp_path) -> None:
     flowkit_models.create(NAME, prior="exp").save(tmp_path / "earlier.safetensors")
     like = flowkit_models.create(NAME)
