@@ -40,20 +40,23 @@ def settle(sweep: Sweep, like: Tensor, items: int, early: bool, sources: Iterabl
         for _ in range(items - 1):
             x = _finite(sweep(x)[0])
         return sweep(x)
+    wanted = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
     with torch.no_grad():
-        x = _swept(lambda x: sweep(x)[0], torch.zeros_like(like), items - 1, early)
-    if items > 1 and torch.is_grad_enabled() and any(source.requires_grad for source in sources):
-        x = _with_derivatives(sweep, x, items)
-    return sweep(x)
+        x, result = _swept(sweep, torch.zeros_like(like), items - wanted, early)
+    if not wanted:
+        return result
+    return sweep(_with_derivatives(sweep, x, items) if items > 1 else x)
 
 
-def _swept(sweep: Callable[[Tensor], Tensor], x: Tensor, times: int, early: bool) -> Tensor:
-    close = 10 * torch.finfo(x.dtype).eps
+def _swept(sweep: Sweep, x: Tensor, times: int, early: bool) -> tuple[Tensor, Any]:
+    """The numbers after so many sweeps, 0 for what is not finite; and what the last returned, if there was one."""
+    close, result = 10 * torch.finfo(x.dtype).eps, None
     for _ in range(times):
-        last, x = x, _finite(sweep(x))
+        result = sweep(x)
+        last, x = x, _finite(result[0])
         if early and bool(((x - last).abs() <= close * x.abs().clamp_min(1)).all()):
             break
-    return x
+    return x, result
 
 
 def _finite(x: Tensor) -> Tensor:
@@ -85,7 +88,7 @@ class _Slopes:
         size = v.abs().flatten(1).amax(1).view(-1, *(1 for _ in v.shape[1:])) if v.numel() else v
         size = torch.where(size > 0, size, 1.0)  # gradients are as small as the loss makes them
         unit = v / size
-        return _swept(lambda u: unit + times(u), unit, self.items, early=True) * size
+        return _swept(lambda u: (unit + times(u), u), unit, self.items, early=True)[0] * size
 
     def _transposed_times(self, v: Tensor) -> Tensor:
         (product,) = torch.autograd.grad(self.moved, self.x, v, retain_graph=True, materialize_grads=True)
