@@ -147,6 +147,22 @@ def test_a_converted_map_is_a_copy_that_keeps_the_laws() -> None:
     assert all(p.requires_grad for p in ours.parameters())
 
 
+def test_what_the_page_says_of_their_maf() -> None:
+    """It runs without the context that it was made for, hides it from the first number, and may be too narrow."""
+    torch.manual_seed(0)
+    theirs = moved(MAF(3, 8, 2), torch.float64)
+    x, context = torch.randn(1, 3).double(), torch.randn(1, 2).double()
+    assert not torch.allclose(theirs(x)[0], theirs(x, context)[0])
+    with pytest.raises(ValueError, match="expected a context with 2 channels"):
+        convert(theirs)(x)
+    by_context = torch.autograd.functional.jacobian(lambda c: theirs(x, c)[0][0], context)[:, 0]
+    assert not by_context[0].any()
+    assert by_context[1:].all()
+    narrow = moved(MAF(20, 8, activation=torch.tanh), torch.float64)
+    by_x = torch.autograd.functional.jacobian(lambda x: narrow(x)[0][0], torch.randn(1, 20).double())[:, 0]
+    assert int((by_x.tril(-1) == 0).sum()) - 20 * 21 // 2 == 66
+
+
 def tanh_net(i: int, o: int) -> nn.Module:
     return ResidualNet(i, o, 8, activation=torch.tanh)
 
