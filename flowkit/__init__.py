@@ -10,6 +10,7 @@ from flowkit import elementwise, nets, objectives
 from flowkit.augment import Augment, Slice
 from flowkit.autoregressive import Autoregressive
 from flowkit.bases import Near, StandardNormal
+from flowkit.bernstein import Bernstein
 from flowkit.bijector import Bijector, Inverse
 from flowkit.chain import Chain
 from flowkit.classics import Planar, Radial, Sylvester
@@ -19,8 +20,10 @@ from flowkit.continuous import ODE, flow_matching
 from flowkit.coupling import Coupling, Injector
 from flowkit.dequantize import Dequantize
 from flowkit.flow import Flow
+from flowkit.gaussianization import Gaussianization
 from flowkit.hierarchy import Hierarchy, Latents, Level
 from flowkit.initialization import initialize
+from flowkit.integrals import Monotonic, SumOfSquares
 from flowkit.kinds import Additive, Affine
 from flowkit.linear import ActNorm, InvertibleConv1x1, Permutation
 from flowkit.masks import Checkerboard
@@ -29,6 +32,7 @@ from flowkit.numeric import NumericKind
 from flowkit.resampling import Resampled
 from flowkit.residual import Residual
 from flowkit.reversible import Reversible
+from flowkit.sigmoidal import DeepDenseSigmoid, DeepSigmoid
 from flowkit.spatial import Haar, Split, Squeeze
 from flowkit.spline import RationalQuadratic
 from flowkit.summaries import summary
@@ -47,6 +51,7 @@ __all__ = [
     "Affine",
     "Augment",
     "Autoregressive",
+    "Bernstein",
     "Bijector",
     "Box",
     "Chain",
@@ -54,10 +59,13 @@ __all__ = [
     "CoarseToFine",
     "Columns",
     "Coupling",
+    "DeepDenseSigmoid",
+    "DeepSigmoid",
     "Dequantize",
     "Elementwise",
     "External",
     "Flow",
+    "Gaussianization",
     "Given",
     "Haar",
     "Hierarchy",
@@ -70,6 +78,7 @@ __all__ = [
     "Level",
     "Mixture",
     "MixtureLogistic",
+    "Monotonic",
     "Near",
     "Normal",
     "NumericKind",
@@ -86,6 +95,7 @@ __all__ = [
     "Squeeze",
     "StandardNormal",
     "StudentT",
+    "SumOfSquares",
     "Sylvester",
     "TokenAutoregressive",
     "TokenCoupling",

@@ -1,5 +1,6 @@
 """Elementwise maps with parameters from outside: what a coupling or an injector does to each number."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
@@ -196,3 +197,8 @@ class Affine(Kind):
         floor = default if self.floor is None else self.floor
         scale = scale + floor if floor else scale
         return scale, scale.log()
+
+
+def softplus_from_one(raw: Tensor, least: float = 1e-3) -> Tensor:
+    """Positive numbers that are 1 where the raw ones are 0, and never below `least`."""
+    return least + F.softplus(raw + math.log(math.expm1(1 - least)))

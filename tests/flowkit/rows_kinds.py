@@ -4,7 +4,19 @@ import math
 
 from example import Example
 
-from flowkit import Affine, Columns, Coupling, Injector, RationalQuadratic
+from flowkit import (
+    Affine,
+    Bernstein,
+    Columns,
+    Coupling,
+    DeepDenseSigmoid,
+    DeepSigmoid,
+    Gaussianization,
+    Injector,
+    Monotonic,
+    RationalQuadratic,
+    SumOfSquares,
+)
 from flowkit.kinds import Kind
 from flowkit.nets import MLP
 
@@ -23,6 +35,12 @@ VECTOR = (0,)
 ROWS = [
     Example("spline in a box", lambda: coupling(RationalQuadratic(3, 2.0, ends="box")), 4, VECTOR),
     Example("spline on a circle", lambda: coupling(RationalQuadratic(3, 2.0, ends="circular")), 4, VECTOR),
+    Example("deep sigmoid", lambda: coupling(DeepSigmoid(3)), 4, VECTOR),
+    Example("deep dense sigmoid", lambda: coupling(DeepDenseSigmoid(2, 2)), 4, VECTOR),
+    Example("sum of squares", lambda: coupling(SumOfSquares(2, 2)), 4, VECTOR),
+    Example("bernstein", lambda: coupling(Bernstein(4)), 4, VECTOR),
+    Example("gaussianization", lambda: coupling(Gaussianization(2)), 4, VECTOR),
+    Example("monotonic", lambda: coupling(Monotonic(2)), 4, VECTOR),
     Example("columns", columns, 4, VECTOR),
     Example(
         "injected columns",
