@@ -88,7 +88,7 @@ class RationalQuadratic(Kind):
             x = self._around(x)
         inside, safe = self._inside(x)
         piece = self._piece(safe, table, given_y=False)
-        theta = (safe - piece.x) / piece.width
+        theta = _within((safe - piece.x) / piece.width)
         y = piece.y + piece.height * piece.rise(theta)
         return self._placed(y, x, inside, table[-1]), self._total(piece.log_slope(theta), inside)
 
@@ -128,20 +128,27 @@ class RationalQuadratic(Kind):
         return sum_per_sample(torch.where(inside, log_slope, -math.inf if self.ends == "box" else 0.0))
 
     def _piece(self, value: Tensor, table: Tensor, given_y: bool) -> "_Piece":
-        """Finds the piece of every number, and its corners. The table has the parameters first."""
+        """Finds the piece of every number, and its corners.
+
+        The table has the parameters first, so that every pass runs along memory; sums over those pieces that were
+        passed take the place of knots, which would need a scan back in the gradient.
+        """
         k = self.bins
-        x = self._knots(table[:k], self.min_width)
-        y = self._knots(table[k : 2 * k], self.min_height)
-        inner = (y if given_y else x)[1:-1]
-        index = (value >= inner).sum(0, keepdim=True)
-        slopes = self._slopes(table[2 * k :])
-
-        def at(table: Tensor, offset: int) -> Tensor:
-            return table.gather(0, index + offset).squeeze(0)
-
-        width, height = at(x, 1) - at(x, 0), at(y, 1) - at(y, 0)
-        left, right = (self.min_slope + F.softplus(at(slopes, i)) for i in (0, 1))
-        return _Piece(at(x, 0), at(y, 0), width, height, left, right)
+        widths = self._sizes(table[:k], self.min_width)
+        heights = self._sizes(table[k : 2 * k], self.min_height)
+        knots = (heights if given_y else widths).detach()[:-1].cumsum(0)
+        passed = value.detach() + self.tail_bound >= knots
+        index, before = passed.sum(0, keepdim=True), passed.to(value.dtype)
+        slopes = self._slopes(table[2 * k :]).gather(0, torch.cat([index, index + 1]))
+        left, right = (self.min_slope + F.softplus(slopes)).unbind(0)
+        return _Piece(
+            (widths[:-1] * before).sum(0) - self.tail_bound,
+            (heights[:-1] * before).sum(0) - self.tail_bound,
+            widths.gather(0, index).squeeze(0),
+            heights.gather(0, index).squeeze(0),
+            left,
+            right,
+        )
 
     def _slopes(self, raw: Tensor) -> Tensor:
         """The raw slopes at all knots."""
@@ -153,10 +160,9 @@ class RationalQuadratic(Kind):
             return torch.cat([raw, raw[:1]])
         return _padded(raw, unit, unit) if self.ends == "linear" else raw
 
-    def _knots(self, unnormalised: Tensor, least: float) -> Tensor:
-        sizes = least + (1 - least * self.bins) * unnormalised.softmax(0)
-        inner = (2 * sizes.cumsum(0)[:-1] - 1) * self.tail_bound
-        return _padded(inner, -self.tail_bound, self.tail_bound)
+    def _sizes(self, unnormalised: Tensor, least: float) -> Tensor:
+        side = 2 * self.tail_bound
+        return side * least + side * (1 - least * self.bins) * unnormalised.softmax(0)
 
 
 def _padded(table: Tensor, first: float, last: float) -> Tensor:
@@ -202,4 +208,9 @@ class _Piece:
         negative = b < 0  # where the right end is steep beside the secant; a is positive there, since a + b is
         q = -(b + torch.where(negative, -root, root))
         theta = torch.where(negative, q, 2 * c) / torch.where(negative, 2 * a, q)
-        return theta + (theta.clamp(0, 1) - theta).detach()  # beyond a flat end by rounding, there is no slope
+        return _within(theta)
+
+
+def _within(theta: Tensor) -> Tensor:
+    """Rounding carries theta past the ends of a piece: past one that is flat, there is no slope."""
+    return theta + (theta.clamp(0, 1) - theta).detach()

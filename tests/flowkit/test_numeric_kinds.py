@@ -117,7 +117,7 @@ def test_gaussianization_makes_its_mixture_gaussian() -> None:
     x = torch.tensor(X).double()
     mixture = torch.distributions.MixtureSameFamily(
         torch.distributions.Categorical(logits=p[:3]),
-        torch.distributions.Normal(p[3:6] + torch.tensor([-0.1, 0, 0.1]).double(), p[6:].exp()),
+        torch.distributions.Normal(p[3:6] + torch.tensor([-0.1, 0, 0.1], dtype=torch.float64), p[6:].exp()),
     )
     normal = torch.distributions.Normal(0.0, 1.0)
     y, log_slope = image(kind, p.numpy())
