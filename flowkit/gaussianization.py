@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from flowkit.numeric import NumericKind
 from flowkit.roots import root
+from flowkit.tree import sum_per_sample
 
 _LOG_ROOT_2PI = 0.5 * math.log(2 * math.pi)
 
@@ -32,7 +34,7 @@ class Gaussianization(NumericKind):
     Args:
         components: k.
         offset: half the width of the offsets' range.
-        bound: |x| beyond which the map goes on along its tangent.
+        bound: |x| beyond which the logit of the mixture's CDF goes on along its tangent.
         bisections: halvings of the bracket before the Newton steps of the inverse.
 
     Raises:
@@ -74,25 +76,45 @@ class Gaussianization(NumericKind):
         return _Mixture(logits.log_softmax(-1), means, log_scales)
 
     def evaluate(self, x: Tensor, prepared: _Mixture) -> tuple[Tensor, Tensor]:
-        """y, and its log-slope: the mixture's hazard over the Gaussian's, from the nearer end."""
-        u, side = self._nearer_end(x, prepared)
+        """The logit of the mixture's CDF F, which is solved for x: a quantile needs steps of its own.
+
+        Its slope is f/(F·(1 − F)), the mixture's hazard over 1 − F, seen from the nearer end.
+        """
+        u = self._standardised(x, prepared)
+        with torch.no_grad():
+            below = (prepared.log_weights.exp() * torch.special.ndtr(u)).sum(-1) < 0.5
+            side = torch.where(below, 1.0, -1.0).to(x.dtype)
+        u = side.unsqueeze(-1) * u
         lower = prepared.log_weights + torch.special.log_ndtr(u)
-        t = _quantile(lower.logsumexp(-1))
+        log_survival = (prepared.log_weights + torch.special.log_ndtr(-u)).logsumexp(-1)
         hazards = lower.log_softmax(-1) + _log_hazard(u) - prepared.log_scales
-        return side * t, hazards.logsumexp(-1) - _log_hazard(t)
+        return side * (lower.logsumexp(-1) - log_survival), hazards.logsumexp(-1) - log_survival
 
     def value(self, x: Tensor, prepared: _Mixture) -> Tensor:
-        """Y alone."""
-        u, side = self._nearer_end(x, prepared)
-        return side * _quantile((prepared.log_weights + torch.special.log_ndtr(u)).logsumexp(-1))
+        """The logit alone."""
+        u = self._standardised(x, prepared)
+        below, above = (prepared.log_weights + torch.special.log_ndtr(v) for v in (u, -u))
+        return below.logsumexp(-1) - above.logsumexp(-1)
 
-    def _nearer_end(self, x: Tensor, mixture: _Mixture) -> tuple[Tensor, Tensor]:
-        """(x − μ)/s seen from the end that has less of the mixture, and the sign that does that."""
-        u = (x.unsqueeze(-1) - mixture.means) * (-mixture.log_scales).exp()
-        with torch.no_grad():
-            below = (mixture.log_weights.exp() * torch.special.ndtr(u)).sum(-1) < 0.5
-            side = torch.where(below, 1.0, -1.0).to(x.dtype)
-        return side.unsqueeze(-1) * u, side
+    def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """The Gaussian's quantile of the mixture's CDF."""
+        logit, logdet = super().forward(x, parameters)
+        y = _quantile(F.logsigmoid(torch.where(logit < 0, logit, -logit)))
+        return torch.where(logit < 0, y, -y), logdet - sum_per_sample(_log_slope(y))
+
+    def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Solves for the x of the Gaussian's CDF."""
+        logit = torch.special.log_ndtr(y) - torch.special.log_ndtr(-y)
+        x, logdet = super().inverse(logit, parameters)
+        return x, logdet + sum_per_sample(_log_slope(torch.where(y < 0, y, -y)))
+
+    def _standardised(self, x: Tensor, mixture: _Mixture) -> Tensor:
+        return (x.unsqueeze(-1) - mixture.means) * (-mixture.log_scales).exp()
+
+
+def _log_slope(y: Tensor) -> Tensor:
+    """Logarithm of the slope of logit Φ, for y up to 0; for others it is that of −y."""
+    return _log_hazard(y) - torch.special.log_ndtr(-y)
 
 
 def _quantile(log_p: Tensor) -> Tensor:
