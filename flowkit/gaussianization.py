@@ -85,15 +85,15 @@ class Gaussianization(NumericKind):
             below = (prepared.log_weights.exp() * torch.special.ndtr(u)).sum(-1) < 0.5
             side = torch.where(below, 1.0, -1.0).to(x.dtype)
         u = side.unsqueeze(-1) * u
-        lower = prepared.log_weights + torch.special.log_ndtr(u)
-        log_survival = (prepared.log_weights + torch.special.log_ndtr(-u)).logsumexp(-1)
+        lower = prepared.log_weights + _log_cdf(u)
+        log_survival = (prepared.log_weights + _log_cdf(-u)).logsumexp(-1)
         hazards = lower.log_softmax(-1) + _log_hazard(u) - prepared.log_scales
         return side * (lower.logsumexp(-1) - log_survival), hazards.logsumexp(-1) - log_survival
 
     def value(self, x: Tensor, prepared: _Mixture) -> Tensor:
         """The logit alone."""
         u = self._standardised(x, prepared)
-        below, above = (prepared.log_weights + torch.special.log_ndtr(v) for v in (u, -u))
+        below, above = (prepared.log_weights + _log_cdf(v) for v in (u, -u))
         return below.logsumexp(-1) - above.logsumexp(-1)
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,7 +104,7 @@ class Gaussianization(NumericKind):
 
     def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Solves for the x of the Gaussian's CDF."""
-        logit = torch.special.log_ndtr(y) - torch.special.log_ndtr(-y)
+        logit = _log_cdf(y) - _log_cdf(-y)
         x, logdet = super().inverse(logit, parameters)
         return x, logdet + sum_per_sample(_log_slope(torch.where(y < 0, y, -y)))
 
@@ -114,7 +114,7 @@ class Gaussianization(NumericKind):
 
 def _log_slope(y: Tensor) -> Tensor:
     """Logarithm of the slope of logit Φ, for y up to 0; for others it is that of −y."""
-    return _log_hazard(y) - torch.special.log_ndtr(-y)
+    return _log_hazard(y) - _log_cdf(-y)
 
 
 def _quantile(log_p: Tensor) -> Tensor:
@@ -123,11 +123,21 @@ def _quantile(log_p: Tensor) -> Tensor:
         far = (-2 * log_p - 2 * _LOG_ROOT_2PI).clamp_min(2)
         near = torch.special.ndtri(log_p.clamp_min(-20).exp())
         start = torch.where(log_p < -20, -(far - far.log()).sqrt(), near)
-    return root(lambda t: (torch.special.log_ndtr(t), _log_hazard(t)), log_p, start - 1, start + 1, bisections=0)[0]
+    return root(lambda t: (_log_cdf(t), _log_hazard(t)), log_p, start - 1, start + 1, bisections=0)[0]
+
+
+def _log_cdf(u: Tensor) -> Tensor:
+    """Logarithm of Φ(u), far out, too; torch's own has no rule for vmap."""
+    left, right = u.clamp_max(0), u.clamp_min(0)
+    above = torch.log1p(-0.5 * torch.special.erfc(right * math.sqrt(0.5)))
+    return torch.where(u < 0, _log_mills(left) - left.square() / 2 - _LOG_ROOT_2PI, above)
 
 
 def _log_hazard(u: Tensor) -> Tensor:
-    """log(φ(u)/Φ(u)): without a difference of squares where both are small."""
-    left, right = u.clamp_max(0), u.clamp_min(0)
-    by_erfcx = math.log(2) - _LOG_ROOT_2PI - torch.special.erfcx(left * -math.sqrt(0.5)).log()
-    return torch.where(u < 0, by_erfcx, -right.square() / 2 - _LOG_ROOT_2PI - torch.special.log_ndtr(right))
+    """Logarithm of φ(u)/Φ(u), without a difference of squares where both are small."""
+    return torch.where(u < 0, -_log_mills(u.clamp_max(0)), -u.square() / 2 - _LOG_ROOT_2PI - _log_cdf(u))
+
+
+def _log_mills(u: Tensor) -> Tensor:
+    """Logarithm of Φ(u)/φ(u), for u up to 0."""
+    return torch.special.erfcx(u * -math.sqrt(0.5)).log() + (_LOG_ROOT_2PI - math.log(2))

@@ -7,7 +7,8 @@ from examples import EXAMPLES, case
 
 from flowkit.testing import laws
 
-# seconds each, and the same code as "coarse to fine" and "srflow-like": these only in the slow run
+# seconds each, and the same code as "coarse to fine" and "srflow-like", or "deep dense sigmoid" and "bernstein": these
+# only in the slow run
 SLOW = {
     "glow",
     "inverse of glow",
@@ -16,6 +17,9 @@ SLOW = {
     "coarse to fine from lr",
     "external",
     "no y, from lr",
+    "deep sigmoid",
+    "sum of squares",
+    "monotonic",
 }
 
 
