@@ -76,7 +76,7 @@ def _check_input(layer: Any, x: Value, context: Value, forward: bool) -> Value:
         if leaf.dtype.itemsize < 4:  # a half-precision image would make a half-precision log-det
             return _check_input(layer, map_leaves(widen, x), context, forward)
     first = tensors[0]
-    parameter = _any_parameter(layer)
+    parameter = any_parameter(layer)
     if parameter is not None and parameter.is_floating_point() and parameter.dtype.itemsize < 4:
         raise ValueError(
             f"{_name(layer)}: parameters are {str(parameter.dtype).removeprefix('torch.')}, and half precision is not "
@@ -101,13 +101,13 @@ def _check_input(layer: Any, x: Value, context: Value, forward: bool) -> Value:
     return x
 
 
-def _any_parameter(layer: nn.Module) -> Tensor | None:
+def any_parameter(layer: nn.Module) -> Tensor | None:
     """The first parameter of a layer; `next(layer.parameters())` takes several times as long, in every call."""
     for parameter in layer._parameters.values():
         if parameter is not None:
             return parameter
     for part in layer._modules.values():
-        found = None if part is None else _any_parameter(part)
+        found = None if part is None else any_parameter(part)
         if found is not None:
             return found
     return None

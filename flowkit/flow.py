@@ -1,21 +1,24 @@
 """A flow: a bijector and a base density make a distribution with exact likelihood."""
 
+import itertools
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from flowkit.bijector import Inverse, facts
+from flowkit.checks import any_parameter
+from flowkit.compiling import Compilable, compiled
 from flowkit.distribution_base import DistributionBase
 from flowkit.shapes import blank, outline, runs
 from flowkit.tree import Value, as_rows, leaves, map_leaves, repeat_rows
 
 
-class Flow(nn.Module):
+class Flow(Compilable):
     """The distribution of x when b(x) has the base density (eq. (2), change of variables).
 
     `log_prob(x) = base.log_prob(b(x)) + log|det ∂b/∂x|`. The context goes to the bijector and to the base.
@@ -75,8 +78,7 @@ class Flow(nn.Module):
     def log_prob(self, x: Tensor, context: Value = None) -> Tensor:
         """Log-density of x in nats, shape (B,); −inf outside of the support."""
         x, context, sizes = as_rows(x, context, self._event())
-        latents, logdet = self.bijector(x, self._given(context))
-        log_prob: Tensor = self.base.log_prob(latents, _fitting(context, x.shape[0])) + logdet
+        log_prob: Tensor = self._density(x, context)
         return log_prob if sizes is None else log_prob.reshape(sizes)
 
     def bits_per_dim(self, x: Tensor, context: Value = None, k: int = 1) -> Tensor:
@@ -102,13 +104,13 @@ class Flow(nn.Module):
     def encode(self, x: Tensor, context: Value = None) -> Value:
         """The latents of x."""
         x, context, sizes = as_rows(x, context, self._event())
-        latents = self.bijector(x, self._given(context))[0]
+        latents = self._encoded(x, context)
         return latents if sizes is None else map_leaves(lambda z: z.reshape(*sizes, *z.shape[1:]), latents)
 
     def decode(self, latents: Value, context: Value = None) -> Tensor:
         """The x of latents."""
         latents, context, sizes = as_rows(latents, context, self._event())
-        x: Tensor = self.bijector.inverse(latents, self._given(context))[0]
+        x = self._decoded(latents, self._given(context))[0]
         return x if sizes is None else x.reshape(*sizes, *x.shape[1:])
 
     def distribution(self, context: Value = None) -> Distribution:
@@ -153,7 +155,9 @@ class Flow(nn.Module):
             ValueError: if n or the temperature is negative or infinite, or the shape of x is not known (see `shape`);
                 if the base has no temperature, or can't be drawn from a generator.
         """
-        return self.sample_and_log_prob(n, context, temperature, generator)[0]
+        drawn = self._drawn(n, context, temperature, generator)
+        x = self._decoded(drawn.latents, drawn.given)[0]
+        return self._shaped(x, drawn)
 
     def sample_and_log_prob(
         self,
@@ -163,6 +167,31 @@ class Flow(nn.Module):
         generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Draws as `sample` does, and returns their log-density under this flow (at temperature 1) as well."""
+        drawn = self._drawn(n, context, temperature, generator)
+        x, logdet = self._decoded(drawn.latents, drawn.given)
+        log_prob = self.base.log_prob(drawn.latents, drawn.context) - logdet
+        return self._shaped(x, drawn), log_prob.reshape(drawn.sizes)
+
+    @compiled
+    def _density(self, x: Tensor, context: Value) -> Tensor:
+        """Log-densities of rows."""
+        latents, logdet = self.bijector(x, self._given(context))
+        log_prob: Tensor = self.base.log_prob(latents, _fitting(context, x.shape[0])) + logdet
+        return log_prob
+
+    @compiled
+    def _encoded(self, x: Tensor, context: Value) -> Value:
+        return self.bijector(x, self._given(context))[0]
+
+    @compiled
+    def _decoded(self, latents: Value, given: Value) -> tuple[Tensor, Tensor]:
+        x, logdet = self.bijector.inverse(latents, given)
+        return x, logdet
+
+    def _drawn(
+        self, n: int | Sequence[int], context: Value, temperature: float, generator: torch.Generator | None
+    ) -> "_Drawn":
+        """Latents, and beside them what the base and the bijector are conditioned on."""
         sizes = _sizes(n)
         if not 0 <= temperature < math.inf:
             raise ValueError(f"Flow.sample: temperature must be at least 0 and finite, got {temperature}")
@@ -173,14 +202,16 @@ class Flow(nn.Module):
         shape, like = self._latents_like(math.prod(sizes), context, given)
         its = _repeated(context, count)
         latents = self.base.sample(like, its, temperature, generator)
-        x, logdet = self.bijector.inverse(latents, its if given is context else _repeated(given, count))
-        if shape is not None and tuple(x.shape[1:]) != shape:
+        return _Drawn(latents, its, its if given is context else _repeated(given, count), sizes, shape)
+
+    @staticmethod
+    def _shaped(x: Tensor, drawn: "_Drawn") -> Tensor:
+        if drawn.shape is not None and tuple(x.shape[1:]) != drawn.shape:
             raise ValueError(
-                f"Flow.sample: expected x of shape {shape}, the bijector made {tuple(x.shape[1:])}: `shape` is wrong, "
-                "or a part changes sizes and does not state it (`shrink`)"
+                f"Flow.sample: expected x of shape {drawn.shape}, the bijector made {tuple(x.shape[1:])}: `shape` is "
+                "wrong, or a part changes sizes and does not state it (`shrink`)"
             )
-        log_prob = self.base.log_prob(latents, its) - logdet
-        return x.reshape(*sizes, *x.shape[1:]), log_prob.reshape(sizes)
+        return x.reshape(*drawn.sizes, *x.shape[1:])
 
     def sample_like(self, like: Tensor, context: Value = None, latents: Value = None) -> tuple[Tensor, Tensor]:
         """Draws one x for every row of `like`, of its shape, with gradients: what stochastic maps add.
@@ -207,6 +238,11 @@ class Flow(nn.Module):
             return context
         if context is None:
             raise ValueError("Flow: embed= needs a context, and none was given")
+        return self._embedded(context)
+
+    @compiled
+    def _embedded(self, context: Value) -> Value:
+        assert self.embed is not None, "looked at before"
         return self.embed(context)
 
     def _event(self) -> int | None:
@@ -226,7 +262,10 @@ class Flow(nn.Module):
 
     def _like(self, given: Value) -> Tensor:
         """A tensor of the dtype of the draws, where they are."""
-        known = (*self.parameters(), *leaves(given), *self.buffers())
+        first = any_parameter(self)
+        if first is not None and first.is_floating_point():
+            return first
+        known = itertools.chain(self.parameters(), leaves(given), self.buffers())
         return next((t for t in known if t.is_floating_point()), torch.empty(0))
 
     @property
@@ -277,6 +316,16 @@ class Flow(nn.Module):
             flow.bijector.inverse(latents, given)
 
         return runs(decode, self, outline(self.bijector, blank(shape, dtype), given), context, given)
+
+
+class _Drawn(NamedTuple):
+    """Latents of n·B rows, the contexts of base and bijector in as many, the sizes (*n, B), the shape of x if known."""
+
+    latents: Value
+    context: Value
+    given: Value
+    sizes: tuple[int, ...]
+    shape: tuple[int, ...] | None
 
 
 def _repeated(context: Value, count: int) -> Value:

@@ -40,6 +40,10 @@ def outline(b: nn.Module, x: Value, context: Value = None) -> Value:
     Raises:
         ValueError: if sizes don't divide, or a tree goes into a part that can't be called.
     """
+    stated = facts(b)
+    shrink = stated.shrink if isinstance(x, Tensor) and stated.y_is_tensor else None
+    if shrink is not None and all(size % shrink.numerator == 0 for size in x.shape[2:]):  # else a part says what fails
+        return _resized(b, x, shrink)
     made_by = author(b, "forward")
     if made_by is Chain or made_by is Reversible:
         for part in b.parts:  # type: ignore[union-attr]
@@ -54,10 +58,7 @@ def outline(b: nn.Module, x: Value, context: Value = None) -> Value:
             return _levels(b, x)
         except _UnstatedError:
             return _called(b, x, context)
-    stated = facts(b)
-    if isinstance(x, Tensor) and stated.y_is_tensor and stated.shrink is not None:
-        return _resized(b, x, stated.shrink)
-    return _called(b, x, context)
+    return _called(b, x, context) if shrink is None else _resized(b, x, shrink)
 
 
 def blank(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> Tensor:
@@ -88,6 +89,8 @@ def _levels(b: Any, x: Value) -> Latents:
 
 
 def _resized(b: nn.Module, x: Tensor, shrink: Fraction) -> Tensor:
+    if shrink == 1:
+        return x
     sizes = [size / shrink for size in x.shape[2:]]
     if any(size.denominator > 1 for size in sizes):
         name, got = f"{type(b).__name__}({b.extra_repr()})", tuple(x.shape[2:])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from flowkit import Chain, Dequantize, Flow, Hierarchy, Latents, StandardNormal
 from flowkit.bases import draw, round_straight_through
+from flowkit.compiling import Compilable, compiled
 from flowkit.tree import describe
 from flowkit_models.models import checkpoint_file, official_weights
 from flowkit_models.models.refinement import RADIUS, refined_lr
@@ -42,7 +43,7 @@ class Encoded(NamedTuple):
     logdet: Tensor
 
 
-class ImageFlow(nn.Module):
+class ImageFlow(Compilable):
     """Base class of the image models. Images are float tensors (B, 3, H, W), RGB, in [0, 1].
 
     A model is a hierarchy, what it is given beside the image (`context`), and a base density; all else is here.
@@ -133,8 +134,13 @@ class ImageFlow(nn.Module):
         if lr is not None:
             self._check_pair(hr, lr)
         with self.precision_policy(hr):
-            (y, z), logdet = self.flow(hr, self.context(lr))
+            (y, z), logdet = self._encode(hr, lr)
         return Encoded(y, z, logdet)
+
+    @compiled
+    def _encode(self, hr: Tensor, lr: Tensor | None) -> tuple[Latents, Tensor]:
+        latents, logdet = self.flow(hr, self.context(lr))
+        return latents, logdet
 
     def decode(self, lr: Tensor, latents: tuple[Tensor, ...], given: Tensor | None = None) -> Tensor:
         """Maps LR images and latents back to HR: the exact inverse of `encode`, not clamped.
@@ -158,6 +164,7 @@ class ImageFlow(nn.Module):
         with self.precision_policy(lr):
             return self._decode(lr, self.context(given), latents)
 
+    @compiled
     def _decode(self, lr: Tensor, context: Any, latents: tuple[Tensor, ...]) -> Tensor:
         x: Tensor = self.flow.inverse(Latents(lr if self.makes_lr else None, tuple(latents)), context)[0]
         return x
@@ -186,7 +193,7 @@ class ImageFlow(nn.Module):
             hr = self._dequantize(hr, noise=noise)[0]
             offset = math.log(self.config.quant) * pixels
         with self.precision_policy(hr):
-            latents, logdet = self.flow(hr, self.context(lr))
+            latents, logdet = self._encode(hr, lr)
         nll: Tensor = (offset - logdet - self.base.log_prob(latents, lr)) / (math.log(2) * pixels)
         return nll
 

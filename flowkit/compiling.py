@@ -1,0 +1,71 @@
+"""torch.compile of what users call: methods of a module compiled one by one, for it and not for its copies."""
+
+import functools
+import types
+from collections.abc import Callable
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from flowkit.tree import map_leaves
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+# beside the modules, not in them: a copy, a pickle or a state dict has none of it, and compiles anew
+_graphs: WeakKeyDictionary[nn.Module, dict[str, Callable[..., Any]]] = WeakKeyDictionary()
+
+
+class Compilable(nn.Module):
+    """Base class of modules some of whose methods, marked `compiled`, `compile` has compiled."""
+
+    compile_options: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compiles what users call, the call of the module itself included; in place, at the first call of each.
+
+        Checks, draws from generators and the search for shapes stay outside of the graphs; each is whole
+        (`fullgraph=True` holds), and takes every batch of two rows or more. Parameters are inputs of the graphs:
+        loading a state dict or training compiles nothing anew. A `deepcopy` is compiled too, by itself. Other sizes,
+        dtypes, or modes (train, eval, no_grad) are another graph, as everywhere in `torch.compile`.
+
+        Args:
+            args: as for `torch.compile`.
+            kwargs: as for `torch.compile`: `mode="reduce-overhead"`, `fullgraph=True`, `backend=…`.
+        """
+        self.compile_options = (args, kwargs)
+        _graphs.pop(self, None)
+
+
+def compiled(method: _Method) -> _Method:
+    """Marks a method that `compile` compiles; its tensors, and those of its trees, share the batch dimension."""
+
+    @functools.wraps(method)
+    def call(self: Compilable, *args: Any) -> Any:
+        if torch.compiler.is_compiling() or self.compile_options is None:
+            return method(self, *args)
+        graphs = _graphs.setdefault(self, {})
+        if method.__name__ not in graphs:
+            given, options = self.compile_options
+            graphs[method.__name__] = torch.compile(_own(method), *given, **options)
+        return graphs[method.__name__](self, *(map_leaves(_any_batch, value) for value in args))
+
+    return call  # type: ignore[return-value]
+
+
+def _own(method: Any) -> Any:
+    """The function with a code object of its own: graphs are counted, and limited, for each of these."""
+    copy = types.FunctionType(
+        method.__code__.replace(), method.__globals__, method.__name__, method.__defaults__, method.__closure__
+    )
+    return functools.update_wrapper(copy, method)
+
+
+def _any_batch(x: Any) -> Any:
+    """The same tensor, told to be one of any number of rows; not in place, since x is the user's."""
+    if not isinstance(x, Tensor) or x.ndim == 0:
+        return x
+    x = x.view_as(x)
+    torch._dynamo.maybe_mark_dynamic(x, 0)
+    return x
