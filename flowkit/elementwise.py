@@ -292,7 +292,7 @@ class SignedPower(Pointwise):
         zero = x == 0
         size = torch.where(zero, 1.0, x).abs()
         log_slope = log(power) + (power - 1) * size.log()
-        singular = zero & torch.as_tensor(power != 1.0, device=x.device)
+        singular = zero & (power != 1.0)
         return torch.where(zero, x, x.sign() * size**power), total(log_slope, singular)
 
 

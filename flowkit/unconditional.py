@@ -66,14 +66,14 @@ class Elementwise(TensorMap):
             raise ValueError(
                 f"Elementwise({self.extra_repr()}): there is no channel {max(self.channels)} in {describe(x)}"
             )
-        active = x[:, self.channels]
+        active = torch.stack([x[:, c] for c in self.channels], 1)  # a list as an index would be copied to the device
         flat = self.raw.view(1, -1, *(1 for _ in x.shape[2:])).expand(x.shape[0], -1, *x.shape[2:])
         return active, per_channel("Elementwise", self.kind, flat, active)
 
     def _joined(self, x: Tensor, active: Tensor) -> Tensor:
         if len(self.channels) == x.shape[1] and self.channels == sorted(self.channels):
             return active
-        passive = [c for c in range(x.shape[1]) if c not in self.channels]
-        order = [*self.channels, *passive]
-        back = sorted(range(len(order)), key=order.__getitem__)
-        return torch.cat([active, x[:, passive]], 1)[:, back]
+        columns = list(x.unbind(1))
+        for c, column in zip(self.channels, active.unbind(1), strict=True):
+            columns[c] = column
+        return torch.stack(columns, 1)
