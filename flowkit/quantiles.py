@@ -1,15 +1,15 @@
 """The distribution function of a `torch.distributions` object as a map to the unit interval."""
 
-import copy
 import math
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Normal, constraints
 
 from flowkit.pointwise import Pointwise, bounds
+from flowkit.torch_objects import copied, deep_copy
 
 
 class Cdf(Pointwise):
@@ -32,6 +32,7 @@ class Cdf(Pointwise):
     """
 
     codomain = constraints.interval(0.0, 1.0)
+    __deepcopy__ = deep_copy
 
     def __init__(self, distribution: Distribution) -> None:
         super().__init__()
@@ -49,7 +50,7 @@ class Cdf(Pointwise):
             raise ValueError(f"Cdf: {name} has no cdf and icdf of its own") from None
         if distribution.batch_shape:
             self.in_channels = self.out_channels = distribution.batch_shape[0]
-        self.distribution = _mapped(distribution, lambda t: t)
+        self.distribution = copied(distribution, lambda tensor: tensor)
 
     def extra_repr(self) -> str:
         """The distribution."""
@@ -84,17 +85,5 @@ class Cdf(Pointwise):
         return function(x.movedim(1, -1)).movedim(-1, 1).to(x.dtype)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self.distribution = _mapped(self.distribution, fn)
+        self.distribution = copied(self.distribution, fn)
         return super()._apply(fn, recurse)
-
-
-def _mapped(distribution: Any, fn: Callable[[Tensor], Tensor]) -> Any:
-    """A copy with its tensors changed, that takes any value without complaint: the map looks at the support itself."""
-    copied = copy.copy(distribution)
-    copied._validate_args = False
-    for name, part in vars(copied).items():
-        if isinstance(part, Tensor):
-            setattr(copied, name, fn(part))
-        elif isinstance(part, Distribution):
-            setattr(copied, name, _mapped(part, fn))
-    return copied

@@ -202,6 +202,11 @@ def test_a_distribution_moves_with_its_module() -> None:
     b = Cdf(torch.distributions.Normal(torch.tensor([0.1, 0.2]), 1.0)).double()
     assert b.distribution.loc.dtype == torch.float64
     assert b(torch.zeros(1, 2, dtype=torch.float64))[0].dtype == torch.float64
+    log_normal = copy.deepcopy(Cdf(torch.distributions.LogNormal(0.5, 0.8)).double())
+    x = torch.tensor([[0.3], [2.0], [9.0]], dtype=torch.float64)
+    y, logdet = log_normal(x)
+    torch.testing.assert_close(log_normal.inverse(y), (x, -logdet))
+    assert y.dtype == torch.float64
 
 
 def test_a_learned_map_of_some_channels_lets_the_others_pass() -> None:
