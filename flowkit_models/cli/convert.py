@@ -42,7 +42,7 @@ def convert_file(options: Convert) -> int:
     proof = options.target.with_name(f"{UNFINISHED}{os.getpid()}-proof{options.target.suffix}")
     try:
         with named_errors(options.target, proof):
-            write(model, proof, read_about(source))
+            write(model, proof, source)
         copy = factory.load(proof, **overrides(model.config))
         count = check_equal(model, copy, options.target)
         proof.replace(options.target)
@@ -59,12 +59,19 @@ def convert_file(options: Convert) -> int:
     return 0
 
 
-def write(model: ImageFlow, path: Path, notes: dict[str, str]) -> None:
-    """Writes a model in the format that the name says, whole or not at all."""
+def write(model: ImageFlow, path: Path, source: Path) -> None:
+    """Writes the model of a source in the format that the name says, whole or not at all.
+
+    Raises:
+        ValueError: if it has no published form; names the source.
+    """
     if path.suffix == ".safetensors":
-        model.save(path, **{name: text for name, text in notes.items() if name not in OWN_NOTES})
+        model.save(path, **{name: text for name, text in read_about(source).items() if name not in OWN_NOTES})
     else:
-        state = model.official_state_dict()
+        try:
+            state = model.official_state_dict()
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from None
         write_whole(path, lambda file: torch.save(state, file))
 
 

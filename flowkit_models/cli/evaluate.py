@@ -57,10 +57,16 @@ def evaluate_systems(options: Evaluate) -> int:
                 scores[data.name].append(found)
 
     table = results.write(preset.title, scores, rules.metrics)
-    for data in sets:
-        results.draw(data, systems[data.name], rules.border, preset.rescaling)
     console.print(table, markup=False, highlight=False)
-    console.print(f"see {options.out}: table.md, results.json, images, and a picture of each set")
+    undrawn = ""
+    try:
+        for data in sets:
+            results.draw(data, systems[data.name], rules.border, preset.rescaling)
+    except ModuleNotFoundError as error:
+        undrawn = f" (no picture of each set: {error})"
+    console.print(
+        f"see {options.out}: table.md, results.json, images{undrawn or ', and a picture of each set'}", markup=False
+    )
     return 0
 
 

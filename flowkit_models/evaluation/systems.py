@@ -277,7 +277,8 @@ def _network(
     what = looks_like({key: tuple(tensor.shape) for key, tensor in state.items()})
     if importlib.util.find_spec("spandrel") is None:
         raise ValueError(
-            f"{path}: looks like {what}, no network that flowkit knows; spandrel knows many more: pip install spandrel"
+            f"{path}: looks like {what}, no network that flowkit knows; spandrel knows many more: "
+            'pip install "flowkit-torch[spandrel]"'
         )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -40,7 +40,7 @@ class Logs:
             try:
                 from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 - slow, and an extra
             except ImportError:
-                raise ImportError("no tensorboard here: pip install tensorboard, or switch it off") from None
+                raise ImportError('no tensorboard here: pip install "flowkit-torch[train]", or switch it off') from None
             self._events = SummaryWriter(str(folder.tensorboard), purge_step=step + 1)
 
     def write(self, row: Row) -> None:

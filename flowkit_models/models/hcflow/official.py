@@ -6,8 +6,9 @@ from typing import Any
 from flowkit import ActNorm, Coupling, InvertibleConv1x1
 from flowkit_models.models.official_names import Placed, Shapes, count, growth, haar_kernels, rrdb_trunk
 
-FORMS = {"squeeze": ("squeeze", "glow", "exp", True), "haar": ("haar", "bands", "atan", False)}
-"""squeeze, body, prior and tap: for SR and for rescaling. The official code has no other combination."""
+CHOICES = ("squeeze", "body", "prior", "tap")
+FORMS = {"glow": ("squeeze", "glow", "exp", True), "bands": ("haar", "bands", "atan", False)}
+"""The `CHOICES` of the official networks by body, for SR and for rescaling: the official code has no others."""
 
 
 def layout(model: Any) -> Iterator[Placed]:
@@ -20,11 +21,15 @@ def layout(model: Any) -> Iterator[Placed]:
     if config.given != "coarse" or not config.keep_lr:
         raise ValueError(
             f'official_state_dict: the official networks have given="coarse" and keep_lr=True, not '
-            f'given="{config.given}" and keep_lr={config.keep_lr}; save() keeps any design'
+            f'given="{config.given}" and keep_lr={config.keep_lr}; .safetensors files keep any design'
         )
-    if (config.squeeze, config.body, config.prior, config.tap) != FORMS[config.squeeze]:
-        form = "SR model has no Haar levels" if config.body == "glow" else "rescaling model has other options"
-        raise ValueError(f"official_state_dict: the official {form} (squeeze, body, prior, tap: {FORMS})")
+    wanted = dict(zip(CHOICES, FORMS[config.body], strict=True))
+    own = {name: getattr(config, name) for name in CHOICES}
+    if other := [name for name in CHOICES if own[name] != wanted[name]]:
+        there, here = (", ".join(f"{name}={values[name]!r}" for name in other) for values in (wanted, own))
+        raise ValueError(
+            f"official_state_dict: the official network has {there}, not {here}; .safetensors files keep any design"
+        )
     index, channels = 0, 3
     for level in model.flow.levels:
         if config.squeeze == "haar":
@@ -67,7 +72,7 @@ def sizes(shapes: Shapes) -> dict[str, Any] | None:
     rrdb = "flow.level{}_condFlow.RRDB_trunk{}.{}.RDB1.conv1.weight"
     blocks = tuple(tuple(count(shapes, rrdb.format(i, trunk, "{}")) for trunk in (0, 1)) for i in range(levels))
     haar = "flow.layers.0.haar_weights" in shapes
-    squeeze, body, prior, tap = FORMS["haar" if haar else "squeeze"]
+    squeeze, body, prior, tap = FORMS["bands" if haar else "glow"]
     inner = (shape[0] for name, shape in shapes.items() if name.endswith("steps.0.affine.f.conv1.weight"))
     return {
         "scale": 2**levels,

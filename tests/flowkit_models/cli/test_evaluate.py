@@ -238,6 +238,14 @@ def test_lpips_without_weights_says_why(evaluate, shared, tmp_path, tiny, monkey
         assert set(rows_of(tmp_path)["bicubic", None]["metrics"]) == {"psnr", "lpips"}
 
 
+def test_without_matplotlib_the_table_is_there(evaluate, tmp_path, tiny, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert evaluate("--metrics psnr --pictures 1") == 0
+    said = capsys.readouterr().out
+    assert (tmp_path / "out/table.md").read_text() in said
+    assert 'images (no picture of each set: pictures need matplotlib: pip install "flowkit-torch[metrics]")' in said
+
+
 def test_what_is_scored_is_not_scored_again(evaluate, tmp_path, tiny, flow, monkeypatch, capsys):
     command = "--systems bicubic flow.safetensors --metrics psnr --draws 2"
     assert evaluate(command) == 0

@@ -147,7 +147,8 @@ def test_without_spandrel_the_error_names_it(tmp_path, monkeypatch):
     save_file({"fc.weight": torch.zeros(2, 2)}, tmp_path / "other.safetensors")
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(
-        ValueError, match=r"no network that flowkit knows; spandrel knows many more: pip install spandrel$"
+        ValueError,
+        match=r"no network that flowkit knows; spandrel knows many more: pip install .flowkit-torch\[spandrel\].$",
     ):
         open_system(str(tmp_path / "other.safetensors"), 4, (0.0,))
 

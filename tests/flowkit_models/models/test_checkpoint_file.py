@@ -119,7 +119,7 @@ def test_float64_weights_stay_float64(tmp_path) -> None:
 
 
 def test_haar_model_has_no_official_form() -> None:
-    with pytest.raises(ValueError, match="no Haar"):
+    with pytest.raises(ValueError, match=r"network has squeeze='squeeze', not squeeze='haar'; \.safetensors"):
         make(squeeze="haar").official_state_dict()
 
 
