@@ -44,6 +44,7 @@ class Batch:
     def __init__(self, options: FileOptions, inputs: Inputs, naming: Naming) -> None:
         self._options = options
         self._plan = plan_work(inputs, naming, options.overwrite, made_here, options.noun)
+        self._foreign = inputs.foreign
         self._start = time.monotonic()
         self._failed = 0
         self._written: list[Path] = []
@@ -57,6 +58,10 @@ class Batch:
     def __iter__(self) -> Iterator["Job"]:
         """Jobs whose results can be written; before them, the others are reported as failed."""
         plan = self._plan
+        if self._foreign:
+            more = f" and {len(self._foreign) - 1} more" if len(self._foreign) > 1 else ""
+            ends = ", ".join(sorted({path.suffix.lower() for path in self._foreign}))
+            self._say(f"left out: {self._foreign[0]}{more}, of formats that are not read ({ends})")
         if plan.earlier:
             count = f"{len(plan.earlier)} results" if len(plan.earlier) > 1 else "the result"
             self._say(f"left out: {plan.earlier[0]}, {count} of an earlier run")

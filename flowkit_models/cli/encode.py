@@ -54,7 +54,7 @@ def encode_files(options: Encode) -> int:
 
 def decode_files(options: Decode) -> int:
     """Runs `flowkit decode`; returns the exit code."""
-    inputs = find_inputs([*options.files, *options.input], options.output, (".safetensors",))
+    inputs = find_inputs([*options.files, *options.input], options.output, (".safetensors",), ())
     opened = open_model(options)
     lr = None if options.lr is None else photo_file.read(options.lr).pixels
 

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from flowkit_models.cli.errors import UsageError
-from flowkit_models.images.formats import find_files, left_out, result_ending, written_format
+from flowkit_models.images.formats import FOREIGN_ENDINGS, find_files, left_out, result_ending, written_format
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class Inputs:
         single: there is but one, named by itself.
         output: `-o`.
         to_file: `-o` names a file, not a folder.
+        foreign: pictures of formats that are not read, found by searching.
     """
 
     files: list[tuple[Path, Path]]
@@ -30,6 +31,7 @@ class Inputs:
     single: bool
     output: str
     to_file: bool
+    foreign: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,16 @@ class Plan:
     earlier: list[Path] = field(default_factory=list)
 
 
-def find_inputs(names: Collection[str], output: str, endings: Collection[str]) -> Inputs:
+def find_inputs(
+    names: Collection[str], output: str, endings: Collection[str], foreign: Collection[str] = FOREIGN_ENDINGS
+) -> Inputs:
     """Finds the input files.
 
     Args:
         names: files, folders, or globs.
         output: a file, or a folder, or "": results go beside their inputs.
         endings: of the files that folders are searched for, lower case.
+        foreign: endings of those that are left out of folders, and said to be.
 
     Raises:
         UsageError: if nothing is named, or one file for the results of several.
@@ -114,7 +119,8 @@ def find_inputs(names: Collection[str], output: str, endings: Collection[str]) -
     to_file = _names_file(output, single)
     if to_file and len(files) > 1:
         raise UsageError(f"-o {output} is one file, and there are {len(files)} inputs: name a folder")
-    return Inputs(files, frozenset(named), single, output, to_file)
+    passed = [file for name in names if _is_folder(Path(name)) for file in find_files(Path(name), foreign)]
+    return Inputs(files, frozenset(named), single, output, to_file, tuple(passed))
 
 
 def plan_work(inputs: Inputs, naming: Naming, overwrite: bool, ours: Callable[[Path], bool], noun: str) -> Plan:

@@ -74,7 +74,7 @@ FORMATS = (
         name="jpeg",
         label="JPEG",
         endings=(".jpg", ".jpeg", ".jpe", ".jfif"),
-        read_endings=(".mpo",),
+        read_endings=(".mpo", ".jif", ".pjpeg", ".pjp"),
         magic=rb"\xff\xd8\xff",
         pillow="JPEG",
         vips_loader="jpeg",
@@ -87,6 +87,7 @@ FORMATS = (
         name="png",
         label="PNG",
         endings=(".png",),
+        read_endings=(".apng",),
         magic=rb"\x89PNG\r\n\x1a\n",
         pillow="PNG",
         vips_loader="png",
@@ -160,10 +161,16 @@ FORMATS = (
         some_builds=True,
         wide=True,
     ),
-    ImageFormat(name="bmp", label="BMP", endings=(".bmp",), magic=rb"BM", pillow="BMP"),
-    ImageFormat(name="pnm", label="PNM", endings=(".pgm", ".ppm"), magic=rb"P[1-7]\s", pillow="PPM"),
+    ImageFormat(name="bmp", label="BMP", endings=(".bmp", ".dib"), magic=rb"BM", pillow="BMP"),
+    ImageFormat(name="pnm", label="PNM", endings=(".pgm", ".ppm", ".pbm", ".pnm"), magic=rb"P[1-7]\s", pillow="PPM"),
 )
 """All formats. No other decoder meets what comes from strangers."""
+
+FOREIGN_ENDINGS = (
+    *(".psd", ".xcf", ".svg", ".eps", ".tga", ".exr", ".hdr", ".ico", ".dds", ".pcx", ".jxr"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw"),
+)
+"""Endings of pictures that are of no such format: a folder's are left out, and named."""
 
 
 def endings() -> list[str]:
@@ -222,7 +229,7 @@ def labels(rows: Iterable[ImageFormat], joint: str = "or") -> str:
     return f"{', '.join(first)} {joint} {last}" if first else last
 
 
-_NOT_PICTURES = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN"}
+_NOT_PICTURES = {"__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found"}
 
 
 def left_out(name: str) -> bool:

@@ -243,11 +243,22 @@ def _format(path: Path) -> ImageFormat:
 
 def _metadata(image: Any) -> dict[str, bytes | str]:
     """Metadata that is kept of an image; not its thumbnail, which shows another size and orientation."""
-    names = (name for name in image.get_fields() if name.startswith(KEPT))
+    names = (name for name in _fields(image) if name.startswith(KEPT))
     kept = {name: image.get(name) for name in names if "Orientation" not in name and not name.startswith("exif-ifd1")}
     if "exif-data" in kept:
         kept["exif-data"] = _without_thumbnail(kept["exif-data"])
     return kept
+
+
+def _fields(image: Any) -> list[str]:
+    """Names of an image's metadata; pyvips' `get_fields` fails where a PNG's keyword, which is Latin-1, is no UTF-8."""
+    vips, names = import_vips(), list[str]()
+    array = vips.vips_lib.vips_image_get_fields(image.pointer)
+    while array[len(names)] != vips.ffi.NULL:
+        names.append(vips.ffi.string(array[len(names)]).decode(errors="replace"))
+        vips.glib_lib.g_free(array[len(names) - 1])
+    vips.glib_lib.g_free(array)
+    return names
 
 
 def _without_thumbnail(exif: bytes) -> bytes:

@@ -184,8 +184,8 @@ def check_same_data(old: Mapping[str, str] | None, new: Mapping[str, str], path:
         said = ["the same in another order"]
     if said:
         raise ValueError(
-            f"{path}: can't resume with other photographs: {'; '.join(said)}; put them back, or start anew with "
-            "--overwrite or another --out"
+            f"{path}: can't resume with other photographs: {'; '.join(said)}; have them as they were, or start anew "
+            "with --overwrite or another --out"
         )
 
 

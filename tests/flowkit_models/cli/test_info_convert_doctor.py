@@ -117,7 +117,9 @@ def test_a_target_that_makes_no_sense(tmp_path) -> None:
         convert(tmp_path / "a.safetensors", tmp_path / "b.ckpt")
     with pytest.raises(FileNotFoundError, match="no folder"):
         convert(tmp_path / "a.safetensors", tmp_path / "none" / "b.pth")
-    with pytest.raises(ValueError, match=r"a\.safetensors: .*official network has"):  # Haar levels in an SR model are ours alone
+    with pytest.raises(
+        ValueError, match=r"a\.safetensors: .*official network has"
+    ):  # Haar levels in an SR model are ours alone
         convert(tmp_path / "a.safetensors", tmp_path / "b.pth")
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 

@@ -24,6 +24,17 @@ def test_a_folder_is_mirrored(tmp_path, upscale):
     assert tree(tmp_path / "out") == ["a_x4.png", "b", "b/c_x4.jpg", "b/d", "b/d/e_x4.webp"]
 
 
+def test_pictures_of_other_formats_are_left_out_and_said(tmp_path, upscale):
+    for name in ("a.png", "b.apng", "c.JIF"):
+        save(tmp_path / "in" / name, format="JPEG" if name == "c.JIF" else "PNG")
+    for name in ("deep/x.CR2", "y.psd"):
+        save(tmp_path / "in" / name, format="PNG")
+    ran = upscale(tmp_path / "in", "-o", tmp_path / "out")
+    assert (ran.code, tree(tmp_path / "out")) == (0, ["a_x4.png", "b_x4.png", "c_x4.jpg"])
+    assert ran.err == [f"left out: {tmp_path}/in/deep/x.CR2 and 1 more, of formats that are not read (.cr2, .psd)"]
+    assert upscale(tmp_path / "in/y.psd", "-o", tmp_path / "out").code == 0  # named by hand, its content counts
+
+
 def test_results_that_exist_are_skipped_in_a_folder(tmp_path, upscale):
     save(tmp_path / "a.png")
     assert upscale(tmp_path).code == 0
@@ -206,7 +217,7 @@ def test_an_empty_folder(tmp_path, upscale):
     ran = upscale(tmp_path)
     assert ran.code == 1
     assert len(ran.err) == 1
-    assert f"{tmp_path}: no files in it that end in .avif" in ran.err[0]
+    assert f"{tmp_path}: no files in it that end in .apng" in ran.err[0]
 
 
 def test_stems_with_dots_and_formats(tmp_path, upscale):

@@ -110,7 +110,15 @@ def test_the_docs_have_the_table():
     assert "\n".join(rows) in (DOCS / "command.md").read_text(), "\n".join(rows)
 
 
-LEFT_OUT = ("._a.png", ".ipynb_checkpoints/a.png", ".thumbnails/a.png", "__MACOSX/a.png", "@eaDir/a.png/thumb.png")
+LEFT_OUT = (
+    "._a.png",
+    ".ipynb_checkpoints/a.png",
+    ".thumbnails/a.png",
+    "__MACOSX/a.png",
+    "lost+found/a.png",
+    "System Volume Information/a.png",
+    "@eaDir/a.png/thumb.png",
+)
 
 
 def touch(folder, *names):

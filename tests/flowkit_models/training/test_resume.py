@@ -40,7 +40,10 @@ def go(samples, out, **changes):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: write(folder / "d.bmp", 9), r"added d\.bmp; put them back, or start anew with --overwrite"),
+        (
+            lambda folder: write(folder / "d.bmp", 9),
+            r"added d\.bmp; have them as they were, or start anew with --overwrite",
+        ),
         (lambda folder: (folder / "b.bmp").unlink(), r"removed b\.bmp; put"),
         (lambda folder: write(folder / "c.bmp", 9), r"changed c\.bmp; put"),
         (lambda folder: (folder / "a.bmp").rename(folder / "z.bmp"), r"added z\.bmp; removed a\.bmp; put"),
