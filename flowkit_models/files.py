@@ -1,13 +1,14 @@
-"""Atomic writes: a path holds the old file or the whole new one, at any moment, also of a power cut."""
+"""Atomic writes: a path holds the old file or the whole new one, at any moment, also of a power cut. Strict JSON."""
 
 import itertools
+import math
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 try:
     import fcntl
@@ -107,6 +108,20 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[IO[bytes]], objec
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes a text file atomically, in UTF-8 (`write_whole`)."""
     write_whole(path, lambda file: file.write(text.encode()))
+
+
+def jsonable(value: Any, infinite: Callable[[float], Any] = lambda _: None) -> Any:
+    """Value as strict JSON holds it: named tuples as objects, numbers that are not finite as `infinite` makes them.
+
+    >>> jsonable({"a": [1.5, float("nan")]}), jsonable((float("inf"),), str)
+    ({'a': [1.5, None]}, ['inf'])
+    """
+    value = value._asdict() if hasattr(value, "_asdict") else value
+    if isinstance(value, Mapping):
+        return {key: jsonable(part, infinite) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(part, infinite) for part in value]
+    return infinite(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def remove_unfinished(folder: Path) -> None:

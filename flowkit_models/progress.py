@@ -39,7 +39,7 @@ def make_progress(console: "Console", *, status: bool = False, transient: bool =
 
 @contextmanager
 def progress_bar(console: "Console", total: int, description: str = "", *, transient: bool = False) -> Iterator[Tick]:
-    """One bar; gives the function that moves it on."""
+    """Progress bar; gives the function that advances it."""
     with make_progress(console, transient=transient) as progress:
         task = progress.add_task(description, total=total)
         yield lambda description=None, advance=1: progress.update(task, advance=advance, description=description)

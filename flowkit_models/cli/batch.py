@@ -158,7 +158,7 @@ class Job:
             self.warn(text)
 
     def progress(self, number: int = 0, count: int = 1) -> Callable[[int, int], None]:
-        """A function that takes (done, total) of step `number`, from 0, of the job's `count` equal steps."""
+        """Progress callback, of (done, total), for step `number` (from 0) of the job's `count` equal steps."""
 
         def update(done: int, total: int) -> None:
             assert self._bar is not None, "inside reported()"
@@ -178,7 +178,7 @@ class Job:
         return picture
 
     def fit(self, header: Header) -> Header:
-        """As much of a header as the results' format holds; says what it doesn't."""
+        """Header cut to what the results' format holds; prints a warning for what it doesn't."""
         fitted, lost = header.fitted(photo_file.format_of(self.targets[0]).name)
         for line in lost:
             self.warn(line)

@@ -2,9 +2,7 @@
 
 import dataclasses
 import json
-import math
 import textwrap
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -18,6 +16,7 @@ from flowkit_models.data.sample_photos import test_photos
 from flowkit_models.diagnostics import findings
 from flowkit_models.diagnostics.examine import Report, examine_model
 from flowkit_models.diagnostics.findings import Finding
+from flowkit_models.files import jsonable
 from flowkit_models.images.image_file import read_image
 from flowkit_models.models import factory
 from flowkit_models.models.base import ImageFlow
@@ -39,7 +38,7 @@ def examine_file(options: Doctor) -> int:
     else:  # which `load` refuses
         report = Report((finding,))
     if options.json:
-        print(json.dumps(_plain({"verdict": report.verdict, **dataclasses.asdict(report)}), indent=2))
+        print(json.dumps(jsonable({"verdict": report.verdict, **dataclasses.asdict(report)}), indent=2))
     else:
         console = Console(highlight=False)
         if not options.no_layers and report.layers:
@@ -113,14 +112,3 @@ def layer_table(report: Report) -> Table:
             style="bold" if layer.own_error == worst else None,
         )
     return table
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON holds it: named tuples as objects, numbers that are not finite as null."""
-    if hasattr(value, "_asdict"):
-        value = value._asdict()
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, tuple | list):
-        return [_plain(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

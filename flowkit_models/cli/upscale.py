@@ -68,7 +68,7 @@ def chosen_temperature(opened: Opened, options: DrawOptions) -> float:
 
 
 def seen(picture: Picture, own: bool = False) -> tuple[Tensor, Tensor | None]:
-    """What a network sees of a picture, and what it doesn't.
+    """Input of the network for a picture, and the channels kept aside from it.
 
     Colours that nobody sees would leave an outline, also where they are laid over white afterwards, so they don't reach
     the network: it sees the visible colours going on under the transparent pixels.

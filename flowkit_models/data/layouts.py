@@ -43,7 +43,7 @@ _STARTS = {"HR": re.compile(r"(?:HR|GT|HQ)[_\-. ]", re.IGNORECASE), "LR": re.com
 
 
 def hr_prefix(name: str) -> str | None:
-    """What stands before the HR in the name of an HR folder; None if it is the name of none.
+    """Prefix of an HR folder's name, before the HR; None: no HR folder is called so.
 
     >>> hr_prefix("DIV2K_valid_HR"), hr_prefix("GTmod12"), hr_prefix("photos")
     ('DIV2K_valid_', '', None)
@@ -53,7 +53,7 @@ def hr_prefix(name: str) -> str | None:
 
 
 def lr_prefix(name: str) -> str | None:
-    """What stands before the LR in the name of an LR folder; None if it is the name of none.
+    """Prefix of an LR folder's name, before the LR; None: no LR folder is called so.
 
     >>> lr_prefix("DIV2K_valid_LR_mild"), lr_prefix("lrx4"), lr_prefix("X4"), lr_prefix("x100_camera")
     ('DIV2K_valid_', '', '', None)

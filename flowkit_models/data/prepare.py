@@ -33,12 +33,12 @@ class Preparation(ABC):
     out: Path
 
     def settings(self) -> dict[str, Any]:
-        """What decides how its files look, as JSON holds it."""
+        """Settings that decide how its files look, as JSON holds them."""
         names = [field.name for field in fields(self) if field.name not in ("out", "root")]  # type: ignore[arg-type]
         return {"kind": type(self).__name__, **{name: getattr(self, name) for name in names}}
 
     def source_name(self, path: Path) -> str:
-        """What the note calls a source file."""
+        """Name of a source file in the note."""
         return path.name
 
     @abstractmethod
@@ -269,7 +269,7 @@ def prepare_all(
 
 
 def open_notes(jobs: Sequence[tuple[Preparation, Path]], overwrite: bool = False) -> dict[Path, Note]:
-    """Notes of the folders that jobs write to, checked against what is wanted today, and written.
+    """Prepared folders' notes of settings and sources: checks them against the jobs, and writes them.
 
     Args:
         jobs: what to make of which file.

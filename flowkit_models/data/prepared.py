@@ -19,7 +19,7 @@ _REMEDY = "name another --out, or have all made anew with --overwrite"
 
 @dataclass
 class Note:
-    """What a folder was prepared from, and how.
+    """Note on a prepared folder: its settings and sources.
 
     Attributes:
         folder: where it lies.

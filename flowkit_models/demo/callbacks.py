@@ -19,7 +19,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Runner(Protocol):
-    """What runs tasks: a `flowkit_models.demo.workers.Pool`."""
+    """Interface of what runs tasks, such as `flowkit_models.demo.workers.Pool`."""
 
     first: str
 

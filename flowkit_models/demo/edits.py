@@ -79,7 +79,7 @@ def _index(draws: Draws, name: str | None) -> int:
 
 
 def level_names(draws: Draws) -> list[str]:
-    """Words for the latents, coarsest first."""
+    """Labels of the levels of latents (height × width × channels), coarsest first."""
     shapes = draws.scene.model.latent_shapes(*draws.scene.lr.shape[2:])
     return [f"{height} × {width} × {channels} channels" for channels, height, width in shapes]
 

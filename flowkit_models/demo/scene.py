@@ -123,7 +123,7 @@ def describe(model: ImageFlow) -> str:
 
 
 def kinds(model: ImageFlow) -> list[tuple[str, Kind]]:
-    """Kinds of photograph that a model takes, with words for each."""
+    """Choices of what a photograph can be for a model, HR or LR: (label, `Kind`)."""
     own: list[tuple[str, Kind]] = [(f"HR; LR made by {type(model).__name__}", "model")] if model.makes_lr else []
     return [("HR; LR made by bicubic", "bicubic"), *own, ("the LR image itself", "lr")]
 

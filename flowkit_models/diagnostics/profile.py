@@ -58,7 +58,7 @@ class Profile:
 
     @property
     def total(self) -> int:
-        """All parameters."""
+        """Number of all parameters."""
         return sum(self.parameters.values())
 
     @property

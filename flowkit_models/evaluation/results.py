@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import json
-import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,7 @@ from flowkit_models.evaluation.figures import Shown, draw_sheet, with_psnr
 from flowkit_models.evaluation.paired_set import PairedSet
 from flowkit_models.evaluation.systems import System
 from flowkit_models.evaluation.tables import results_page, row_label
-from flowkit_models.files import write_text
+from flowkit_models.files import jsonable, write_text
 from flowkit_models.images.image_file import check_writable, read_image, write_image
 
 
@@ -148,13 +147,5 @@ def _check_same(found: Mapping[str, Any], now: Mapping[str, Any], file: Path) ->
 
 def _write_json(path: Path, content: Any) -> None:
     """Writes strict JSON; infinities and NaN become strings."""
-    text = json.dumps(_strict(content), indent=1, ensure_ascii=False, default=str, allow_nan=False)
+    text = json.dumps(jsonable(content, str), indent=1, ensure_ascii=False, default=str, allow_nan=False)
     write_text(path, text + "\n")
-
-
-def _strict(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _strict(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(part) for part in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

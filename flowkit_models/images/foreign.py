@@ -27,7 +27,7 @@ _KINDS = [
 
 
 def kind_of(start: bytes) -> str | None:
-    """What a file that is no picture of ours is, by its first 16 bytes; None: unknown.
+    """Kind of a file that is no picture of ours, in words, by its first 16 bytes; None: unknown.
 
     >>> kind_of(b"%!PS-Adobe-3.0 EP")
     'a PostScript program'
@@ -36,7 +36,7 @@ def kind_of(start: bytes) -> str | None:
 
 
 def raw_kind(tags: Mapping[int, tuple[int, ...]], behind_head: bytes) -> str | None:
-    """What a TIFF file is that holds a camera's raw data and only a small picture beside it; None: a picture.
+    """Kind of a TIFF file that holds a camera's raw data and only a small picture beside it; None: a picture.
 
     Args:
         tags: of its first directory.

@@ -78,7 +78,7 @@ def image_size(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def conversion(path: str | os.PathLike[str]) -> str | None:
-    """What `read_image` does to a file that does not hold 8-bit RGB, in words; None: nothing.
+    """Conversion that `read_image` does to a file other than 8-bit RGB, in words; None: none.
 
     Raises:
         ImageError: as `image_size` does.

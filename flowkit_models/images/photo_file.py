@@ -68,7 +68,7 @@ class Header:
         return np.uint16 if self.bits == 16 else np.uint8
 
     def fitted(self, form: str) -> tuple["Header", list[str]]:
-        """As much of it as a format holds, and what that leaves out, in words: nothing, as a rule."""
+        """Header cut to what a format holds, and what is left out, in words: nothing, as a rule."""
         row = named_format(form)
         lost = []
         if self.alpha and not row.alpha:
@@ -290,7 +290,7 @@ _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation\s*(?:=\s*[\"']|>)\s*)[2-8](\s
 
 
 def upright_xmp(xmp: bytes) -> bytes:
-    """XMP that no longer says "turn me": some readers trust it more than EXIF."""
+    """XMP with its orientation set to upright: some readers trust it more than EXIF."""
     return _XMP_ORIENTATION.sub(rb"\g<1>1\2", xmp)
 
 

@@ -113,7 +113,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Metric:
-    """One metric.
+    """Row of the registry: a metric, its heading and its function.
 
     Attributes:
         name: in options and in files of results.

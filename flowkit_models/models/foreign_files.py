@@ -54,7 +54,7 @@ def _is_text(start: bytes) -> bool:
 
 
 def archived(names: Sequence[str]) -> str:
-    """What a ZIP archive without torch's pickle is, by the names in it, with a remedy."""
+    """Kind of a ZIP archive without torch's pickle, by the names in it, with a remedy."""
     ends = [name.rpartition("/")[2] for name in names]
     if "constants.pkl" in ends or any("/code/" in name for name in names):
         return "a TorchScript program, not weights: save the state dict of the model that it was made of"

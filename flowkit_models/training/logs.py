@@ -1,13 +1,12 @@
 """Log of a run: a row of JSON per event in log.jsonl, and the same numbers for TensorBoard."""
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flowkit_models.files import named_errors, write_text
+from flowkit_models.files import jsonable, named_errors, write_text
 from flowkit_models.training.run_folder import RunFolder
 
 Row = Mapping[str, Any]
@@ -45,7 +44,7 @@ class Logs:
 
     def write(self, row: Row) -> None:
         """Writes a row; numbers that are not finite become null."""
-        safe = {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in row.items()}
+        safe = jsonable(row)
         with named_errors(self._path):
             self._file.write(json.dumps(safe) + "\n")
         if self._events is not None and row["kind"] in ("train", "validation"):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from flowkit_models.diagnostics.lr_provenance import calibrate
 from flowkit_models.evaluation.evaluator import Distance, Evaluator, means
 from flowkit_models.evaluation.figures import curves, rescaling_sheet, sample_sheet
 from flowkit_models.evaluation.systems import Bicubic, FlowSystem
-from flowkit_models.files import write_text
+from flowkit_models.files import jsonable, write_text
 from flowkit_models.metrics.perceptual import LPIPS
 from flowkit_models.metrics.pretrained import WeightsError, is_cached
 from flowkit_models.metrics.registry import METRICS, Rules
@@ -220,10 +219,4 @@ def _farewell(trained: Result, out: Path, console: Console) -> None:
 def _save_metrics(metrics: dict[str, Any], options: Options, trained: Result) -> None:
     """Writes the results as JSON, with how they came about; numbers that are not finite become null."""
     metrics["protocol"] |= {"options": dataclasses.asdict(options), "train_minutes": round(trained.seconds / 60, 2)}
-    write_text(options.out / "metrics.json", json.dumps(_finite(metrics), indent=2, default=str) + "\n")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _finite(part) for key, part in value.items()}
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    write_text(options.out / "metrics.json", json.dumps(jsonable(metrics), indent=2, default=str) + "\n")

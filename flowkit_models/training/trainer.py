@@ -201,7 +201,7 @@ class _Run:
         initialize(self.objective.model, batch.to(p.device), Draws(s.seed, batch.index, p.device))
 
     def loop(self, samples: Samples, validate: Validate | None) -> None:
-        """All iterations that are left."""
+        """Training loop over the iterations that are left."""
         p, s, now = self.processes, self.settings, self.state.counters
         steps = range(now.step + 1, s.steps + 1)
         pin = p.device.type == "cuda"

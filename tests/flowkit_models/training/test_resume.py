@@ -40,13 +40,10 @@ def go(samples, out, **changes):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            lambda folder: write(folder / "d.bmp", 9),
-            r"added d\.bmp; have them as they were, or start anew with --overwrite",
-        ),
-        (lambda folder: (folder / "b.bmp").unlink(), r"removed b\.bmp; put"),
-        (lambda folder: write(folder / "c.bmp", 9), r"changed c\.bmp; put"),
-        (lambda folder: (folder / "a.bmp").rename(folder / "z.bmp"), r"added z\.bmp; removed a\.bmp; put"),
+        (lambda folder: write(folder / "d.bmp", 9), r"added d\.bmp; have them as they were, or start anew with --ov"),
+        (lambda folder: (folder / "b.bmp").unlink(), r"removed b\.bmp; have them"),
+        (lambda folder: write(folder / "c.bmp", 9), r"changed c\.bmp; have them"),
+        (lambda folder: (folder / "a.bmp").rename(folder / "z.bmp"), r"added z\.bmp; removed a\.bmp; have them"),
     ],
 )
 def test_other_photographs_are_refused_by_name(photos, tmp_path, change, message) -> None:
@@ -66,7 +63,7 @@ def test_lr_files_count_too(tmp_path) -> None:
     samples = lambda: AlignedCrops(find_pairs(tmp_path / "set", 4), 8)  # noqa: E731
     go(samples(), tmp_path / "run", steps=1)
     write(tmp_path / "set" / "LR_bicubic" / "X4" / "a.png", 2, 6)
-    with pytest.raises(ValueError, match="other photographs: changed a; put"):
+    with pytest.raises(ValueError, match="other photographs: changed a; have them"):
         go(samples(), tmp_path / "run", steps=2)
 
 
