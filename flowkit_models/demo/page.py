@@ -277,7 +277,8 @@ def _wire(gr: Any, w: dict[str, Any], calls: Callbacks, examples: dict[str, str]
     uploaded = on(w["upload"].upload, lambda path: path, ["upload"], ["checkpoint"])
     chosen = on(w["bundled"].input, lambda path: path, ["bundled"], ["checkpoint"])
     for trigger in (w["checkpoint"].submit, uploaded.then, chosen.then):
-        reopened = on(trigger, bound(calls.open, spread=True), ["checkpoint", "kind"], OPENED)
+        opening = bound(calls.open, spread=True)  # what fails is said in one place, and covers no widget
+        reopened = on(trigger, opening, ["checkpoint", "kind"], OPENED, show_progress_on=w["model"])
         on(reopened.success, redraw, options, DRAWN, **quick)
 
     on(w["draws"].select, bound(calls.pick, event=True), ["state"], ["download"])

@@ -60,6 +60,13 @@ def test_page_in_a_browser(hcflow, photo, tmp_path):
         page.locator("#checkpoint textarea, #checkpoint input").first.press("Enter")
         page.wait_for_selector("text=nowhere.pth: no such file")
 
+        # a model that comes with the package: its τ, its draws
+        page.locator("#bundled input").click()
+        page.get_by_role("option", name="hcflow_x4:").click()
+        page.wait_for_selector("text=hcflow_x4.safetensors · HCFlow ×4")
+        page.wait_for_function("document.querySelector('#tau input[type=number]').value === '0'")
+        page.wait_for_selector("text=At τ = 0 all draws are the same image")
+
         # nothing is wider than a phone, and nobody else was asked for anything
         page.set_viewport_size({"width": 390, "height": 844})
         page.wait_for_timeout(500)
