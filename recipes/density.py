@@ -58,6 +58,7 @@ class Config:
         "maf",
         "glow_images",
         "realnvp_images",
+        "tarflow_images",
     )
     """Flows to train; those for images run on images, couplings on two columns or more."""
     against: tuple[Literal["nflows", "zuko"], ...] = ()

@@ -175,6 +175,24 @@ def iaf(shape: tuple[int, ...], context: int, sizes: Sizes) -> nn.Module:
     return _flow(shape, parts)
 
 
+def residual(shape: tuple[int, ...], context: int, sizes: Sizes) -> nn.Module:
+    """Residual flow: x + f(x) with contractions f of three layers (Chen et al. 2019)."""
+    parts: list[nn.Module] = []
+    for _ in range(sizes.layers or 0):
+        net = flowkit.nets.lipschitz(flowkit.nets.MLP(shape[0], shape[0], sizes.hidden, 2, context), 0.97)
+        parts += [flowkit.ActNorm(shape[0]), flowkit.Residual(net, 0.97)]
+    return _flow(shape, parts)
+
+
+def ode(shape: tuple[int, ...], context: int, sizes: Sizes) -> nn.Module:
+    """Continuous flow (Grathwohl et al. 2019), by likelihood with the exact divergence, in eight steps of rk4."""
+    parts: list[nn.Module] = []
+    for _ in range(sizes.layers or 0):
+        net = flowkit.nets.WithTime(flowkit.nets.MLP(shape[0] + 1, shape[0], sizes.hidden, 3, context))
+        parts += [flowkit.ActNorm(shape[0]), flowkit.ODE(net, solver="rk4", steps=8)]
+    return _flow(shape, parts)
+
+
 def _image_flow(shape: tuple[int, ...], sizes: Sizes, step: Callable[[int, int], list[nn.Module]]) -> nn.Module:
     """Dequantised, at half size and at a quarter of it, all numbers kept to the end."""
     parts: list[nn.Module] = [flowkit.Dequantize(256)]
@@ -206,6 +224,13 @@ def realnvp_images(shape: tuple[int, ...], context: int, sizes: Sizes) -> nn.Mod
         return [flowkit.ActNorm(channels), coupling]
 
     return _image_flow(shape, sizes, step)
+
+
+def tarflow_images(shape: tuple[int, ...], context: int, sizes: Sizes) -> nn.Module:
+    """TarFlow: autoregressive over 4×4 patches, by causal transformers of two layers each."""
+    hidden = sizes.hidden if sizes.hidden < 128 else sizes.hidden // 64 * 64  # in heads of 64
+    flow = flowkit.tarflow(shape[0], (shape[1], shape[2]), 4, sizes.layers or 0, hidden, 2)
+    return _flow(shape, [flowkit.Dequantize(256), flow])
 
 
 def _nflows(shape: tuple[int, ...], sizes: Sizes, step: Callable[[Any, int], Any], linear: bool) -> nn.Module:
@@ -308,8 +333,11 @@ SYSTEMS = {
     "nsf_orders": System("NSF (AR, orders alternate)", "flowkit", nsf_orders, 5),
     "maf": System("MAF", "flowkit", maf, 5),
     "iaf": System("IAF", "flowkit", iaf, 5),
+    "residual": System("residual flow", "flowkit", residual, 8),
+    "ode": System("continuous (ODE)", "flowkit", ode, 1),
     "glow_images": System("Glow", "flowkit", glow_images, 8, images=True),
     "realnvp_images": System("RealNVP", "flowkit", realnvp_images, 8, images=True),
+    "tarflow_images": System("TarFlow", "flowkit", tarflow_images, 4, images=True),
     "nflows_nsf": System("nflows NSF (coupling)", "nflows", nflows_nsf, 6, columns=2),
     "nflows_nsf_ar": System("nflows NSF (AR)", "nflows", nflows_nsf_ar, 5),
     "nflows_maf": System("nflows MAF", "nflows", nflows_maf, 5),
