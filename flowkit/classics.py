@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowkit.bijector import TensorMap, full_precision
-from flowkit.matrices import reflections
+from flowkit.matrices import diagonal, reflections
 from flowkit.roots import root
 from flowkit.tree import Value, sum_per_sample
 
@@ -108,10 +108,10 @@ class Sylvester(_PerPixel):
 
     def _factors(self) -> tuple[Tensor, Tensor, Tensor]:
         """Q, (C, rank), R̃ and R."""
-        scale = self.inner.diagonal().exp()
-        diagonal = (F.softplus(self.raw) - 1) / scale
+        scale = diagonal(self.inner).exp()
+        own = (F.softplus(self.raw) - 1) / scale
         frame = reflections(self.vectors)[:, : len(self.bias)]
-        return frame, self.inner.triu(1) + scale.diag(), self.outer.triu(1) + diagonal.diag()
+        return frame, self.inner.triu(1) + scale.diag(), self.outer.triu(1) + own.diag()
 
     def _log_slope(self, bend: Tensor) -> Tensor:
         return _log_slope(bend, self.raw)

@@ -192,7 +192,7 @@ class Exponential(Form):
 
     def log_slope(self, at: Named) -> Tensor:
         """The trace."""
-        return at("weight").trace()
+        return diagonal(at("weight")).sum()
 
 
 class Cayley(Form):
@@ -248,6 +248,11 @@ def reflections(vectors: Tensor) -> Tensor:
     units = vectors / vectors.norm(dim=1, keepdim=True)
     inner = (units @ units.T).triu(1) + 0.5 * torch.eye(len(units), dtype=units.dtype, device=units.device)
     return _eye(units.T) - units.T @ torch.linalg.solve_triangular(inner, units, upper=True)
+
+
+def diagonal(matrix: Tensor) -> Tensor:
+    """The diagonal, without `torch.diagonal`, which inductor takes with a warning."""
+    return (matrix * _eye(matrix)).sum(0)
 
 
 def _skew(matrix: Tensor) -> Tensor:
