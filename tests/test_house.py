@@ -37,6 +37,12 @@ def test_files_are_short(most: int, folders: list[str]) -> None:
     assert named([path for path in paths if path.read_text().count("\n") > most]) == []
 
 
+def test_no_two_test_files_share_a_name() -> None:
+    """They are no packages: pytest refuses the second of a name, and with it the whole suite."""
+    names = [path.name for path in sources(ROOT / "tests") if path.name.startswith("test_")]
+    assert sorted({name for name in names if names.count(name) > 1}) == []
+
+
 def test_no_function_has_the_name_of_its_module() -> None:
     functions = ast.FunctionDef | ast.AsyncFunctionDef
     found = [
