@@ -60,6 +60,23 @@ def test_the_gradient_is_unbiased(training: bool) -> None:
     assert float(error) < 0.3 * float(true.norm())
 
 
+def test_the_roulette_and_the_neumann_series_of_a_multiple_which_no_probe_blurs() -> None:
+    torch.manual_seed(0)
+    a, x = -0.4, torch.zeros(1, 20).double()
+    b = Residual(Times(torch.tensor(a).double()), 0.4, exact=0, error=1e-6)
+    each = []
+    for _ in range(1000):
+        logdet = b(x)[1] / 20
+        (slope,) = torch.autograd.grad(logdet.sum(), b.net.matrix)
+        each.append(torch.stack([logdet[0].detach(), slope]))
+    drawn, exact = torch.stack(each), torch.tensor([math.log1p(a), 1 / (1 + a)]).double()
+    assert ((drawn.mean(0) - exact).abs() < 4 * drawn.std(0) / 1000**0.5).all()
+    assert (4 * drawn.std(0) / 1000**0.5 < torch.tensor([0.01, 0.1])).all()
+    logdet = b.eval()(x)[1] / 20
+    (slope,) = torch.autograd.grad(logdet.sum(), b.net.matrix)
+    torch.testing.assert_close(torch.stack([logdet[0].detach(), slope]), exact, atol=1e-4, rtol=0)
+
+
 def test_the_gradient_of_x_is_unbiased() -> None:
     exact, estimate = exact_and_estimate()
     x = torch.randn(1, 4).double().requires_grad_()
