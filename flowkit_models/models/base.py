@@ -114,7 +114,7 @@ class ImageFlow(Compilable):
         channels, shrink = 3, Fraction(1, self.scale)
         for level in self.flow.levels:
             channels, shrink = int(channels * level.body.shrink**2), shrink * level.body.shrink
-            size = (int(height / shrink), int(width / shrink))
+            size = tuple(side * shrink.denominator // shrink.numerator for side in (height, width))
             if level.split is not None:
                 shapes.insert(0, (channels - level.keep, *size))
                 channels = level.keep
