@@ -56,7 +56,7 @@ def program_of(model: ImageFlow, temperature: float = 0.0, half: bool = False) -
     model = model.cpu().float().eval().requires_grad_(False)
     unit = model.lr_multiple
     side = 8 * unit
-    height, width = (unit * Dim(name, min=1, max=LARGEST // unit) for name in ("h", "w"))
+    height, width = (unit * Dim(name, min=2, max=LARGEST // unit) for name in ("h", "w"))
     lr = torch.rand(1, 3, side, side + unit)
     if temperature == 0:
         return exporting.program(Upscale(model), (lr,), ({2: height, 3: width},), half)
