@@ -12,9 +12,7 @@ from torch.export import Dim, ExportedProgram
 from flowkit.flow import Flow
 
 
-def program(
-    module: nn.Module, inputs: tuple[Any, ...], shapes: Any = None, half: bool = False
-) -> ExportedProgram:
+def program(module: nn.Module, inputs: tuple[Any, ...], shapes: Any = None, half: bool = False) -> ExportedProgram:
     """Program of a module's forward pass with its matrices, inverses and log-dets evaluated once and for all.
 
     An exported flow would invert its 1×1 convolutions whenever it is called, and ONNX has neither solve nor inverse
@@ -46,7 +44,8 @@ def onnx(program: ExportedProgram, path: str | Path, inputs: Sequence[str], outp
     Args:
         program: of `program`.
         path: of the file.
-        inputs, output: their names in it; a tuple's tensors have a name each.
+        inputs: names of its inputs; a tuple's tensors have a name each.
+        output: name of the output.
         opset: version of ONNX's operators.
 
     Raises:
@@ -62,7 +61,13 @@ def onnx(program: ExportedProgram, path: str | Path, inputs: Sequence[str], outp
             ) from error
     try:
         written = torch.onnx.export(
-            program, input_names=list(inputs), output_names=[output], opset_version=opset, verbose=False, dynamo=True, external_data=False
+            program,
+            input_names=list(inputs),
+            output_names=[output],
+            opset_version=opset,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
         )
     except torch.onnx.errors.OnnxExporterError as error:
         reason = [line for line in str(error).splitlines() if "No ONNX function" in line] or [str(error)[:200]]
@@ -124,8 +129,7 @@ def _frozen(traced: ExportedProgram, half: bool) -> fx.GraphModule:
     graph.eliminate_dead_code()
     if half:
         _halve(graph_module)
-    frozen = fx.GraphModule(graph_module, graph)  # with what the graph still uses, and nothing else
-    return frozen
+    return fx.GraphModule(graph_module, graph)  # with what the graph still uses, and nothing else
 
 
 def _halve(graph_module: Any) -> None:

@@ -19,6 +19,7 @@ SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "Info": ("info", "show_info"),
     "Models": ("models", "list_models"),
     "Convert": ("convert", "convert_file"),
+    "Export": ("export", "export_model"),
     "Doctor": ("doctor", "examine_file"),
     "Evaluate": ("evaluate", "evaluate_systems"),
     "Prepare": ("prepare", "prepare_dataset"),

@@ -232,6 +232,27 @@ class Models:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Export:
+    """Writes a model as a program that runs without flowkit: ONNX, or one of torch.export. Pictures of any size.
+
+    In: `lr`, (1, 3, h, w), RGB in [0, 1], and above τ = 0 standard-normal latents `z0`, `z1`, … Out: `hr`.
+    """
+
+    model: Annotated[Path, tyro.conf.Positional]
+    """A checkpoint, flowkit's or a published one, or a name that `flowkit models` lists."""
+    to: Literal["onnx", "pt2"] = "onnx"
+    """Format of the program; ONNX needs the extra `export`."""
+    output: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="PATH")] = ""
+    """The file. Without it: the checkpoint's name with the format's ending, in the current folder."""
+    temperature: float = 0.0
+    """τ, from 0."""
+    half: bool = False
+    """Store matrices and kernels in 16 bits, for half the space; numbers are computed in float32."""
+    overwrite: bool = False
+    """Replace the file if it is there."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Doctor:
     """Examines a checkpoint: round trips, log-dets, scales, conditions, latents, and numbers that are not finite.
 

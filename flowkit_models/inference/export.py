@@ -17,7 +17,7 @@ LARGEST = 8192
 
 
 class Upscale(nn.Module):
-    """The HR picture of an LR picture at τ = 0, as a module to export: lr (1, 3, h, w) to (1, 3, s·h, s·w) in [0, 1]."""
+    """The HR picture of an LR picture at τ = 0, as a module to export: (1, 3, h, w) to (1, 3, s·h, s·w) in [0, 1]."""
 
     def __init__(self, model: ImageFlow) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Decode(nn.Module):
         self.model, self.temperature = model, temperature
 
     def forward(self, lr: Tensor, latents: tuple[Tensor, ...]) -> Tensor:
-        """lr (1, 3, h, w) and standard-normal latents, coarsest first, to (1, 3, s·h, s·w) in [0, 1]."""
+        """Lr (1, 3, h, w) and standard-normal latents, coarsest first, to (1, 3, s·h, s·w) in [0, 1]."""
         return self.model.decode(lr, tuple(self.temperature * z for z in latents)).clamp(0, 1)
 
 
@@ -66,7 +66,7 @@ def program_of(model: ImageFlow, temperature: float = 0.0, half: bool = False) -
     )
 
 
-def write(program: ExportedProgram, path: Path, to: Literal["onnx", "pt2"]) -> None:
+def write(program: ExportedProgram, path: str | Path, to: Literal["onnx", "pt2"]) -> None:
     """Writes a program of `program_of`, whole or not at all.
 
     Raises:
@@ -84,7 +84,8 @@ def write(program: ExportedProgram, path: Path, to: Literal["onnx", "pt2"]) -> N
 def _shapes(model: ImageFlow, lr: Tensor, latents: tuple[Tensor, ...], sides: tuple[Any, Any]) -> Any:
     """What of each input may vary: a latent's sides are the LR picture's times a whole number, or divided by one."""
     along = {2: sides[0], 3: sides[1]}
-    return (along, tuple({d: _times(along[d], z.shape[d], lr.shape[d], model.lr_multiple) for d in along} for z in latents))
+    unit = model.lr_multiple
+    return along, tuple({d: _times(along[d], z.shape[d], lr.shape[d], unit) for d in along} for z in latents)
 
 
 def _times(side: Any, latent: int, lr: int, unit: int) -> Any:

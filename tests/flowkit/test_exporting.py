@@ -16,9 +16,8 @@ def flow(kind=None):
     torch.manual_seed(0)
     kind = kind or Affine("tanh")
     net = flowkit.nets.MLP(2, 2 * kind.parameters, hidden=8)
-    return perturb(
-        Flow(ActNorm(4) >> InvertibleConv1x1(4) >> Coupling(net, 2, kind), StandardNormal()).eval().requires_grad_(False)
-    )
+    b = ActNorm(4) >> InvertibleConv1x1(4) >> Coupling(net, 2, kind)
+    return perturb(Flow(b, StandardNormal()).eval().requires_grad_(False))
 
 
 def operators(program):

@@ -1,0 +1,45 @@
+"""`flowkit export`, as a command line calls it."""
+
+import pytest
+import torch
+
+import flowkit_models
+from flowkit_models.cli import main
+from flowkit_models.cli.dispatch import SUBCOMMANDS
+
+TINY = {"steps": 1, "conditional_steps": 1, "blocks": ((0, 0), (0, 0)), "features": 4, "hidden": 4, "growth": 4}
+
+
+@pytest.fixture
+def checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    flowkit_models.create("hcflow_sr_x4_small", **TINY, conditional_hidden=4).save(tmp_path / "tiny.safetensors")
+    return "tiny.safetensors"
+
+
+def test_a_program_is_written_tried_and_not_replaced(checkpoint, tmp_path, capsys) -> None:
+    assert "Export" in SUBCOMMANDS
+    assert main(["export", checkpoint, "--to", "pt2"]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("tiny.pt2: torch.export, ")
+    assert "HCFlow ×4 of lr; the program is within" in said
+    lr = torch.rand(1, 3, 5, 8)
+    expected = flowkit_models.load(checkpoint).upscale(lr, temperature=0)[0]
+    torch.testing.assert_close(torch.export.load("tiny.pt2").module()(lr), expected, atol=1e-5, rtol=1e-5)
+
+    assert main(["export", checkpoint, "--to", "pt2"]) == 1
+    assert "tiny.pt2: is there already; --overwrite replaces it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-o", "nowhere/tiny.onnx"], "nowhere/tiny.onnx: there is no folder nowhere"),
+        (["-o", "tiny.safetensors", "--overwrite"], "is the checkpoint itself"),
+        (["--temperature", "-1"], "temperature must be at least 0"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line(checkpoint, arguments, said, capsys) -> None:
+    assert main(["export", checkpoint, *arguments]) == 1
+    assert said in capsys.readouterr().err
