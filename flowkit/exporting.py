@@ -50,8 +50,10 @@ def onnx(program: ExportedProgram, path: str | Path, inputs: Sequence[str], outp
 
     Raises:
         ModuleNotFoundError: without the packages of the extra.
-        ValueError: if ONNX has no word for something in it.
+        ValueError: if ONNX has no word for something in it, or two of the names are one.
     """
+    if output in inputs:
+        raise ValueError(f"{path}: the output can't be called {output}, as an input is")
     for package in ("onnx", "onnxscript"):
         try:
             __import__(package)

@@ -245,7 +245,6 @@ class Export:
     output: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="PATH")] = ""
     """The file. Without it: the checkpoint's name with the format's ending, in the current folder."""
     temperature: float = 0.0
-    """τ, from 0."""
     half: bool = False
     """Store matrices and kernels in 16 bits, for half the space; numbers are computed in float32."""
     overwrite: bool = False

@@ -71,13 +71,18 @@ def test_the_extra_is_named(monkeypatch, tmp_path) -> None:
         exporting.onnx(None, tmp_path / "flow.onnx", ["x"], "log_prob")
 
 
+def test_an_output_that_is_called_as_an_input_is_refused(tmp_path) -> None:
+    with pytest.raises(ValueError, match="the output can't be called x, as an input is"):
+        exporting.onnx(None, tmp_path / "flow.onnx", ["x"], "x")
+
+
 @pytest.mark.parametrize("kind", [Affine("tanh"), flowkit.RationalQuadratic(3)], ids=["affine", "spline"])
 def test_onnx_computes_the_same_without_flowkit(kind, tmp_path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     b = flow(kind)
     x = torch.randn(3, 4)
-    for module, output in ((exporting.LogProb(b), "log_prob"), (exporting.FromLatents(b), "x")):
+    for module, output in ((exporting.LogProb(b), "log_prob"), (exporting.FromLatents(b), "sample")):
         path = tmp_path / f"{output}.onnx"
         program = exporting.program(module, (x,), exporting.batch_of_any_size(x))
         exporting.onnx(program, path, ["x"], output)
