@@ -48,7 +48,7 @@ class Gaussianization(NumericKind):
         >>> kind = Gaussianization(4)
         >>> b = flowkit.Coupling(flowkit.nets.MLP(1, kind.parameters), keep=1, kind=kind)
         >>> x = torch.tensor([[0.5, 1.0]])
-        >>> b.inverse(b(x)[0])[0]
+        >>> b.inverse(b(x)[0])[0].detach()
         tensor([[0.5000, 1.0000]])
     """
 

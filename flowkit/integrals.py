@@ -67,7 +67,7 @@ class SumOfSquares(Integral):
         >>> kind = SumOfSquares(2, 3)
         >>> b = flowkit.Coupling(flowkit.nets.MLP(1, kind.parameters), keep=1, kind=kind)
         >>> x = torch.tensor([[0.5, 1.0]])
-        >>> b.inverse(b(x)[0])[0]
+        >>> b.inverse(b(x)[0])[0].detach()
         tensor([[0.5000, 1.0000]])
     """
 
@@ -148,7 +148,7 @@ class Monotonic(Integral):
         >>> kind = Monotonic(8)
         >>> b = flowkit.Coupling(flowkit.nets.MLP(1, kind.parameters), keep=1, kind=kind)
         >>> x = torch.tensor([[0.5, 1.0]])
-        >>> b.inverse(b(x)[0])[0]
+        >>> b.inverse(b(x)[0])[0].detach()
         tensor([[0.5000, 1.0000]])
     """
 

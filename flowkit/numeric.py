@@ -31,7 +31,7 @@ class NumericKind(Kind):
         ...         return x + rate * x.sin(), torch.log1p(rate * x.cos())
         >>> b = flowkit.Coupling(flowkit.nets.MLP(1, 1), keep=1, kind=Bend())
         >>> x = torch.tensor([[0.5, 1.0]])
-        >>> b.inverse(b(x)[0])[0]
+        >>> b.inverse(b(x)[0])[0].detach()
         tensor([[0.5000, 1.0000]])
     """
 

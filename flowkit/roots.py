@@ -41,7 +41,7 @@ def root(
         >>> y = torch.tensor([8.0, 27.0])
         >>> x, log_slope = root(lambda x: (x**3, (3 * x**2).log()), y, torch.zeros(2), torch.full((2,), 9.0))
         >>> x, log_slope.exp()
-        (tensor([2., 3.]), tensor([12., 27.]))
+        (tensor([2., 3.]), tensor([12.0000, 27.0000]))
     """
     with torch.no_grad():
         x = _solved(evaluate, y, low, high, bisections, newton, value or (lambda x: evaluate(x)[0]))

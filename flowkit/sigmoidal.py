@@ -51,7 +51,7 @@ class DeepDenseSigmoid(NumericKind):
         >>> kind = DeepDenseSigmoid(4, 2)
         >>> b = flowkit.Coupling(flowkit.nets.MLP(1, kind.parameters), keep=1, kind=kind)
         >>> x = torch.tensor([[0.5, 1.0]])
-        >>> b.inverse(b(x)[0])[0]
+        >>> b.inverse(b(x)[0])[0].detach()
         tensor([[0.5000, 1.0000]])
     """
 

@@ -44,7 +44,7 @@ class RationalQuadratic(Kind):
         >>> kind = RationalQuadratic(8, tail_bound=math.pi, ends="circular")
         >>> b = flowkit.Coupling(flowkit.nets.MLP(1, kind.parameters), keep=1, kind=kind)
         >>> y, logdet = b(torch.tensor([[0.0, 3.0]]))
-        >>> b.inverse(y)[0]
+        >>> b.inverse(y)[0].detach()
         tensor([[0., 3.]])
     """
 

@@ -8,8 +8,8 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from flowkit_models.cli.checkpoint_options import Convert
 from flowkit_models.cli.model import overrides
-from flowkit_models.cli.options import Convert
 from flowkit_models.files import UNFINISHED, named_errors, remove_abandoned, write_whole
 from flowkit_models.models import factory
 from flowkit_models.models.base import ImageFlow

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from flowkit_models.cli.checkpoint_options import Doctor
 from flowkit_models.cli.model import overrides
-from flowkit_models.cli.options import Doctor
 from flowkit_models.data.sample_photos import test_photos
 from flowkit_models.diagnostics import findings
 from flowkit_models.diagnostics.examine import Report, examine_model

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from flowkit_models.cli.options import Export
+from flowkit_models.cli.checkpoint_options import Export
 from flowkit_models.inference.export import OPSET, program_of, write
 from flowkit_models.models import factory
 

@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 import flowkit
+from flowkit_models.cli.checkpoint_options import Info
 from flowkit_models.cli.model import overrides
-from flowkit_models.cli.options import Info
 from flowkit_models.diagnostics.profile import Cost, Profile, profile_model
 from flowkit_models.models import factory
 from flowkit_models.models.base import ImageFlow

@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flowkit_models.cli.options import STYLES, Models
+from flowkit_models.cli.checkpoint_options import Models
+from flowkit_models.cli.options import STYLES
 from flowkit_models.models.bundled import list_bundled
 from flowkit_models.models.registry import PURPOSES
 

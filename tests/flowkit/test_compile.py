@@ -20,6 +20,10 @@ SLOW = {
     "deep sigmoid",
     "sum of squares",
     "monotonic",
+    "gaussianization",
+    "bernstein",
+    "deep dense sigmoid",
+    "adaptive ode",
 }
 
 

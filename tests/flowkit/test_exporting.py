@@ -76,7 +76,10 @@ def test_an_output_that_is_called_as_an_input_is_refused(tmp_path) -> None:
         exporting.onnx(None, tmp_path / "flow.onnx", ["x"], "x")
 
 
-@pytest.mark.parametrize("kind", [Affine("tanh"), flowkit.RationalQuadratic(3)], ids=["affine", "spline"])
+SPLINE = pytest.param(flowkit.RationalQuadratic(3), id="spline", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("kind", [pytest.param(Affine("tanh"), id="affine"), SPLINE])
 def test_onnx_computes_the_same_without_flowkit(kind, tmp_path) -> None:
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

@@ -7,7 +7,7 @@ import torch
 from example import Example
 from examples import EXAMPLES, case
 
-from flowkit import ODE, ActNorm, Hierarchy, InvertibleConv1x1, Permutation, Residual, Reversible
+from flowkit import ODE, ActNorm, Hierarchy, InvertibleConv1x1, NumericKind, Permutation, Residual, Reversible
 from flowkit.nets import FCN
 from flowkit.testing import laws
 
@@ -19,10 +19,12 @@ def small(example: Example) -> Any:
 
 
 def quick(example: Example) -> Any:
-    """Seconds each for a hierarchy, and the scales of affine maps are alike: these in the slow run only."""
+    """Seconds each for a hierarchy or an unrolled root, and affine maps are alike: these in the slow run only."""
     nested = any(isinstance(module, Hierarchy) for module in example.make().modules())
     alike = example.name.startswith("affine ") and example.name != "affine flip"
-    return pytest.param(example, id=example.name, marks=[pytest.mark.slow] if nested or alike else [])
+    rooted = any(isinstance(getattr(module, "kind", None), NumericKind) for module in example.make().modules())
+    slow = nested or alike or (rooted and example.name != "mixture")
+    return pytest.param(example, id=example.name, marks=[pytest.mark.slow] if slow else [])
 
 
 @pytest.mark.parametrize("example", [quick(example) for example in EXAMPLES])
