@@ -22,7 +22,7 @@ _LR_FOLDER = re.compile(
     re.IGNORECASE,
 )
 _SCALE_FOLDER = re.compile(r"x[_\-]?\d{1,2}(?!\d)(?:[^a-z].*)?|\d{1,2}x?(?:[_\-. ]sub)?", re.IGNORECASE)
-_DOUBTFUL = re.compile(r"inputs?|low|small|downsampled|degraded", re.IGNORECASE)
+_DOUBTFUL = re.compile(r"inputs?|low|small|downsampled|degraded|bic(?:ubic)?(?:[_\-]?x?\d{1,2})?", re.IGNORECASE)
 _STATED = re.compile(r"(?:x[_\-]?|(?<![a-z0-9]))(\d{1,2})(?!\d)", re.IGNORECASE)
 
 # what LR names end with: a scale (x4, x4m and x4w1 of DIV2K, 4x), a kind (_LR, _LR4, _LRBI, _bicLR), SelfExSR's _SRF_4

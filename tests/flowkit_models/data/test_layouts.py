@@ -32,7 +32,7 @@ BESIDE = [
         *(("LR", end) for end in ("x4m", "x4w", "x4d", "_LR", "_LR4", "_LRBI_x4", "_bicLRx4", "_x4", "-x4")),
         *(("LR", end) for end in ("_lr", "_LQ")),
         *(("LRBI", end) for end in ("_LRBI_x4", "")),
-        *((place, "") for place in ("low_res", "LowRes", "input", "small", "valid_LR")),
+        *((place, "") for place in ("low_res", "LowRes", "input", "small", "valid_LR", "bicubic", "bic_x4")),
     )
 ] + [
     ("hr/{n}.png", "lr/{n}.png"),
@@ -160,7 +160,7 @@ def test_lr_files_alone_are_no_hr_files(tmp_path):
 
 def test_folders_that_have_nothing_to_do_with_it_are_left_alone(tmp_path):
     save(tmp_path / "data/photos/1.png")
-    for other in ("input", "LR_logs", "x100_camera", "results_x4", "lr"):
+    for other in ("input", "bicubic", "LR_logs", "x100_camera", "results_x4", "lr"):
         save(tmp_path / f"data/{other}/other.png")
     assert find_pairs(tmp_path / "data/photos", 4)[0].lr is None
     save_pairs(tmp_path / "data", "Set5/{n}.png", "Set5_LR/{n}.png")
