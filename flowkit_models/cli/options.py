@@ -46,8 +46,8 @@ class FileOptions:
     def __post_init__(self) -> None:
         """Raises UsageError for options out of range, before anything is read."""
         suffix = getattr(self, "suffix", None) or ""
-        if any(part in suffix for part in ("/", "\\", "\0", "..")):
-            raise UsageError(f"--suffix {suffix!r}: the end of a name, without separators; -o names a folder")
+        if any(part in suffix for part in ("/", "\\", "..")) or not suffix.isprintable():
+            raise UsageError(f"--suffix {suffix!r}: the end of a name in print, without separators; -o names a folder")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,7 +81,7 @@ def test_a_system_without_a_file():
         options.Evaluate(set=(), results=("mine=",))
 
 
-@pytest.mark.parametrize("suffix", ["/x", "a/../b", "..", "a\\b", "/../../../evil", "\0"])
+@pytest.mark.parametrize("suffix", ["/x", "a/../b", "..", "a\\b", "/../../../evil", "\0", "a\n"])
 @pytest.mark.parametrize("command", ["upscale", "downscale", "restore", "encode", "decode"])
 def test_a_suffix_has_no_separators(command, suffix, flowkit, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
