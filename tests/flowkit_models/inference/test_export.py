@@ -47,7 +47,10 @@ def test_above_zero_the_latents_are_inputs(tmp_path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["srflow_x4_small", "irn_x4_small", "hcflow_rescale_x4_small"])
 @pytest.mark.parametrize("temperature", [0.0, 0.7])
-def test_every_family(name, temperature) -> None:
+def test_every_family(name, temperature, request) -> None:
+    if name == "srflow_x4_small" and temperature:
+        why = "its encoder halves sizes in floating point, which torch.export can't prove for every size (said in docs)"
+        request.applymarker(pytest.mark.xfail(raises=ValueError, strict=True, reason=why))
     torch.manual_seed(0)
     model = perturb(flowkit_models.create(name), 0.02).float()
     program = program_of(model, temperature).module()
