@@ -23,7 +23,8 @@ class Residual(TensorMap):
     evaluation it has as many terms as `error` asks for. The gradient is the Neumann series on the same probe, in memory
     of two passes whatever the number of terms; there are no second derivatives of an estimated log-det.
 
-    Autocast is off inside: what a net rounds in one direction would not be undone in the other.
+    Autocast is off inside: what a net rounds in one direction would not be undone in the other. `torch.export`, which
+    knows no derivatives, does not take it.
 
     Args:
         net: called `net(x, context)`; returns x's shape. A contraction in x, such as `nets.lipschitz(nets.MLP(2, 2))`.
@@ -66,7 +67,10 @@ class Residual(TensorMap):
         if not 0 < bound < 1:
             raise ValueError(f"Residual: the bound must be between 0 and 1, got {bound}")
         if exact < 0 or not error > 0 or terms < 1 or iterations < 1:
-            raise ValueError("Residual: needs exact ≥ 0, error > 0, terms ≥ 1 and iterations ≥ 1")
+            raise ValueError(
+                "Residual: needs exact ≥ 0, error > 0, terms ≥ 1 and iterations ≥ 1, "
+                f"got {exact}, {error}, {terms} and {iterations}"
+            )
         self.net = net
         self.bound = bound
         self.exact, self.error = exact, error

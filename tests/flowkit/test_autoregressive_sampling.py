@@ -47,7 +47,7 @@ def trained(x: Tensor) -> Flow:
 def test_jacobi_draws_the_same_at_least_three_times_as_fast(shared: Path) -> None:
     archive = shared / "data" / "density" / "mnist.npz"
     if not archive.is_file():
-        pytest.skip("needs MNIST")
+        pytest.skip(f"{archive} does not exist (set FLOWKIT_SHARED)")
     torch.manual_seed(0)
     x = patches(archive)
     flow = trained(x)

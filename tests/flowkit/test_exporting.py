@@ -81,8 +81,8 @@ SPLINE = pytest.param(flowkit.RationalQuadratic(3), id="spline", marks=pytest.ma
 
 @pytest.mark.parametrize("kind", [pytest.param(Affine("tanh"), id="affine"), SPLINE])
 def test_onnx_computes_the_same_without_flowkit(kind, tmp_path) -> None:
-    runtime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
+    runtime = pytest.importorskip("onnxruntime", reason="pip install flowkit-torch[all]")
+    pytest.importorskip("onnxscript", reason="pip install flowkit-torch[all]")
     b = flow(kind)
     x = torch.randn(3, 4)
     for module, output in ((exporting.LogProb(b), "log_prob"), (exporting.FromLatents(b), "sample")):
