@@ -21,7 +21,7 @@ def list_models(options: Models) -> int:
         return 0
     table = Table(box=None, pad_edge=False)
     for heading in ("name", "", "τ", "for", "style", "licence"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading != "for")  # a name that is cut can't be pasted
     styles = {name: style for style, name in STYLES.items()}
     for name, model in found.items():
         what = f"×{model.scale} {PURPOSES[model.purpose]}"

@@ -9,6 +9,7 @@ from command_files import noise, opened, save, tree
 from PIL import Image
 
 from flowkit_models.cli.options import STYLES
+from flowkit_models.models.bundled import list_bundled
 
 
 @pytest.fixture
@@ -100,3 +101,9 @@ def test_every_command_takes_a_name(here, flowkit):
         assert (ran.code, len(ran.err)) == (1, 1)
         assert "these are hcflow_x4_plusplus, rescale_x2, rescale_x4" in ran.err[0]
     assert "these are hcflow" in flowkit("demo", "-m", "x").err[0]
+
+
+def test_at_80_columns_no_name_is_cut(flowkit, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    words = " ".join(flowkit("models").out).split()
+    assert set(list_bundled()) <= set(words)
