@@ -22,10 +22,10 @@ from rich.progress import TaskID
 from flowkit_models.cli.errors import one_line
 from flowkit_models.cli.options import FileOptions
 from flowkit_models.cli.paths import Inputs, Naming, Places, plan_work
-from flowkit_models.cli.provenance import made_here, marked
 from flowkit_models.files import remove_abandoned
 from flowkit_models.images import photo_file
 from flowkit_models.images.photo_file import Header, Picture
+from flowkit_models.images.provenance import made_here, marked
 from flowkit_models.progress import make_progress
 from flowkit_models.terminal import stop_if_asked
 

@@ -10,11 +10,11 @@ from flowkit_models.cli.batch import Batch
 from flowkit_models.cli.model import Opened, open_model
 from flowkit_models.cli.options import Downscale, RefinementOptions
 from flowkit_models.cli.paths import Naming, find_inputs
-from flowkit_models.cli.provenance import signed
-from flowkit_models.cli.upscale import seen
 from flowkit_models.images.formats import endings, named_format
 from flowkit_models.images.photo_file import stored
+from flowkit_models.images.provenance import signed
 from flowkit_models.images.resize import bicubic_resize
+from flowkit_models.inference.enlarging import in_tiles, seen
 from flowkit_models.models.refinement import RADIUS, STEPS
 
 
@@ -50,7 +50,7 @@ def downscaled(
         MemoryError: if not even small tiles fit.
     """
     refine, radius = STEPS if options.refine else 0, RADIUS if options.radius is None else options.radius
-    return opened.tiled(pixels, options.tile).downscale(pixels, progress, refine, radius) / 255
+    return in_tiles(opened.model, pixels, options.tile).downscale(pixels, progress, refine, radius) / 255
 
 
 def reduced_alpha(alpha: Tensor | None, scale: int) -> Tensor | None:

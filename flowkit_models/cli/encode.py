@@ -16,10 +16,10 @@ from flowkit_models.cli.latents_file import Latents, gets_lr, read_latents, writ
 from flowkit_models.cli.model import Opened, open_model
 from flowkit_models.cli.options import Decode, Encode
 from flowkit_models.cli.paths import Naming, find_inputs
-from flowkit_models.cli.provenance import signed
 from flowkit_models.images import photo_file
 from flowkit_models.images.formats import endings, labels, named_format, written_formats
 from flowkit_models.images.photo_file import Header, Picture, stored
+from flowkit_models.images.provenance import signed
 from flowkit_models.images.resize import bicubic_resize
 
 

@@ -15,11 +15,11 @@ from safetensors.torch import save
 from torch import Tensor
 
 from flowkit_models.cli.model import Opened
-from flowkit_models.cli.provenance import LATENTS_NOTE
 from flowkit_models.files import write_whole
 from flowkit_models.images import png_text
 from flowkit_models.images.formats import named_format
 from flowkit_models.images.photo_file import KEPT, Header
+from flowkit_models.images.provenance import LATENTS_NOTE
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import is_safetensors, read_safetensors
 

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from flowkit_models.cli.options import STYLES, ModelOptions, RescalingOptions, Upscale
 from flowkit_models.devices import find_device
-from flowkit_models.inference.tiling import OVERLAP, Tiled
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.bundled import SHIPPED, find_bundled, rescaling_model
 from flowkit_models.models.checkpoint_file import noted_number, read_about
@@ -52,17 +50,6 @@ class Opened:
     @functools.cached_property
     def _wide(self) -> ImageFlow:
         return copy.deepcopy(self.model).double()
-
-    def tiled(self, pixels: Tensor, tile: int | None) -> Tiled:
-        """The model in tiles.
-
-        Args:
-            pixels: of the picture, (3, h, w).
-            tile: side of the tiles in LR pixels; 0: the whole picture; None: as large as suits.
-        """
-        if tile == 0:
-            tile = max(2 * OVERLAP + 1, *pixels.shape[1:])
-        return Tiled(self.model, tile, OVERLAP if tile is None else min(OVERLAP, tile // 4))
 
     def require_lr(self) -> None:
         """Raises ValueError, the library's own, if the model makes no LR image."""

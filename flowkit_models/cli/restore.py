@@ -11,11 +11,12 @@ from flowkit_models.cli.downscale import downscaled
 from flowkit_models.cli.model import open_model
 from flowkit_models.cli.options import Restore
 from flowkit_models.cli.paths import Naming, find_inputs
-from flowkit_models.cli.provenance import signed
-from flowkit_models.cli.upscale import chosen_temperature, seen, upscaled
+from flowkit_models.cli.upscale import chosen_temperature
 from flowkit_models.images.formats import endings
 from flowkit_models.images.photo_file import Header, stored
+from flowkit_models.images.provenance import signed
 from flowkit_models.images.transparency import over_white
+from flowkit_models.inference.enlarging import seen, upscaled
 from flowkit_models.inference.latent_field import LatentField
 from flowkit_models.metrics.full_reference import psnr
 
@@ -39,7 +40,7 @@ def restore_files(options: Restore) -> int:
             size = (picture.pixels.shape[1], picture.pixels.shape[2])
             field = LatentField(options.seed)
             progress = job.progress(1, 2)
-            array = upscaled(opened, lr, options.tile, temperature, rows, header, field, progress, size)
+            array = upscaled(opened.model, lr, options.tile, temperature, rows, header, field, progress, size)
             job.write_picture(array, header, options.quality)
             job.report(f"PSNR {psnr_db(array, stored(picture.pixels, picture.alpha, header), header):.2f} dB")
     return batch.summary()

@@ -18,8 +18,8 @@ import flowkit_models
 from flowkit_models.cli import main
 from flowkit_models.cli.model import checksum, open_model
 from flowkit_models.cli.options import Upscale
-from flowkit_models.cli.provenance import made_by
 from flowkit_models.images import photo_file
+from flowkit_models.images.provenance import made_by
 from flowkit_models.spandrel import Loader
 
 EARLIER = Path(__file__).parents[1] / "data" / "before_config_tensor"

@@ -6,10 +6,10 @@ import torch
 from command_files import noise, opened, save
 from PIL import Image
 
-from flowkit_models.cli.upscale import seen
 from flowkit_models.images.photo_file import Header, Picture
 from flowkit_models.images.resize import bicubic_resize
 from flowkit_models.images.transparency import bleed
+from flowkit_models.inference.enlarging import seen
 
 Y, X = np.mgrid[:48, :48]
 DISC = (Y - 24) ** 2 + (X - 24) ** 2 < 256

@@ -8,9 +8,9 @@ import torch
 from command_files import noise, opened, save, tree
 
 import flowkit_models
-from flowkit_models.cli.provenance import made_by, signed
 from flowkit_models.data.sample_photos import test_photos
 from flowkit_models.images import photo_file as pictures
+from flowkit_models.images.provenance import made_by, signed
 from flowkit_models.images.resize import bicubic_resize
 
 

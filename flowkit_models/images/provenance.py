@@ -5,10 +5,8 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from flowkit_models.cli.model import Opened
-from flowkit_models.diagnostics.lr_provenance import provenance_warning
 from flowkit_models.images import png_text
-from flowkit_models.images.photo_file import Header, Picture
+from flowkit_models.images.photo_file import Header
 
 _NAMESPACE = "urn:flowkit:origin"
 LATENTS_NOTE = "flowkit_encoded"
@@ -71,14 +69,3 @@ def made_by(header: Header) -> str | None:
     packet = header.metadata.get("xmp-data", b"")
     found = _MADE_BY.search(packet if isinstance(packet, bytes) else packet.encode())
     return found.group(1).decode() if found else None
-
-
-def foreign_warning(opened: Opened, picture: Picture) -> str | None:
-    """Warning for a picture that a rescaling model is to upscale and did not make itself; None: it did, or may have."""
-    maker = made_by(picture.header)
-    if not opened.rescales or maker == opened.checksum:
-        return None
-    if maker is None and opened.own_lr is not None:
-        return provenance_warning(opened.model, picture.pixels[None].to(opened.device), opened.own_lr)
-    whose = "another model's downscaling made it" if maker else "nothing in it says that this model downscaled it"
-    return f"{whose}, and a rescaling model restores only what it made itself: expect artefacts"
