@@ -4,6 +4,7 @@ from flowkit.nets.causal import CausalViT
 from flowkit.nets.contexts import fitting_context, with_context
 from flowkit.nets.contractions import lipschitz
 from flowkit.nets.images import CNN, FCN, ActNormConv2d, DenseBlock, ExactConv2d, ZeroConv2d, lowered, small_xavier
+from flowkit.nets.local_fourier import LocalFourier
 from flowkit.nets.masked import MADE, MaskedLinear
 from flowkit.nets.resnets import ConvResNet, ResidualMLP
 from flowkit.nets.time import WithTime
@@ -22,6 +23,7 @@ __all__ = [
     "DenseBlock",
     "ExactConv2d",
     "Interleave",
+    "LocalFourier",
     "MaskedLinear",
     "ResidualMLP",
     "UNet",

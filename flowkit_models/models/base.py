@@ -18,6 +18,7 @@ from flowkit.bases import draw, round_straight_through
 from flowkit.compiling import Compilable, compiled
 from flowkit.tree import describe
 from flowkit_models.models import checkpoint_file, official_weights
+from flowkit_models.models.arguments import check_image, check_multiple, temperatures
 from flowkit_models.models.refinement import RADIUS, refined_lr
 
 Number = TypeVar("Number", float, Tensor)
@@ -158,7 +159,7 @@ class ImageFlow(Compilable):
         self._check_latents(lr, latents)
         if given is None:
             given = lr
-        _check_image(given, "given")
+        check_image(given, "given")
         if given.shape != lr.shape:
             raise ValueError(f"given: expected the shape of lr, {tuple(lr.shape)}, got {tuple(given.shape)}")
         with self.precision_policy(lr):
@@ -187,15 +188,18 @@ class ImageFlow(Compilable):
         """
         self._check_likelihood("nll")
         self._check_pair(hr, lr)
-        pixels = hr.shape[2] * hr.shape[3]
-        offset = 0.0
-        if noise is not None or self.draws_noise:
+        noisy = noise is not None or self.draws_noise
+        if noisy:
             hr = self._dequantize(hr, noise=noise)[0]
-            offset = math.log(self.config.quant) * pixels
         with self.precision_policy(hr):
             latents, logdet = self._encode(hr, lr)
-        nll: Tensor = (offset - logdet - self.base.log_prob(latents, lr)) / (math.log(2) * pixels)
-        return nll
+        return self._bits(latents, logdet, lr, hr.shape[2] * hr.shape[3], noisy)
+
+    def _bits(self, latents: Latents, logdet: Tensor, lr: Tensor, pixels: int, noisy: bool) -> Tensor:
+        """Bits per pixel of what was encoded, as `nll` counts them."""
+        offset = math.log(self.config.quant) * pixels if noisy else 0.0
+        bits: Tensor = (offset - logdet - self.base.log_prob(latents, lr)) / (math.log(2) * pixels)
+        return bits
 
     def per_dim(self, nll: Number) -> Number:
         """A value of `nll` as bits per sub-pixel: a third of it, and the part of the offset that it leaves out."""
@@ -227,6 +231,7 @@ class ImageFlow(Compilable):
         temperature: float | Sequence[float] = 0.8,
         generator: torch.Generator | None = None,
         latents: tuple[Tensor, ...] | None = None,
+        size: tuple[int, int] | None = None,
     ) -> Tensor:
         """Draws n HR images for each LR image, of any size.
 
@@ -237,21 +242,18 @@ class ImageFlow(Compilable):
                 for each of the n draws: what depends on the LR image alone is then computed once for all of them.
             generator: source of the draws, made on its device, coarsest latent first.
             latents: tuple of standard-normal tensors used instead of draws, times the temperature; then n is 1.
+            size: (H, W) of the HR images, for a model of any scale (LINF); another one has this size alone.
 
         Returns:
             (n, B, 3, scale·h, scale·w), clamped to [0, 1].
 
         Raises:
-            ValueError: for a wrong shape or dtype, NaN, n below 1, latents together with n above 1, or temperatures
-                that are not one for each draw.
+            ValueError: for a wrong shape or dtype, NaN, n below 1, latents together with n above 1, temperatures that
+                are not one for each draw, or a size that is not the model's.
         """
-        _check_image(lr, "lr")
-        if not isinstance(n, int) or n < 1 or (latents is not None and n > 1):
-            raise ValueError(f"upscale: n must be at least 1, and 1 with latents, got {n}")
-        taus = list(temperature) if isinstance(temperature, Sequence) else [temperature] * n
-        if len(taus) != n or not all(0 <= tau < math.inf for tau in taus):
-            raise ValueError(f"upscale: temperature must be at least 0, one for all draws or {n}, got {temperature}")
-        height, width = (self.scale * size for size in lr.shape[2:])
+        check_image(lr, "lr")
+        taus = temperatures(n, temperature, latents)
+        height, width = self.target(lr, size)
         lr = _padded(lr, self.lr_multiple)
         images = []
         with self.precision_policy(lr):
@@ -264,6 +266,20 @@ class ImageFlow(Compilable):
                 z = tuple(map(torch.cat, zip(*scaled, strict=True)))
                 images.append(self._decode(lr, context, z).unflatten(0, (len(group), len(lr))))
         return torch.cat(images)[..., :height, :width].clamp(0, 1)
+
+    def target(self, lr: Tensor, size: tuple[int, int] | None) -> tuple[int, int]:
+        """The HR size for LR images: `scale` times theirs.
+
+        Raises:
+            ValueError: if another one is asked for.
+        """
+        height, width = (self.scale * side for side in lr.shape[2:])
+        if size is not None and tuple(size) != (height, width):
+            raise ValueError(
+                f"size: {type(self).__name__} is a model of ×{self.scale}, which makes {height} × {width} of "
+                f"{lr.shape[2]} × {lr.shape[3]}, got {size}; LINF models make any size"
+            )
+        return height, width
 
     def draw(self, lr: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
         """Standard-normal latents for LR images, coarsest first; the same on any device for one CPU generator."""
@@ -285,7 +301,7 @@ class ImageFlow(Compilable):
         Raises:
             ValueError: for a wrong shape or dtype, NaN, steps or radius below 0, or a model that makes no LR image.
         """
-        _check_image(hr, "hr")
+        check_image(hr, "hr")
         if not self.makes_lr:
             raise ValueError(
                 f"downscale: {type(self).__name__} models HR given LR and makes no LR image; "
@@ -328,16 +344,16 @@ class ImageFlow(Compilable):
             raise ValueError(f"{call}: {type(self).__name__} has no likelihood: no density is assumed of its LR image")
 
     def _check_hr(self, hr: Tensor) -> None:
-        _check_image(hr, "hr")
-        _check_multiple(hr, "hr", self.flow.stride)
+        check_image(hr, "hr")
+        check_multiple(hr, "hr", self.flow.stride)
 
     def _check_lr(self, lr: Tensor) -> None:
-        _check_image(lr, "lr")
-        _check_multiple(lr, "lr", self.lr_multiple)
+        check_image(lr, "lr")
+        check_multiple(lr, "lr", self.lr_multiple)
 
     def _check_pair(self, hr: Tensor, lr: Tensor) -> None:
         self._check_hr(hr)
-        _check_image(lr, "lr")
+        check_image(lr, "lr")
         expected = (hr.shape[0], 3, hr.shape[2] // self.scale, hr.shape[3] // self.scale)
         if lr.shape != expected:
             raise ValueError(f"lr: expected {expected} for hr {tuple(hr.shape)}, got {tuple(lr.shape)}")
@@ -365,21 +381,3 @@ def _padded(x: Tensor, multiple: int) -> Tensor:
     pad = (-width % multiple, -height % multiple)
     mode = "reflect" if pad[0] < width and pad[1] < height else "replicate"
     return F.pad(x, (0, pad[0], 0, pad[1]), mode=mode) if any(pad) else x
-
-
-def _check_multiple(x: Tensor, name: str, multiple: int) -> None:
-    if x.shape[2] % multiple or x.shape[3] % multiple:
-        raise ValueError(
-            f"{name}: height and width must be multiples of {multiple}, got {x.shape[2]} × {x.shape[3]}; "
-            "crop or pad the image (upscale and downscale do it by themselves)"
-        )
-
-
-def _check_image(x: Tensor, name: str) -> None:
-    if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] != 3 or min(x.shape) < 1:
-        got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise ValueError(f"{name}: expected images (B, 3, H, W), got {got}")
-    if not x.is_floating_point():
-        raise ValueError(f"{name}: expected floats in [0, 1], got {x.dtype}; divide 8-bit images by 255")
-    if not torch.compiler.is_compiling() and not bool(x.isfinite().all()):
-        raise ValueError(f"{name}: contains NaN or infinity")

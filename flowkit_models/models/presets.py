@@ -100,4 +100,11 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "irn_x4_small": ("IRN", {"blocks": (2, 2), "growth": 16}),
+    # any factor up to 4: single pixels, and patches of 3 × 3
+    "linf_p1": ("LINF", {}),
+    "linf_p3": ("LINF", {"patch": 3}),
+    "linf_small": (
+        "LINF",
+        {"blocks": 16, "features": 32, "width": 96, "hidden": 96, "depth": 3, "noisy": True},
+    ),
 }

@@ -1,4 +1,4 @@
-"""Model families: one record each for HCFlow, SRFlow and IRN, which all that depends on the family asks."""
+"""Model families: one record each for HCFlow, SRFlow, IRN and LINF, which all that depends on the family asks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,6 +11,8 @@ from flowkit_models.models.hcflow.model import HCFlow, HCFlowConfig
 from flowkit_models.models.hcflow.official import sizes as hcflow_sizes
 from flowkit_models.models.irn.model import IRN, IRNConfig
 from flowkit_models.models.irn.official import sizes as irn_sizes
+from flowkit_models.models.linf.config import LINFConfig
+from flowkit_models.models.linf.model import LINF
 from flowkit_models.models.official_names import Shapes
 from flowkit_models.models.srflow.model import SRFlow, SRFlowConfig
 from flowkit_models.models.srflow.official import sizes as srflow_sizes
@@ -40,6 +42,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "SRFlow": Family(SRFlow, SRFlowConfig, srflow_sizes, lambda _: "sr"),
     "IRN": Family(IRN, IRNConfig, irn_sizes, lambda _: "rescaling"),
+    "LINF": Family(LINF, LINFConfig, lambda _: None, lambda _: "sr"),  # no official names are known
 }
 
 PURPOSES: dict[Purpose, str] = {"sr": "super-resolution", "rescaling": "rescaling"}

@@ -35,10 +35,10 @@ except ImportError as error:
 
 
 class FlowArchitecture(Architecture[ImageFlow]):
-    """One of the families HCFlow, SRFlow and IRN, under flowkit's names or the published ones.
+    """One of the families HCFlow, SRFlow, IRN and LINF, under flowkit's names or the published ones.
 
     Args:
-        family: "HCFlow", "SRFlow" or "IRN".
+        family: "HCFlow", "SRFlow", "IRN" or "LINF", which is of its largest factor here.
         temperature: of the draws.
         seed: of the draws: an image is always enlarged to the same one.
     """
@@ -118,7 +118,7 @@ class Loader(ModelLoader):
 
 
 def register(registry: ArchRegistry = MAIN_REGISTRY, temperature: float = 0.0, seed: int = 0) -> list[ArchSupport]:
-    """Adds HCFlow, SRFlow and IRN to a registry of spandrel; those that are there already stay.
+    """Adds HCFlow, SRFlow, IRN and LINF to a registry of spandrel; those that are there already stay.
 
     They come last, and their names are in no other architecture, so what spandrel knew before it still knows.
 
@@ -134,7 +134,7 @@ def register(registry: ArchRegistry = MAIN_REGISTRY, temperature: float = 0.0, s
     Example:
         >>> from spandrel import ArchRegistry
         >>> [support.architecture.name for support in register(ArchRegistry())]
-        ['HCFlow', 'SRFlow', 'IRN']
+        ['HCFlow', 'SRFlow', 'IRN', 'LINF']
     """
     families = [FlowArchitecture(family, temperature, seed) for family in FAMILIES]
     return registry.add(*map(ArchSupport.from_architecture, families), ignore_duplicates=True)

@@ -16,6 +16,7 @@ from flowkit_models.spandrel import Loader
 
 HCFLOW = {"steps": 1, "conditional_steps": 1, "hidden": 2, "conditional_hidden": 2, "features": 2, "growth": 2}
 SRFLOW = {"steps": 1, "transitions": 0, "hidden": 2, "blocks": 1, "taps": (0,), "features": 2, "growth": 2}
+LINF = {"steps": 1, "blocks": 1, "features": 2, "width": 2, "hidden": 2, "depth": 1}
 RESCALING = {"hcflow_rescale_x4", "hcflow_rescale_x4_small", "irn_x2", "irn_x3", "irn_x4", "irn_x4_small"}
 OVERRIDES = {
     "hcflow": [
@@ -28,6 +29,7 @@ OVERRIDES = {
     ],
     "srflow": [{}, {"noisy": True, "quant": 7}, {"floor": 0.01}],
     "irn": [{}, {"clamp": 0.5}],
+    "linf": [{}],
 }
 
 
@@ -38,7 +40,7 @@ def small(name, **overrides):
     if name.startswith("hcflow"):
         sizes = {**HCFLOW, "blocks": ((0, 0),) * (scale.bit_length() - 1)}
     else:
-        sizes = SRFLOW if name.startswith("srflow") else {"growth": 2}
+        sizes = {"srflow": SRFLOW, "linf": LINF}.get(name.partition("_")[0], {"growth": 2})
     return flowkit_models.create(name, **{**sizes, **overrides}).eval()
 
 

@@ -1,0 +1,41 @@
+"""Checks of what image models are called with."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def temperatures(n: int, temperature: float | Sequence[float], latents: object = None) -> list[float]:
+    """The τ of each of n draws.
+
+    Raises:
+        ValueError: for n below 1, latents together with n above 1, or temperatures that are not one for each draw.
+    """
+    if not isinstance(n, int) or n < 1 or (latents is not None and n > 1):
+        raise ValueError(f"upscale: n must be at least 1, and 1 with latents, got {n}")
+    taus = list(temperature) if isinstance(temperature, Sequence) else [temperature] * n
+    if len(taus) != n or not all(0 <= tau < math.inf for tau in taus):
+        raise ValueError(f"upscale: temperature must be at least 0, one for all draws or {n}, got {temperature}")
+    return taus
+
+
+def check_multiple(x: Tensor, name: str, multiple: int) -> None:
+    """Raises ValueError, naming the argument, unless the sides of images are multiples of a number."""
+    if x.shape[2] % multiple or x.shape[3] % multiple:
+        raise ValueError(
+            f"{name}: height and width must be multiples of {multiple}, got {x.shape[2]} × {x.shape[3]}; "
+            "crop or pad the image (upscale and downscale do it by themselves)"
+        )
+
+
+def check_image(x: Tensor, name: str) -> None:
+    """Raises ValueError, naming the argument, unless x is images (B, 3, H, W) of finite numbers."""
+    if not isinstance(x, Tensor) or x.ndim != 4 or x.shape[1] != 3 or min(x.shape) < 1:
+        got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"{name}: expected images (B, 3, H, W), got {got}")
+    if not x.is_floating_point():
+        raise ValueError(f"{name}: expected floats in [0, 1], got {x.dtype}; divide 8-bit images by 255")
+    if not torch.compiler.is_compiling() and not bool(x.isfinite().all()):
+        raise ValueError(f"{name}: contains NaN or infinity")

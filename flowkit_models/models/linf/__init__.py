@@ -1,0 +1,1 @@
+"""LINF: local implicit normalizing flow, for super-resolution by any factor."""
