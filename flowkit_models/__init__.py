@@ -1,4 +1,4 @@
-"""Image models made of flowkit: HCFlow, SRFlow and IRN; checkpoints, data, metrics, training, a command."""
+"""Image models made of flowkit: HCFlow, SRFlow, IRN and LINF; checkpoints, data, metrics, training, a command."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
