@@ -8,7 +8,6 @@ The papers use `Bicubic` alone. Blur before it, noise and JPEG after it are offe
 (4, torch.Size([3, 8, 6]))
 """
 
-import io
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -17,11 +16,11 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from flowkit_models.images.convert import to_float, to_uint8
+from flowkit_models.images.jpeg import jpeg_file
 from flowkit_models.images.resize import Edges, Ties, bicubic_resize
 
 
@@ -164,9 +163,7 @@ class Jpeg(_Stage):
     def _apply(self, x: Tensor, generator: np.random.Generator) -> Tensor:
         low, high = self.quality
         quality = int(generator.integers(low, high, endpoint=True))
-        file = io.BytesIO()
-        Image.fromarray(to_uint8(x).permute(1, 2, 0).contiguous().numpy()).save(file, "JPEG", quality=quality)
-        return torch.from_numpy(np.array(Image.open(file, formats=["JPEG"]))).permute(2, 0, 1).contiguous()
+        return jpeg_file(to_uint8(x), quality)
 
 
 @dataclass(frozen=True)
