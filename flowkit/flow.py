@@ -12,13 +12,14 @@ from torch.distributions import Distribution
 
 from flowkit.bijector import Inverse, facts
 from flowkit.checks import any_parameter
-from flowkit.compiling import Compilable, compiled
+from flowkit.compiling import compiled
 from flowkit.distribution_base import DistributionBase
+from flowkit.hub import SharedFlow
 from flowkit.shapes import blank, outline, runs
 from flowkit.tree import Value, as_rows, leaves, map_leaves, repeat_rows
 
 
-class Flow(Compilable):
+class Flow(SharedFlow):
     """The distribution of x when b(x) has the base density (eq. (2), change of variables).
 
     `log_prob(x) = base.log_prob(b(x)) + log|det ∂b/∂x|`. The context goes to the bijector and to the base.

@@ -14,7 +14,7 @@ __all__ = ["Encoded", "ImageFlow", "LatentField", "Tiled", "create", "list_bundl
 
 _HOMES = {
     "Encoded": "models.base",
-    "ImageFlow": "models.base",
+    "ImageFlow": "models.factory",
     "LatentField": "inference.latent_field",
     "Tiled": "inference.tiling",
     "create": "models.factory",

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from flowkit.weights_file import read_safetensors
 from flowkit_models.cli.model import Opened
 from flowkit_models.files import write_whole
 from flowkit_models.images import png_text
@@ -21,7 +22,7 @@ from flowkit_models.images.formats import named_format
 from flowkit_models.images.photo_file import KEPT, Header
 from flowkit_models.images.provenance import LATENTS_NOTE
 from flowkit_models.models.base import ImageFlow
-from flowkit_models.models.checkpoint_file import is_safetensors, read_safetensors
+from flowkit_models.models.checkpoint_file import is_safetensors
 
 FORMAT = "1"
 

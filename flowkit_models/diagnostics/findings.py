@@ -6,9 +6,9 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
+from flowkit.weights_file import FLOATS
 from flowkit_models.diagnostics.layer_stats import Layer, Trace
 from flowkit_models.diagnostics.nonfinite import ERRORS, find_source
-from flowkit_models.models.checkpoint_file import FLOATS
 
 Severity = Literal["ok", "warn", "bad"]
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 
 from flowkit import Chain, Dequantize, Flow, Hierarchy, Latents, StandardNormal
 from flowkit.bases import draw, round_straight_through
-from flowkit.compiling import Compilable, compiled
+from flowkit.compiling import compiled
 from flowkit.tree import describe
 from flowkit_models.models import checkpoint_file, official_weights
 from flowkit_models.models.arguments import check_image, check_multiple, temperatures
+from flowkit_models.models.hub import SharedModel
 from flowkit_models.models.refinement import RADIUS, refined_lr
 
 Number = TypeVar("Number", float, Tensor)
@@ -44,7 +45,7 @@ class Encoded(NamedTuple):
     logdet: Tensor
 
 
-class ImageFlow(Compilable):
+class ImageFlow(SharedModel):
     """Base class of the image models. Images are float tensors (B, 3, H, W), RGB, in [0, 1].
 
     A model is a hierarchy, what it is given beside the image (`context`), and a base density; all else is here.
@@ -79,6 +80,7 @@ class ImageFlow(Compilable):
         self.scale = scale
         self.dequantize = dequantize
         self.base = base
+        self.notes = {}
 
     def context(self, lr: Tensor | None) -> Any:
         """Context of `flow` made of the LR image y*; None if the model makes y itself."""

@@ -7,6 +7,8 @@ Purpose = Literal["sr", "rescaling"]
 """Purpose of a model: "sr", to enlarge pictures that are small from the start; "rescaling", to restore pictures that
 the model itself made small."""
 
+PURPOSES: dict[Purpose, str] = {"sr": "super-resolution", "rescaling": "rescaling"}
+"""Names of the purposes, for people."""
 
 MOST = 2**16
 """Largest whole number in a config: no sane model has so many steps or channels, or as many grey levels."""

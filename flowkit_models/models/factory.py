@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from flowkit.weights_file import check_keys
 from flowkit_models.models import checkpoint_file, state_dicts
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.bundled import find_bundled
-from flowkit_models.models.checkpoint_file import CONFIG_TENSOR, FORMAT, OWN_NOTES, check_keys
+from flowkit_models.models.checkpoint_file import CONFIG_TENSOR, FORMAT, OWN_NOTES
 from flowkit_models.models.detect import known_sizes, looks_like
+from flowkit_models.models.hub import SharedModel
 from flowkit_models.models.official_weights import check_official, load_official
 from flowkit_models.models.presets import PRESETS
 from flowkit_models.models.registry import FAMILIES
@@ -114,6 +116,9 @@ def load(
     return from_weights(*read_weights(path), str(path), memory, precision, overrides)
 
 
+SharedModel.open_file = staticmethod(load)  # for from_pretrained, which is below the families
+
+
 def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Reads the weights of a checkpoint by name, and its notes: `checkpoint_file.read_weights`, for our models."""
     return checkpoint_file.read_weights(find_checkpoint(path), _is_known)
@@ -191,6 +196,7 @@ def from_weights(
     else:
         check_official(model, state, source)
         load_official(_with_memory(model), state, source)
+    model.notes = {name: text for name, text in notes.items() if name not in OWN_NOTES}
     return model.eval()
 
 

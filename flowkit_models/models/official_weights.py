@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from flowkit import ActNorm, InvertibleConv1x1
 from flowkit.nets import FCN, ActNormConv2d, DenseBlock, ExactConv2d, Interleave, ZeroConv2d
 from flowkit.spatial import Patch
-from flowkit_models.models.checkpoint_file import check_keys
+from flowkit.weights_file import check_keys
 from flowkit_models.models.official_names import HaarKernels
 
 Entry = tuple[str, Tensor, tuple[int, ...]]

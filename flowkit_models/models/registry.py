@@ -45,9 +45,6 @@ FAMILIES: dict[str, Family] = {
     "LINF": Family(LINF, LINFConfig, lambda _: None, lambda _: "sr"),  # no official names are known
 }
 
-PURPOSES: dict[Purpose, str] = {"sr": "super-resolution", "rescaling": "rescaling"}
-"""Names of the purposes, for people."""
-
 TEMPERATURES: dict[Purpose, float] = {"sr": 0.8, "rescaling": 1.0}
 """τ of the draws by purpose, as the papers use it."""
 

@@ -2,7 +2,8 @@
 
 import os
 
-from flowkit_models.models.checkpoint_file import CONFIG_TENSOR, check_keys, read_weights
+from flowkit.weights_file import check_keys
+from flowkit_models.models.checkpoint_file import CONFIG_TENSOR, read_weights
 from flowkit_models.models.official_weights import load_part
 from flowkit_models.models.srflow.model import SRFlow
 
