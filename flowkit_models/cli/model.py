@@ -105,9 +105,10 @@ def overrides(source: Any) -> dict[str, Any]:
 
 
 def checksum(model: ImageFlow) -> str:
-    """SHA-256 over names and values of the weights: the same for every file that holds this model."""
+    """SHA-256 over names and values of the flow's weights, without a learned prior's: the same for all its files."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    weights = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("prior.")}
+    for name, tensor in sorted(weights.items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()

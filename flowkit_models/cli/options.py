@@ -104,8 +104,8 @@ class DrawOptions(TileOptions):
     """Temperature and seed of the draws."""
 
     temperature: Annotated[float | None, tyro.conf.arg(metavar="TAU")] = None
-    """Standard deviation of the latents, 0 to 1: more is livelier. Without it: what the checkpoint says, or else 0.8
-    for super-resolution and 1 for rescaling."""
+    """Standard deviation of the latents, 0 to 1: more is livelier. Without it: the one picture of the checkpoint's
+    learned prior, if it has one; or what the checkpoint says, or else 0.8 for super-resolution and 1 for rescaling."""
     seed: int = 0
     """Of the draws: the same seed gives the same picture; in tiles, within 1 grey level from --tile 64 on, 4 at 32, 20
     at 16 (measured with the package's own model)."""

@@ -38,7 +38,7 @@ def restore_files(options: Restore) -> int:
             lr = downscaled(opened, pixels, options, job.progress(0, 2))
             rows = None if under is None else lambda top, bottom, under=under: under[:, top:bottom]
             size = (picture.pixels.shape[1], picture.pixels.shape[2])
-            field = LatentField(options.seed)
+            field = None if temperature is None else LatentField(options.seed)
             progress = job.progress(1, 2)
             array = upscaled(opened.model, lr, options.tile, temperature, rows, header, field, progress, size)
             job.write_picture(array, header, options.quality)

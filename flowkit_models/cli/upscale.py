@@ -24,10 +24,10 @@ def upscale_files(options: Upscale) -> int:
     numbers = [""] if options.draws == 1 else [f"_{draw}" for draw in range(1, options.draws + 1)]
     naming = Naming(suffix, options.extension, tuple(f"{{stem}}{number}{{extension}}" for number in numbers))
     temperature = chosen_temperature(opened, options)
-    if options.draws > 1 and temperature == 0:
+    if options.draws > 1 and not temperature:
+        why = "learned prior" if temperature is None else "recommended temperature, 0,"
         raise UsageError(
-            f"--draws {options.draws}: this model's recommended temperature is 0, which has one result: "
-            "give another --temperature or --style"
+            f"--draws {options.draws}: this model's {why} has one result: give another --temperature or --style"
         )
 
     batch = Batch(options, inputs, naming)
@@ -41,17 +41,17 @@ def upscale_files(options: Upscale) -> int:
             pixels, under = seen(picture, own=made_by(picture.header) == opened.checksum)
             rows = None if under is None else enlarged_rows(under, scale)
             for draw in range(options.draws):
-                field = LatentField(options.seed, draw)
+                field = None if temperature is None else LatentField(options.seed, draw)
                 progress = job.progress(draw, options.draws)
                 array = upscaled(opened.model, pixels, options.tile, temperature, rows, header, field, progress)
                 job.write_picture(array, header, options.quality, draw)
     return batch.summary()
 
 
-def chosen_temperature(opened: Opened, options: DrawOptions) -> float:
-    """The τ that the options name, or that suits the model; says so if it is outside 0 to 1."""
+def chosen_temperature(opened: Opened, options: DrawOptions) -> float | None:
+    """The τ that the options name, or that suits the model, None for its learned prior; says so if it is above 1."""
     if options.temperature is None:
-        return opened.temperature
+        return opened.temperature if opened.model.prior is None else None
     if options.temperature > 1:
         print(f"warning: --temperature {options.temperature:g}: above 1 noise prevails over detail", file=sys.stderr)
     return options.temperature

@@ -97,6 +97,8 @@ def examine_model(model: ImageFlow, hr: Tensor, lr: Tensor | None = None) -> Rep
                 lambda: model.flow.inverse(Latents(lr if model.makes_lr else None, z), model.context(lr)),
             ),
         ]
+        if model.prior is not None:
+            told.append(findings.finite(model, "learned prior", lambda: model.upscale(lr)))
     seen = None
     if all(finding.severity == "ok" for finding in told if finding.subject in ("weights", "forward")):
         with contextlib.suppress(*ERRORS):  # a singular matrix, which is told already

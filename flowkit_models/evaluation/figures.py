@@ -64,7 +64,7 @@ def sample_sheet(
     seed: int = 0,
     centres: Mapping[str, tuple[float, float]] | None = None,
 ) -> None:
-    """Draws a row per image: LR, bicubic, τ = 0, samples at τ, HR; windows of the images, enlarged.
+    """Draws a row per image: LR, bicubic, τ = 0, the learned prior's, samples at τ, HR; windows of them, enlarged.
 
     Args:
         model: in eval mode.
@@ -76,13 +76,15 @@ def sample_sheet(
         centres: where to look, as fractions of height and width; the middle by default.
     """
     generator = torch.Generator().manual_seed(seed)
-    system = FlowSystem(model, type(model).__name__, (0.0, temperature))
-    titles = ["bicubic", f"{system.name} τ = 0", *(f"τ = {temperature:g}, sample {i + 1}" for i in range(draws))]
+    prior = [] if model.prior is None else [None]
+    system = FlowSystem(model, type(model).__name__, (0.0, *prior, temperature))
+    titles = ["bicubic", f"{system.name} τ = 0", *("learned prior" for _ in prior)]
+    titles += [f"τ = {temperature:g}, sample {i + 1}" for i in range(draws)]
     rows = {}
     for key, pair in pairs.items():
-        mode = system.draw(key, pair, 0.0, 1, None).images
+        single = [system.draw(key, pair, tau, 1, None).images for tau in (0.0, *prior)]
         samples = system.draw(key, pair, temperature, draws, generator).images
-        made = zip(titles, (pair.bicubic, *mode.split(1), *samples.split(1)), strict=True)
+        made = zip(titles, (pair.bicubic, *single, *samples.split(1)), strict=True)
         rows[key] = [
             Shown("LR", pair.lr),
             *(with_psnr(title, image, pair, model.scale) for title, image in made),

@@ -117,7 +117,7 @@ class Network:
 
 
 class FlowSystem:
-    """A flow model at one or several temperatures; τ = 0 gives one image.
+    """A flow model at one or several temperatures; τ = 0 gives one image, and so does None, its learned prior.
 
     Args:
         model: in eval mode, where it is to work.
@@ -131,7 +131,7 @@ class FlowSystem:
         self,
         model: ImageFlow,
         name: str,
-        temperatures: Iterable[float],
+        temperatures: Iterable[float | None],
         rescaling: bool = False,
         about: Mapping[str, Any] | None = None,
     ) -> None:
@@ -148,7 +148,7 @@ class FlowSystem:
         self, image: str, pair: Pair, temperature: float | None, n: int, generator: torch.Generator | None
     ) -> Drawn:
         """Samples at a temperature, clamped."""
-        assert temperature is not None, "a flow has temperatures"
+        assert temperature is not None or self._flow.prior is not None, "a flow has temperatures, or a prior"
         device = next(self._flow.parameters()).device
         hr = to_float(pair.hr)
         lr = self._flow.downscale(hr.to(device)) if self.rescaling else to_float(pair.lr).to(device)
@@ -231,7 +231,7 @@ def open_system(
     Args:
         given: what to open.
         scale: of the table.
-        temperatures: of a flow model.
+        temperatures: of a flow model; one with a learned prior has a row for that before them.
         rescaling: a flow model makes its LR images itself.
         device: where networks work.
 
@@ -250,7 +250,8 @@ def open_system(
     system: System
     if "flowkit" in metadata or known_sizes({key: tuple(tensor.shape) for key, tensor in state.items()}):
         model = load(path).to(device)
-        system = FlowSystem(model, title, temperatures, rescaling, about | _kind(type(model).__name__, model))
+        rows = [*([] if model.prior is None else [None]), *temperatures]
+        system = FlowSystem(model, title, rows, rescaling, about | _kind(type(model).__name__, model))
     else:
         kind, call, network, own_scale = _network(state, path, scale)
         network.to(device)

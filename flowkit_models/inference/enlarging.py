@@ -42,10 +42,10 @@ def upscaled(
     model: ImageFlow,
     pixels: Tensor,
     tile: int | None,
-    temperature: float,
+    temperature: float | None,
     under: Rows | None,
     header: Header,
-    field: LatentField,
+    field: LatentField | None,
     progress: Callable[[int, int], None],
     size: tuple[int, int] | None = None,
 ) -> NDArray[Any]:
@@ -55,10 +55,10 @@ def upscaled(
         model: on its device, in eval mode.
         pixels: (3, h, w) in [0, 1].
         tile: side of the tiles; see `in_tiles`.
-        temperature: τ.
+        temperature: τ; None for the model's learned prior.
         under: alpha of the result and colours for where it is 0, row by row; or None.
         header: of the result, fitted to its format.
-        field: the latents.
+        field: the latents; None for the model's learned prior.
         progress: is called with (tiles done, tiles in all).
         size: rows and columns to keep, from the top left; by default all.
 

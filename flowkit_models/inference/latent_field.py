@@ -1,15 +1,21 @@
 """Latents of an image of any size as a function of position, so that a part of it can be drawn without the whole."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from flowkit_models.models.arguments import padded
 from flowkit_models.models.base import ImageFlow
+from flowkit_models.models.learned_latents import HALVINGS, Prior, predicted
 
 BLOCK = 64
 """Side of the squares that are drawn together. Another value is another field."""
+
+MARGIN = 32
+"""LR pixels around a tile that a learned prior sees as well."""
 
 
 class Field(Protocol):
@@ -114,6 +120,45 @@ class StoredField:
                 raise ValueError(f"latents: expected {needed} for this window, got {tuple(z.shape)}")
             parts.append(z[..., row : row + rows, column : column + columns].float().cpu())
         return tuple(parts)
+
+
+class PredictedField:
+    """Latents of one LR image that a learned prior predicts, window by window: the same picture every time.
+
+    What lies within `margin` LR pixels of a window is seen as well; windows start at whole squares of the U-Nets, so
+    that all of them see one grid.
+
+    Args:
+        lr: (3, h, w), float in [0, 1] or uint8, on any device.
+        prior: None: the model's own.
+        margin: see above.
+    """
+
+    def __init__(self, lr: Tensor, prior: Prior | None = None, margin: int = MARGIN) -> None:
+        self.lr, self.prior, self.margin = lr, prior, margin
+
+    def crop(self, model: ImageFlow, top: int, left: int, height: int, width: int) -> tuple[Tensor, ...]:
+        """See `Field.crop`.
+
+        Raises:
+            ValueError: also if the model has no prior of its own and there is no other, or the image ends before the
+                window.
+        """
+        prior = self.prior or model.prior
+        if prior is None:
+            raise ValueError(f"this {type(model).__name__} has no learned prior: draw its latents, or train one")
+        unit = 2**HALVINGS * model.lr_multiple
+        first = [max(0, start - self.margin) // unit * unit for start in (top, left)]
+        last = [top + height + self.margin, left + width + self.margin]
+        window = cut_window(self.lr, first, last, next(model.parameters()))
+        latents = predicted(model, padded(window, model.lr_multiple), prior)
+        return StoredField(latents).crop(model, top - first[0], left - first[1], height, width)
+
+
+def cut_window(image: Tensor, first: Sequence[int], last: Sequence[int], like: Tensor) -> Tensor:
+    """A window of an image, (1, 3, …) floats as and where `like` is; less of it at the bottom and the right."""
+    window = image[None, :, first[0] : last[0], first[1] : last[1]].to(like)
+    return window / 255 if image.dtype == torch.uint8 else window
 
 
 def latent_windows(

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from flowkit_models.devices import available_bytes
-from flowkit_models.inference.latent_field import Field, StoredField
+from flowkit_models.inference.latent_field import Field, PredictedField, StoredField, cut_window
 from flowkit_models.inference.memory import is_out_of_memory, peak_tensor_bytes
-from flowkit_models.models.base import ImageFlow, _padded
+from flowkit_models.models.arguments import padded
+from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.refinement import RADIUS
 
 Bits = Literal[8, 16, 32]
@@ -83,8 +84,8 @@ class Tiled:
     def upscale(
         self,
         lr: Tensor,
-        latents: Field | tuple[Tensor, ...],
-        temperature: float = 0.8,
+        latents: Field | tuple[Tensor, ...] | None = None,
+        temperature: float | None = None,
         bits: Bits = 8,
         progress: Progress | None = None,
     ) -> Tensor:
@@ -93,8 +94,8 @@ class Tiled:
         Args:
             lr: (3, h, w), float in [0, 1] or uint8, on any device.
             latents: a field, such as `LatentField(seed, draw)`; or tensors for the whole image, as the model's own
-                `upscale` takes them.
-            temperature: standard deviation of the latents.
+                `upscale` takes them. None: what the model's learned prior predicts; there is no temperature then.
+            temperature: standard deviation of the latents. None: 0.8.
             bits: of the result: 8 (uint8), 16 (uint16, of which 65535 is white) or 32 (float32 in [0, 1]).
             progress: called with (tiles done, tiles in all) after each tile.
 
@@ -110,8 +111,8 @@ class Tiled:
     def strips(
         self,
         lr: Tensor,
-        latents: Field | tuple[Tensor, ...],
-        temperature: float = 0.8,
+        latents: Field | tuple[Tensor, ...] | None = None,
+        temperature: float | None = None,
         bits: Bits = 8,
         progress: Progress | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
@@ -120,12 +121,17 @@ class Tiled:
         if bits not in _DTYPES:
             raise ValueError(f"upscale: bits must be 8, 16 or 32, got {bits!r}")
         size = lr.shape[1:]
-        field = self._stored(latents, size) if isinstance(latents, tuple | list) else latents
+        field = self._stored(latents, size) if isinstance(latents, tuple | list) else latents or PredictedField(lr)
+        if isinstance(field, PredictedField):
+            if temperature is not None:
+                raise ValueError("upscale: a learned prior goes without a temperature: draw with a LatentField")
+            temperature = 1.0
+        tau = 0.8 if temperature is None else temperature
 
         def run(top: int, left: int, height: int, width: int) -> Tensor:
-            window = _padded(self._cut(lr, top, left, height, width), self.model.lr_multiple)
+            window = padded(self._cut(lr, top, left, height, width), self.model.lr_multiple)
             z = tuple(part.to(window) for part in field.crop(self.model, top, left, height, width))
-            return self.model.upscale(window, temperature=temperature, latents=z)[0, 0]
+            return self.model.upscale(window, temperature=tau, latents=z)[0, 0]
 
         return self._finished(run, size, self.model.scale, bits, progress)
 
@@ -152,7 +158,7 @@ class Tiled:
 
         def run(top: int, left: int, height: int, width: int) -> Tensor:
             window = self._cut(hr, scale * top, scale * left, scale * height, scale * width)
-            lr = self.model.downscale(_padded(window, self.model.flow.stride), refine, radius)[0]
+            lr = self.model.downscale(padded(window, self.model.flow.stride), refine, radius)[0]
             if not bool(lr.isfinite().all()):  # 8 bits could not tell
                 raise ValueError("what the model makes of this image is not finite: take another checkpoint")
             return lr
@@ -241,8 +247,7 @@ class Tiled:
 
     def _cut(self, image: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
         """A window of the image, (1, 3, …) floats where the model is; less of it at the bottom and the right."""
-        window = image[None, :, top : top + height, left : left + width].to(next(self.model.parameters()))
-        return window / 255 if image.dtype == torch.uint8 else window
+        return cut_window(image, (top, left), (top + height, left + width), next(self.model.parameters()))
 
     def _stored(self, latents: tuple[Tensor, ...], size: torch.Size) -> StoredField:
         expected = [(1, *shape) for shape in self.model.latent_shapes(*(self._up(side) for side in size))]

@@ -1,20 +1,30 @@
-"""Checks of what image models are called with."""
+"""Checks and padding of what image models are called with."""
 
 import math
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
-def temperatures(n: int, temperature: float | Sequence[float], latents: object = None) -> list[float]:
-    """The τ of each of n draws.
+def temperatures(
+    n: int, temperature: float | Sequence[float] | None, latents: object = None, prior: object = None
+) -> list[float]:
+    """The τ of each of n draws; by default 0.8, and 1 with a learned prior.
 
     Raises:
-        ValueError: for n below 1, latents together with n above 1, or temperatures that are not one for each draw.
+        ValueError: for n below 1, latents or a prior together with n above 1, a prior with latents or a temperature, or
+            temperatures that are not one for each draw.
     """
-    if not isinstance(n, int) or n < 1 or (latents is not None and n > 1):
+    if not isinstance(n, int) or n < 1 or (n > 1 and latents is not None):
         raise ValueError(f"upscale: n must be at least 1, and 1 with latents, got {n}")
+    if prior is not None and (n > 1 or latents is not None or temperature is not None):
+        raise ValueError(
+            "upscale: a learned prior makes one picture, without temperature or latents; a τ draws several"
+        )
+    if temperature is None:
+        temperature = 0.8 if prior is None else 1.0
     taus = list(temperature) if isinstance(temperature, Sequence) else [temperature] * n
     if len(taus) != n or not all(0 <= tau < math.inf for tau in taus):
         raise ValueError(f"upscale: temperature must be at least 0, one for all draws or {n}, got {temperature}")
@@ -39,3 +49,14 @@ def check_image(x: Tensor, name: str) -> None:
         raise ValueError(f"{name}: expected floats in [0, 1], got {x.dtype}; divide 8-bit images by 255")
     if not torch.compiler.is_compiling() and not bool(x.isfinite().all()):
         raise ValueError(f"{name}: contains NaN or infinity")
+
+
+def padded(x: Tensor, multiple: int) -> Tensor:
+    """Images made larger at the bottom and the right, to multiples.
+
+    By mirroring without the edge, as SRFlow's test code does; by repeating it where that is too narrow.
+    """
+    height, width = x.shape[2:]
+    pad = (-width % multiple, -height % multiple)
+    mode = "reflect" if pad[0] < width and pad[1] < height else "replicate"
+    return F.pad(x, (0, pad[0], 0, pad[1]), mode=mode) if any(pad) else x

@@ -10,7 +10,6 @@ from fractions import Fraction
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowkit import Chain, Dequantize, Flow, Hierarchy, Latents, StandardNormal
@@ -18,8 +17,9 @@ from flowkit.bases import draw, round_straight_through
 from flowkit.compiling import compiled
 from flowkit.tree import describe
 from flowkit_models.models import checkpoint_file, official_weights
-from flowkit_models.models.arguments import check_image, check_multiple, temperatures
+from flowkit_models.models.arguments import check_image, check_multiple, padded, temperatures
 from flowkit_models.models.hub import SharedModel
+from flowkit_models.models.learned_latents import PRIOR, LatentPrior, Prior, predicted
 from flowkit_models.models.refinement import RADIUS, refined_lr
 
 Number = TypeVar("Number", float, Tensor)
@@ -59,12 +59,14 @@ class ImageFlow(SharedModel):
 
     Attributes:
         precision: "float32", or "bf16": networks run under autocast, the invertible maps stay in float32.
+        prior: a learned prior (`learned_latents`), saved with the model; None if it has none.
     """
 
     config: Any
     flow: Any  # a Hierarchy; its levels have no types
     base: Any
     precision: Precision = "float32"
+    prior: LatentPrior | None
 
     def __init__(
         self,
@@ -81,6 +83,7 @@ class ImageFlow(SharedModel):
         self.dequantize = dequantize
         self.base = base
         self.notes = {}
+        self.prior = None
 
     def context(self, lr: Tensor | None) -> Any:
         """Context of `flow` made of the LR image y*; None if the model makes y itself."""
@@ -230,10 +233,11 @@ class ImageFlow(SharedModel):
         self,
         lr: Tensor,
         n: int = 1,
-        temperature: float | Sequence[float] = 0.8,
+        temperature: float | Sequence[float] | None = None,
         generator: torch.Generator | None = None,
         latents: tuple[Tensor, ...] | None = None,
         size: tuple[int, int] | None = None,
+        prior: Prior | None = None,
     ) -> Tensor:
         """Draws n HR images for each LR image, of any size.
 
@@ -242,21 +246,27 @@ class ImageFlow(SharedModel):
             n: number of draws.
             temperature: standard deviation τ of the latents, in [0, 1] as a rule; 0 gives one sharpest guess. Or one τ
                 for each of the n draws: what depends on the LR image alone is then computed once for all of them.
+                None: the model's learned prior, if it has one, else 0.8.
             generator: source of the draws, made on its device, coarsest latent first.
             latents: tuple of standard-normal tensors used instead of draws, times the temperature; then n is 1.
             size: (H, W) of the HR images, for a model of any scale (LINF); another one has this size alone.
+            prior: predicts the latents of one picture; then n is 1, and there are neither temperature nor latents.
 
         Returns:
             (n, B, 3, scale·h, scale·w), clamped to [0, 1].
 
         Raises:
-            ValueError: for a wrong shape or dtype, NaN, n below 1, latents together with n above 1, temperatures that
-                are not one for each draw, or a size that is not the model's.
+            ValueError: for a wrong shape or dtype, NaN, n below 1, latents or a prior together with n above 1, a prior
+                with a temperature or latents, temperatures that are not one for each draw, or a size that is not the
+                model's.
         """
         check_image(lr, "lr")
-        taus = temperatures(n, temperature, latents)
+        if prior is None and temperature is None and latents is None:
+            prior = self.prior
+        taus = temperatures(n, temperature, latents, prior)
         height, width = self.target(lr, size)
-        lr = _padded(lr, self.lr_multiple)
+        lr = padded(lr, self.lr_multiple)
+        latents = latents if prior is None else predicted(self, lr, prior)
         images = []
         with self.precision_policy(lr):
             context = self.context(lr)
@@ -312,7 +322,7 @@ class ImageFlow(SharedModel):
         if refine < 0 or not 0 <= radius < math.inf:
             raise ValueError(f"downscale: refine and radius must be at least 0, got {refine} and {radius}")
         height, width = hr.shape[2:]
-        whole = _padded(hr, self.flow.stride)
+        whole = padded(hr, self.flow.stride)
         with self.precision_policy(hr):
             lr = refined_lr(whole, self._down, self._up, refine, radius) if refine else self._down(whole)
         return round_straight_through(lr[..., : -(-height // self.scale), : -(-width // self.scale)])
@@ -335,10 +345,19 @@ class ImageFlow(SharedModel):
 
     def save(self, path: str | os.PathLike[str], **about: str) -> None:
         """Writes weights and config to a .safetensors file, atomically. `about`: further notes to store."""
-        checkpoint_file.save(path, self.state_dict(), type(self).__name__, dataclasses.asdict(self.config), about)
+        config = dataclasses.asdict(self.config)
+        if self.prior is not None:
+            config[PRIOR] = dataclasses.asdict(self.prior.config)
+        checkpoint_file.save(path, self.state_dict(), type(self).__name__, config, about)
 
     def official_state_dict(self) -> dict[str, Tensor]:
-        """The weights under the official implementation's names and shapes, equal to the last bit."""
+        """The weights under the official implementation's names and shapes, equal to the last bit.
+
+        Raises:
+            ValueError: if the model has a part that the official implementation has not.
+        """
+        if self.prior is not None:
+            raise ValueError("official_state_dict: official files have no place for the learned prior")
         return official_weights.official_state_dict(self)
 
     def _check_likelihood(self, call: str) -> None:
@@ -372,14 +391,3 @@ class ImageFlow(SharedModel):
 def at_once(lr: Tensor, scale: int) -> int:
     """Number of draws to make together: as many as a million HR pixels hold, and one at least."""
     return max(1, DRAWN_PIXELS // (lr.shape[0] * lr.shape[2] * lr.shape[3] * scale**2))
-
-
-def _padded(x: Tensor, multiple: int) -> Tensor:
-    """Images made larger at the bottom and the right, to multiples.
-
-    By mirroring without the edge, as SRFlow's test code does; by repeating it where that is too narrow.
-    """
-    height, width = x.shape[2:]
-    pad = (-width % multiple, -height % multiple)
-    mode = "reflect" if pad[0] < width and pad[1] < height else "replicate"
-    return F.pad(x, (0, pad[0], 0, pad[1]), mode=mode) if any(pad) else x

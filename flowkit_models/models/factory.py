@@ -18,6 +18,7 @@ from flowkit_models.models.bundled import find_bundled
 from flowkit_models.models.checkpoint_file import CONFIG_TENSOR, FORMAT, OWN_NOTES
 from flowkit_models.models.detect import known_sizes, looks_like
 from flowkit_models.models.hub import SharedModel
+from flowkit_models.models.learned_latents import PRIOR, LatentPrior, LatentPriorConfig
 from flowkit_models.models.official_weights import check_official, load_official
 from flowkit_models.models.presets import PRESETS
 from flowkit_models.models.registry import FAMILIES
@@ -40,7 +41,7 @@ def create(name: str, memory: str = "plain", precision: str = "float32", **overr
         name: one of `list_models()`.
         memory: "plain", or "lean": reversible flows and recomputed feature extractors keep few activations.
         precision: "float32", or "bf16" for the networks (the invertible maps stay in float32).
-        **overrides: fields of the model's config.
+        **overrides: fields of the model's config; and learned_prior={…}, the fields of a `LatentPriorConfig`.
 
     Raises:
         ValueError: for an unknown name, an unknown field, or an impossible choice.
@@ -71,12 +72,15 @@ def build(
     record = FAMILIES[family]
     fields = {field.name for field in dataclasses.fields(record.config)}
     values = {name: _frozen(value) for name, value in {**config, **(overrides or {})}.items()}
+    prior = values.pop(PRIOR, None)
     unknown = [name for name in values if name not in fields]
     if unknown:
         raise ValueError(f"{family} has no option {unknown[0]!r}; it has {', '.join(sorted(fields))}")
     make: Any = record.model
     model: ImageFlow = make(record.config(**values), memory)
     model.precision = precision  # type: ignore[assignment]
+    if prior is not None:
+        model.prior = LatentPrior(model, LatentPriorConfig(**prior))
     return model
 
 

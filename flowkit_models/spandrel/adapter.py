@@ -40,11 +40,11 @@ class FlowArchitecture(Architecture[ImageFlow]):
 
     Args:
         family: "HCFlow", "SRFlow", "IRN" or "LINF", which is of its largest factor here.
-        temperature: of the draws.
+        temperature: of the draws. None: the learned prior of a model that has one, else 0.
         seed: of the draws: an image is always enlarged to the same one.
     """
 
-    def __init__(self, family: str, temperature: float = 0.0, seed: int = 0) -> None:
+    def __init__(self, family: str, temperature: float | None = None, seed: int = 0) -> None:
         super().__init__(id=family, name=family, detect=lambda state: _family(state) == family)
         self.temperature = temperature
         self.seed = seed
@@ -65,25 +65,26 @@ class FlowArchitecture(Architecture[ImageFlow]):
 
     def describe(self, model: ImageFlow) -> ImageModelDescriptor[ImageFlow]:
         """Descriptor of a model for spandrel. It makes one draw, of a fixed seed, at a fixed temperature."""
+        temperature = 0.0 if self.temperature is None and model.prior is None else self.temperature
 
         def call(model: ImageFlow, lr: Tensor) -> Tensor:
             generator = torch.Generator().manual_seed(self.seed)
-            return model.upscale(lr, temperature=self.temperature, generator=generator)[0]
+            return model.upscale(lr, temperature=temperature, generator=generator)[0]
 
         return ImageModelDescriptor(
             model,
             model.state_dict(),
             architecture=self,
             purpose="SR",
-            tags=[PURPOSES[model.config.purpose], f"τ={self.temperature:g}"],
+            tags=[PURPOSES[model.config.purpose], "learned prior" if temperature is None else f"τ={temperature:g}"],
             supports_half=False,  # the invertible maps need float32
             supports_bfloat16=False,
             scale=model.scale,
             input_channels=3,
             output_channels=3,
             size_requirements=SizeRequirements(multiple_of=model.lr_multiple),
-            # draws of neighbouring tiles don't match
-            tiling=ModelTiling.DISCOURAGED if self.temperature else ModelTiling.SUPPORTED,
+            # draws of neighbouring tiles don't match, and a learned prior sees far
+            tiling=ModelTiling.SUPPORTED if temperature == 0 else ModelTiling.DISCOURAGED,
             call_fn=call,
         )
 
@@ -95,7 +96,8 @@ class Loader(ModelLoader):
 
     Args:
         device: where to put models.
-        temperature: of the draws; None: what the file recommends in its note `temperature`, else 0.
+        temperature: of the draws; None: the learned prior of a model that has one, else what the file recommends in
+            its note `temperature`, else 0.
         seed: of the draws.
     """
 
@@ -103,7 +105,7 @@ class Loader(ModelLoader):
         self, device: str | torch.device | None = None, temperature: float | None = None, seed: int = 0
     ) -> None:
         registry = MAIN_REGISTRY.copy()
-        register(registry, temperature or 0.0, seed)
+        register(registry, temperature, seed)
         super().__init__(device, registry)
         self.temperature = temperature
         self.seed = seed
@@ -114,11 +116,14 @@ class Loader(ModelLoader):
         if "flowkit" not in notes and _family(weights) is None:
             return self.load_from_state_dict(weights)
         model = from_weights(weights, notes, str(path))
-        temperature = (noted_number(notes, "temperature") or 0.0) if self.temperature is None else self.temperature
+        noted = noted_number(notes, "temperature") if model.prior is None else None
+        temperature = noted if self.temperature is None else self.temperature
         return FlowArchitecture(type(model).__name__, temperature, self.seed).describe(model).to(self.device)
 
 
-def register(registry: ArchRegistry = MAIN_REGISTRY, temperature: float = 0.0, seed: int = 0) -> list[ArchSupport]:
+def register(
+    registry: ArchRegistry = MAIN_REGISTRY, temperature: float | None = None, seed: int = 0
+) -> list[ArchSupport]:
     """Adds HCFlow, SRFlow, IRN and LINF to a registry of spandrel; those that are there already stay.
 
     They come last, and their names are in no other architecture, so what spandrel knew before it still knows.
@@ -126,7 +131,8 @@ def register(registry: ArchRegistry = MAIN_REGISTRY, temperature: float = 0.0, s
     Args:
         registry: spandrel's own one, which all its loaders use, or another.
         temperature: of the draws. A state dict carries no recommendation, so by default it is 0: the flow's sharpest
-            single guess, the same in every tile and on every call. Around 0.8 gives more texture and less fidelity.
+            single guess, the same in every tile and on every call; or the one picture of a model's learned prior.
+            Around 0.8 gives more texture and less fidelity.
         seed: of the draws, where the temperature is not 0.
 
     Returns:

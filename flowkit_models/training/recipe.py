@@ -69,6 +69,7 @@ def initial_model(path: Path, like: ImageFlow, stages: tuple[str, ...], memory: 
     stage = stage_of(path)
     if stage is not None and stage not in stages:
         raise ValueError(f"--init {path}: trained in stage {stage!r}; this one starts from {' or '.join(stages)}")
+    model.prior = None  # it suits the flow that it was trained with
     return model.train()
 
 

@@ -50,16 +50,19 @@ def score_sr(
         distances: networks of learned metrics by the metric's name, to be scored as well.
 
     Returns:
-        The means over the images: PSNR and SSIM (RGB, 8 bits, cropped borders) of bicubic, τ = 0 and τ, and their
-        consistency with the LR file, that at τ once more on top; diversity (grey levels); true bits per dim; LR-PSNR of
-        the generated LR, for a model that makes it; the largest round-trip error; and the protocol, in words.
+        The means over the images: PSNR and SSIM (RGB, 8 bits, cropped borders) of bicubic, τ = 0, τ, and the learned
+        prior of a model that has one ("learned"), and their consistency with the LR file, that at τ once more on top;
+        diversity (grey levels); true bits per dim; LR-PSNR of the generated LR, for a model that makes it; the largest
+        round-trip error; and the protocol, in words.
     """
     of_model = ("lr_psnr", "bits_per_dim", "roundtrip_error")
     metrics = ("psnr", "ssim", *(distances or {}), "consistency", "diversity", *of_model)
     evaluator = Evaluator(Rules(model.scale, metrics, draws, seed, rounded=True), networks=distances)
     (bicubic,) = evaluator.score(Bicubic(model.scale), pairs)
-    mode, sample = evaluator.score(FlowSystem(model, "model", (0.0, temperature)), pairs)
+    prior = [] if model.prior is None else [None]
+    mode, sample, *learned = evaluator.score(FlowSystem(model, "model", (0.0, temperature, *prior)), pairs)
     rows = {"bicubic": bicubic, "tau_0": mode, f"tau_{temperature:g}": sample}
+    rows |= {"learned": learned[0]} if learned else {}
     table = {name: {k: v for k, v in means(row).items() if k not in of_model} for name, row in rows.items()}
     own = means(mode)
     errors = mode["metrics"]["roundtrip_error"]["images"].values()
@@ -156,6 +159,7 @@ def learned_distances(weights: Path | None, console: Console) -> dict[str, Dista
 def sr_table(metrics: Mapping[str, Any], name: str, temperature: float) -> Table:
     """The results of a super-resolution model, as a table for the terminal."""
     rows = {"bicubic": "bicubic", f"{name} τ = 0": "tau_0", f"{name} τ = {temperature:g}": f"tau_{temperature:g}"}
+    rows |= {f"{name}, learned prior": "learned"} if "learned" in metrics else {}
     columns = ("psnr", "ssim", "lpips", "consistency", "diversity")
     shown = [key for key in columns if any(key in metrics[row] for row in rows.values())]
     lr = f"LR-PSNR of the generated LR {metrics['lr_psnr']:.2f} dB; " if "lr_psnr" in metrics else ""

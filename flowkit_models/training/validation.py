@@ -49,9 +49,23 @@ class HeldOut:
             rules = Rules(model.scale, tuple(self.distances), draws=1, seed=self.seed, rounded=True)
             sample = FlowSystem(model, "sample", (self.temperature,))
             metrics |= _means(rules, sample, self.pairs, self.distances)
+        return self._drawn(model, metrics)
+
+    def _drawn(self, model: ImageFlow, metrics: dict[str, float]) -> dict[str, float]:
+        """Draws the sheet, and adds the score to the metrics."""
         if self.picture is not None:
             sample_sheet(model, self.pairs, self.picture, self.temperature, seed=self.seed, centres=self.centres)
         return {**metrics, "score": metrics[self.by] * (1 if METRICS[self.by].better == "higher" else -1)}
+
+
+class HeldOutPrior(HeldOut):
+    """Scores the one picture of a model's learned prior: PSNR, and learned metrics. Arguments as `HeldOut`."""
+
+    def __call__(self, model: ImageFlow, step: int) -> dict[str, float]:
+        """The metrics, and the score that picks the best."""
+        rules = Rules(model.scale, ("psnr", *self.distances), draws=1, rounded=True)
+        system = FlowSystem(model, "learned prior", (None,))
+        return self._drawn(model, _means(rules, system, self.pairs, self.distances))
 
 
 class EncoderHeldOut:

@@ -41,7 +41,7 @@ def train(recipe, monkeypatch):
         if not scored:
             finish = "finish_sr" if hasattr(module, "finish_sr") else "finish_rescaling"
             monkeypatch.setattr(module, finish, lambda *a: None)
-            for validation in ("HeldOut", "HeldOutRescaling"):
+            for validation in ("HeldOut", "HeldOutPrior", "HeldOutRescaling"):
                 monkeypatch.setattr(
                     f"flowkit_models.training.validation.{validation}.__call__", lambda *a: {"score": 0.0}
                 )

@@ -57,6 +57,11 @@ PRESETS = {
         **{"steps": 400_000, "milestones": (50_000, 100_000, 200_000, 300_000), "lr": 1e-4, "critic_first": 5000},
         **{"loss.fit": 16.0, "loss.back": 0.01, "loss.latent": 0.0, "loss.perceptual": 0.01, "loss.gan": 1.0},
     },
+    ("learned_latents", "paper"): {
+        **ADAM,
+        **{"crop": 128, "lr": 1e-4, "steps": 200_000, "milestones": (40_000, 80_000, 120_000, 160_000)},
+        **{"features": 64, "growth": 32, "vgg": "vgg19"},
+    },
     ("srflow_sr", "paper-x4", "nll"): {**SRFLOW, "batch": 12, "lr": 2.5e-4},
     ("srflow_sr", "paper-x8", "nll"): {**SRFLOW, "lr": 5e-4},
     ("srflow_sr", "paper-face-x8", "nll"): {**SRFLOW, "lr": 5e-4},

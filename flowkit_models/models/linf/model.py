@@ -17,6 +17,7 @@ from flowkit.spatial import Squeeze
 from flowkit_models.models.arguments import check_image, temperatures
 from flowkit_models.models.base import ImageFlow, Memory
 from flowkit_models.models.blocks import FeatureExtractor
+from flowkit_models.models.learned_latents import Prior
 from flowkit_models.models.linf.config import LINFConfig
 from flowkit_models.models.linf.encoder import ResidualEncoder
 from flowkit_models.models.linf.gaussian import Gaussian
@@ -208,10 +209,11 @@ class LINF(ImageFlow):
         self,
         lr: Tensor,
         n: int = 1,
-        temperature: float | Sequence[float] = 0.8,
+        temperature: float | Sequence[float] | None = None,
         generator: torch.Generator | None = None,
         latents: tuple[Tensor, ...] | None = None,
         size: tuple[int, int] | None = None,
+        prior: Prior | None = None,
     ) -> Tensor:
         """Draws n HR images for each LR image; see `ImageFlow.upscale`.
 
@@ -225,6 +227,7 @@ class LINF(ImageFlow):
             latents: as there: one tensor (B, D, rows, columns), a vector for each patch.
             size: (H, W) of the HR images: any, also of another factor on each side. Without it: `scale` times the LR
                 images'.
+            prior: None: there is no learned prior for this family.
 
         Returns:
             (n, B, 3, H, W), clamped to [0, 1].
@@ -236,6 +239,8 @@ class LINF(ImageFlow):
             UserWarning: for a factor below 1, or above `config.scale`, which the model was not trained for.
         """
         check_image(lr, "lr")
+        if prior is not None:
+            raise ValueError("LINF takes no learned prior: its picture at temperature 0 is the mean")
         taus = temperatures(n, temperature, latents)
         size = self.target(lr, size)
         if doubt := self.doubt(lr.shape[-2:], size):

@@ -1,13 +1,15 @@
-"""Objectives of the three papers, as modules whose forward is a whole training step."""
+"""Objectives of the papers, as modules whose forward is a whole training step."""
 
 from flowkit_models.training.objectives.hcflow import Rescaling, RescalingWeights, SRWeights, SuperResolution
 from flowkit_models.training.objectives.irn import IRNRescaling, IRNWeights
+from flowkit_models.training.objectives.latents import LearnedLatents
 from flowkit_models.training.objectives.srflow import EncoderPretraining, SRFlowLikelihood
 
 __all__ = [
     "EncoderPretraining",
     "IRNRescaling",
     "IRNWeights",
+    "LearnedLatents",
     "Rescaling",
     "RescalingWeights",
     "SRFlowLikelihood",
