@@ -24,8 +24,8 @@ from flowkit_models.training.validation import HeldOutRescaling
 class Config(Options):
     """Options of the recipe. The defaults shown are those of the chosen preset and stage."""
 
-    preset: Literal["small-x4", "paper-x2", "paper-x3", "paper-x4"] = "small-x4"
-    """small-x4: two CPU cores, minutes. paper-…: the published networks and settings, for a GPU and days."""
+    preset: Literal["small-x4", "small-x2", "paper-x2", "paper-x3", "paper-x4"] = "small-x4"
+    """small-…: two CPU cores, minutes. paper-…: the published networks and settings, for a GPU and days."""
     stage: Literal["irn", "plus"] = "irn"
     """irn: as published. plus: IRN+ (×4 only), from an IRN, with perceptual and adversarial losses."""
     init: Annotated[Path | None, PATH] = None
@@ -44,7 +44,13 @@ class Config(Options):
     """File or folder of weights for the perceptual loss. Without it: torch's cache, or a download."""
 
 
-MODEL = {"small-x4": "irn_x4_small", "paper-x2": "irn_x2", "paper-x3": "irn_x3", "paper-x4": "irn_x4"}
+MODEL = {
+    "small-x4": "irn_x4_small",
+    "small-x2": "irn_x2_small",
+    "paper-x2": "irn_x2",
+    "paper-x3": "irn_x3",
+    "paper-x4": "irn_x4",
+}
 
 # the official option files: docs/official/irn.md
 _OFFICIAL = Config(
@@ -59,19 +65,23 @@ _OFFICIAL = Config(
     clip_norm=10.0,
     seed=10,
 )
+# without noise on the latent the few steps go into the image
+_SMALL = Config(
+    steps=1200,
+    batch=8,
+    crop=64,
+    lr=2e-3,
+    betas=(0.9, 0.999),
+    clip_norm=10.0,
+    average=0.99,
+    validate_every=100,
+    save_every=100,
+    loss=IRNWeights(temperature=0.0),
+)
 PRESETS: dict[tuple[str, ...], Config] = {
-    # without noise on the latent the few steps go into the image
-    ("small-x4", "irn"): Config(
-        steps=1200,
-        batch=8,
-        crop=64,
-        lr=2e-3,
-        betas=(0.9, 0.999),
-        clip_norm=10.0,
-        average=0.99,
-        validate_every=100,
-        save_every=100,
-        loss=IRNWeights(temperature=0.0),
+    ("small-x4", "irn"): _SMALL,
+    ("small-x2", "irn"): replace(
+        _SMALL, preset="small-x2", out=Path("runs/irn_rescale/small-x2"), loss=IRNWeights(fit=4.0, temperature=0.0)
     ),
     ("paper-x2", "irn"): replace(
         _OFFICIAL, preset="paper-x2", out=Path("runs/irn_rescale/paper-x2"), loss=IRNWeights(fit=4.0)

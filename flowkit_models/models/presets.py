@@ -99,6 +99,7 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
             "unused": False,
         },
     ),
+    "irn_x2_small": ("IRN", {"scale": 2, "blocks": (3,), "growth": 24}),
     "irn_x4_small": ("IRN", {"blocks": (2, 2), "growth": 16}),
     # any factor up to 4: single pixels, and patches of 3 × 3
     "linf_p1": ("LINF", {}),

@@ -17,7 +17,15 @@ from flowkit_models.spandrel import Loader
 HCFLOW = {"steps": 1, "conditional_steps": 1, "hidden": 2, "conditional_hidden": 2, "features": 2, "growth": 2}
 SRFLOW = {"steps": 1, "transitions": 0, "hidden": 2, "blocks": 1, "taps": (0,), "features": 2, "growth": 2}
 LINF = {"steps": 1, "blocks": 1, "features": 2, "width": 2, "hidden": 2, "depth": 1}
-RESCALING = {"hcflow_rescale_x4", "hcflow_rescale_x4_small", "irn_x2", "irn_x3", "irn_x4", "irn_x4_small"}
+RESCALING = {
+    "hcflow_rescale_x4",
+    "hcflow_rescale_x4_small",
+    "irn_x2",
+    "irn_x3",
+    "irn_x4",
+    "irn_x2_small",
+    "irn_x4_small",
+}
 OVERRIDES = {
     "hcflow": [
         {},
