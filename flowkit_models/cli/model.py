@@ -2,20 +2,21 @@
 
 import copy
 import functools
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from flowkit_models.cli.options import STYLES, ModelOptions, RescalingOptions, Upscale
+from flowkit_models.cli.options import ModelOptions, RescalingOptions, Upscale
 from flowkit_models.devices import find_device
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.bundled import SHIPPED, find_bundled, rescaling_model
 from flowkit_models.models.checkpoint_file import noted_number, read_about
 from flowkit_models.models.factory import find_checkpoint, load
+from flowkit_models.models.identity import checksum
 from flowkit_models.models.registry import default_temperature
+from flowkit_models.models.styles import STYLES
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,13 +103,3 @@ def overrides(source: Any) -> dict[str, Any]:
     """The fields of a config that published weights don't tell, as options or another config have them, for `load`."""
     known = {name: getattr(source, name, None) for name in ("quant", "taps")}
     return {name: value for name, value in known.items() if value is not None}
-
-
-def checksum(model: ImageFlow) -> str:
-    """SHA-256 over names and values of the flow's weights, without a learned prior's: the same for all its files."""
-    digest = hashlib.sha256()
-    weights = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("prior.")}
-    for name, tensor in sorted(weights.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

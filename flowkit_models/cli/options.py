@@ -197,10 +197,6 @@ class Restore(DrawOptions, RefinementOptions):
     """End of the results' names, before the extension."""
 
 
-STYLES = {"faithful": "hcflow_x4", "crisp": "hcflow_x4_plusplus", "photo": "hcflow_x4_photo"}
-"""Names of the models that the styles stand for."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Upscale(DrawOptions):
     """Enlarges pictures; what they don't show is drawn from the model.

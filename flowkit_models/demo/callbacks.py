@@ -9,11 +9,18 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+from urllib.parse import quote
 
+from flowkit_models.demo.viewer import EMPTY, before_and_after
 from flowkit_models.models.bundled import list_bundled
 
 KEPT = 50
 """Finished calls whose files are kept for downloads."""
+
+QUICK = 30.0
+"""Seconds up to which a whole photograph is enlarged without being asked for."""
+
+Progress = Callable[[int, int], None]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -23,7 +30,7 @@ class Runner(Protocol):
 
     first: str
 
-    def run(self, session: str, checkpoint: str, name: str, *arguments: Any) -> Any:
+    def run(self, session: str, checkpoint: str, name: str, *arguments: Any, progress: Progress | None = None) -> Any:
         """Result of a task; ValueError or OSError with one line for the page."""
 
 
@@ -61,11 +68,11 @@ class Callbacks:
         self.files: deque[str] = deque()
         self.own_places = re.compile(re.escape(f"{folder}{os.sep}") + r"(?:(?:cache[/\\])?\w+[/\\])?")
 
-    def run(self, session: str, checkpoint: str, name: str, *arguments: Any) -> Any:
+    def run(self, session: str, checkpoint: str, name: str, *arguments: Any, progress: Progress | None = None) -> Any:
         """Result of a task that writes files: each call has a folder of its own, for names are the same."""
         folder = tempfile.mkdtemp(dir=self.folder)
         try:
-            return self.runner.run(session, checkpoint, name, folder, *arguments)
+            return self.runner.run(session, checkpoint, name, folder, *arguments, progress=progress)
         finally:
             self.files.append(folder)  # not before: calls of others may end sooner, and clean up
             if len(self.files) > KEPT:  # gradio has its own copies
@@ -76,6 +83,93 @@ class Callbacks:
         if state is None:
             raise ValueError("load a photograph and draw first")
         return self.run(session, state[1], name, state, *arguments)
+
+    def begin(self, session: str, progress: Progress, photo: str | None, checkpoint: str) -> dict[str, Any]:
+        """`look` for another photograph or model, at what the checkpoint recommends; nothing without a photograph."""
+        if not photo:
+            return {"viewer": EMPTY, "about": "", "sample": None, "seconds": 0.0, **self._nothing(), "variations": None}
+        shown = self.look(session, progress, photo, checkpoint, None, 50, 50)
+        return {**shown, **self._nothing(), "sample": None, "variations": None, "look_row": 50, "look_column": 50}
+
+    def _nothing(self) -> dict[str, Any]:
+        return {name: self.gr.update(visible=False) for name in ("whole_download", "whole")}
+
+    @says_errors
+    def look(
+        self,
+        session: str,
+        progress: Progress,
+        photo: str | None,
+        checkpoint: str,
+        sample: list[float] | None,
+        row: float,
+        column: float,
+    ) -> dict[str, Any]:
+        """A window of the enlarged photograph, before and after, and what the page says of it."""
+        if not photo:
+            raise ValueError("load a photograph first")
+        made = self.run(session, checkpoint, "look", photo, checkpoint, sample, row, column, progress=progress)
+        before, after = (self.address(made[name]) for name in ("before", "after"))
+        (width, height), whole = made["size"], made["whole"]
+        part = "" if made["size"] == whole else f", a window of {width} × {height} of it at 100 %"
+        how = "learned prior" if made["temperature"] is None else f"τ = {made['temperature']:g}"
+        words = f"{whole[0]} × {whole[1]} pixels{part}; {how}; {made['seconds']:.1f} s"
+        return {
+            "viewer": before_and_after(before, after, (width, height), ("bicubic", "flowkit")),
+            "about": words + ("" if sample is None else f"; variation {int(sample[2]) + 1}"),
+            "seconds": made["estimate"],
+        }
+
+    def enlarge_quick(
+        self, session: str, progress: Progress, photo: str | None, checkpoint: str, sample: Any, seconds: float
+    ) -> dict[str, Any]:
+        """`enlarge`, if it doesn't take long; else a button for it."""
+        if photo and seconds <= QUICK:
+            return self.enlarge(session, progress, photo, checkpoint, sample)
+        label = f"Enlarge all of it (about {max(1, round(seconds / 60))} min)"
+        return {"whole": self.gr.update(value=label, visible=bool(photo))}
+
+    @says_errors
+    def enlarge(
+        self, session: str, progress: Progress, photo: str, checkpoint: str, sample: Any, *_: Any
+    ) -> dict[str, Any]:
+        """The whole photograph enlarged, as a file, in the button that downloads it."""
+        made = self.run(session, checkpoint, "enlarge", photo, checkpoint, sample, progress=progress)
+        return {
+            "whole_download": self.button((made["file"], made["label"])),
+            "whole": self.gr.update(visible=False),
+            "about": made["about"],
+        }
+
+    @says_errors
+    def vary(
+        self,
+        session: str,
+        progress: Progress,
+        photo: str | None,
+        checkpoint: str,
+        temperature: float,
+        seed: float,
+        row: float,
+        column: float,
+    ) -> dict[str, Any]:
+        """Four draws of the window, and what they are draws of."""
+        if not photo:
+            raise ValueError("load a photograph first")
+        given = (photo, checkpoint, temperature, seed, row, column)
+        made = self.run(session, checkpoint, "vary", *given, progress=progress)
+        return {"variations": [tuple(image) for image in made], "varied": [temperature, seed]}
+
+    def choose(self, session: str, varied: list[float], index: int) -> dict[str, Any]:
+        """A variation that was chosen is what is looked at and enlarged from now on."""
+        return {"sample": [*varied, index], **self._nothing()}
+
+    def address(self, file: str) -> str:
+        """Address of a copy of a file that the page serves."""
+        from gradio.processing_utils import save_file_to_cache  # noqa: PLC0415 - an extra
+        from gradio.utils import get_upload_folder  # noqa: PLC0415
+
+        return f"gradio_api/file={quote(save_file_to_cache(file, get_upload_folder()))}"
 
     @says_errors
     def open(self, session: str, checkpoint: str, kind: str) -> dict[str, Any]:

@@ -1,11 +1,14 @@
 """Layout of the page, and the callback of each widget. Needs gradio; nothing on it comes from the network."""
 
 import functools
-from collections.abc import Callable, Iterable
 from typing import Any
 
-from flowkit_models.demo.callbacks import HOTTEST, Callbacks, bundled_files
+from flowkit_models.demo.callbacks import Callbacks, bundled_files
+from flowkit_models.demo.enlarge_tab import enlarge_widgets, wire_enlarge
 from flowkit_models.demo.scene import COLOURS
+from flowkit_models.demo.viewer import CSS as VIEWER
+from flowkit_models.demo.widgets import gallery, photograph, result, tau
+from flowkit_models.demo.wiring import Wiring
 
 _GRADIENT = ", ".join(f"rgb({', '.join(str(int(part)) for part in colour)})" for colour in COLOURS)
 
@@ -23,12 +26,27 @@ CSS = f"""
 #scores table {{ font-size: 13px; width: 100%; }}
 #scores th, #scores td {{ padding: 3px 8px; overflow-wrap: normal; word-break: normal; }}
 #scores td:not(:first-child), #scores th:not(:first-child) {{ text-align: right; }}
-@media (max-width: 640px) {{ .gradio-container {{ padding: 8px !important; }} }}
+.text {{ max-width: 50em; }}
+@media (max-width: 640px) {{
+  .gradio-container, main {{ padding: 4px !important; }}
+  button[role=tab] {{ padding: 0 7px !important; font-size: 13px !important; }}
+}}
+{VIEWER}"""
+
+ABOUT = """# flowkit: enlarge a photograph
+The models behind it are normalizing flows: they know what a small picture leaves open, and draw it.
 """
 
-ABOUT = """# flowkit: play with an image flow
-A normalizing flow draws many HR images for one LR image. τ says how far it dares to go; latents can be edited.
-"""
+COMPARE = """Load a photograph that is large enough: a small one is made of it, enlarged again, and compared with the
+original. The draws are also what the tabs *Edit* and *Latents* work on."""
+
+EDIT = "Edits change the latents of the draws in the tab *Compare*, or of the photograph there: load one there first."
+
+LATENT = """**What a latent is.** The flow maps an image to its small version and to *latents*, and back: numbers with a
+standard normal distribution that hold what the small version lacks. All latents together with a small version make an
+image that it could have come from. At τ = 0 they are zero, and the image is the likeliest; a draw at a higher τ takes
+them at random. Between the latents of two draws, every step is such an image as well: draw at τ > 0 in the tab
+*Compare*, then walk from one to the other here."""
 
 
 def build(gr: Any, calls: Callbacks, opened: dict[str, Any], examples: dict[str, str], limits: str) -> Any:
@@ -46,54 +64,31 @@ def build(gr: Any, calls: Callbacks, opened: dict[str, Any], examples: dict[str,
         gr.Markdown(ABOUT, elem_id="title")
         w["state"] = gr.State()
         w["opened"] = gr.State(calls.runner.first)
-        with gr.Row():
-            with gr.Column(scale=1, min_width=300):
-                _inputs(gr, w, calls.runner.first, opened, examples, limits)
-            with gr.Column(scale=3, min_width=320), gr.Tabs():
-                with gr.Tab("Draws"):
+        with gr.Tabs():
+            with gr.Tab("Enlarge my photo"):
+                enlarge_widgets(gr, w, calls, opened, examples, limits)
+            with gr.Tab("Compare"), gr.Row():
+                with gr.Column(scale=1, min_width=300):
+                    _inputs(gr, w, calls.runner.first, opened, examples)
+                with gr.Column(scale=3, min_width=300):
                     _draws(gr, w)
-                with gr.Tab("Edit"):
-                    w["possible"] = gr.Markdown(elem_classes="small")
-                    with gr.Tabs():
-                        with gr.Tab("Brush"):
-                            _brush(gr, w, calls, opened)
-                        with gr.Tab("Paste"):
-                            _paste(gr, w, calls, opened)
-                        with gr.Tab("Interpolate"):
-                            _way(gr, w, calls)
+            with gr.Tab("Edit"):
+                w["possible"] = gr.Markdown(EDIT, elem_classes="small")
+                with gr.Tabs():
+                    with gr.Tab("Brush"):
+                        _brush(gr, w, calls, opened)
+                    with gr.Tab("Paste"):
+                        _paste(gr, w, calls, opened)
+            with gr.Tab("Latents"):
+                gr.Markdown(LATENT, elem_classes="text")
+                _way(gr, w, calls)
         _wire(gr, w, calls, examples)
     return page
 
 
-def _tau(gr: Any, opened: dict[str, Any], label: str, **options: Any) -> Any:
-    """A slider of τ that starts where the checkpoint recommends."""
-    tau = opened["temperature"]
-    return gr.Slider(0, max(HOTTEST, tau), tau, step=0.05, label=label, **options)
-
-
-def _photograph(gr: Any, label: str, height: int, name: str) -> Any:
-    """A photograph that is uploaded; nobody but a worker opens it."""
-    photo = gr.Image(
-        label=label,
-        type="filepath",
-        image_mode=None,
-        sources=["upload", "clipboard"],
-        height=height,
-        elem_id=name,
-    )
-    photo.preprocess = _path
-    return photo
-
-
-def _path(payload: Any) -> str | None:
-    """The file of an image widget; gradio's own way decodes it in this process, with any decoder that there is."""
-    return payload.path if payload else None
-
-
-def _inputs(
-    gr: Any, w: dict[str, Any], checkpoint: str, opened: dict[str, Any], examples: dict[str, str], limits: str
-) -> None:
-    w["photo"] = _photograph(gr, "Photograph", 220, "photo")
+def _inputs(gr: Any, w: dict[str, Any], checkpoint: str, opened: dict[str, Any], examples: dict[str, str]) -> None:
+    gr.Markdown(COMPARE, elem_classes="small")
+    w["photo"] = photograph(gr, "Photograph", 220, "photo")
     w["example"] = gr.Radio(list(examples), label="or an example", visible=bool(examples), elem_id="example")
     files = bundled_files()
     choices = [(words, file) for file, words in files.items()]
@@ -101,7 +96,7 @@ def _inputs(
     w["bundled"] = gr.Dropdown(choices, value=first, label="Model", elem_id="bundled")
     kinds = [tuple(choice) for choice in opened["kinds"]]
     w["kind"] = gr.Radio(kinds, value=opened["kind"], label="The photograph is")
-    w["temperature"] = _tau(gr, opened, "Temperature τ (std of the latents)", elem_id="tau")
+    w["temperature"] = tau(gr, opened, "Temperature τ (std of the latents)", elem_id="tau")
     w["seed"] = gr.Slider(0, 999, 0, step=1, label="Seed", elem_id="seed")
     w["n"] = gr.Slider(1, 8, 4, step=1, label="Number of draws", elem_id="n")
     w["draw"] = gr.Button("Draw", variant="primary", elem_id="draw")
@@ -115,19 +110,18 @@ def _inputs(
         w["upload"] = gr.UploadButton("Upload a checkpoint", file_types=[".safetensors", ".pth"], size="sm")
     w["model"] = gr.Markdown(opened["about"], elem_classes="small", elem_id="model")
     w["notes"] = gr.Markdown(elem_classes="small", elem_id="notes")
-    gr.Markdown(limits, elem_classes="small", elem_id="limits")
 
 
 def _draws(gr: Any, w: dict[str, Any]) -> None:
     with gr.Row():
         with gr.Column(scale=2, min_width=320):
-            w["draws"] = _gallery(gr, "Draws and their consistency with the LR image", 2, "draws")
+            w["draws"] = gallery(gr, "Draws and their consistency with the LR image", 2, "draws")
             w["download"] = gr.DownloadButton("Download", visible=False, size="sm", elem_id="download")
         with gr.Column(scale=1, min_width=240):
-            w["heat"] = _result(gr, "Diversity: where draws differ", "heat")
+            w["heat"] = result(gr, "Diversity: where draws differ", "heat")
             w["legend"] = gr.HTML()
             w["scores"] = gr.Markdown(elem_id="scores")
-    w["references"] = _gallery(gr, "To compare with", 3, "references")
+    w["references"] = gallery(gr, "To compare with", 3, "references")
 
 
 def _brush(gr: Any, w: dict[str, Any], calls: Callbacks, opened: dict[str, Any]) -> None:
@@ -148,7 +142,7 @@ def _brush(gr: Any, w: dict[str, Any], calls: Callbacks, opened: dict[str, Any])
             )
             w["editor"].preprocess = functools.partial(_layers, w["editor"])
         with gr.Column(min_width=300):
-            w["brush_result"] = _result(gr, "Result", "brush_result")
+            w["brush_result"] = result(gr, "Result", "brush_result")
             w["brush_caption"] = gr.Markdown(elem_classes="small")
             w["brush_download"] = gr.DownloadButton("Download", visible=False, size="sm")
     changes = [
@@ -159,7 +153,7 @@ def _brush(gr: Any, w: dict[str, Any], calls: Callbacks, opened: dict[str, Any])
     ]
     w["change"] = gr.Radio(changes, value="redraw", label="Latents of the region become")
     with gr.Row():
-        w["brush_temperature"] = _tau(gr, opened, "τ of the region")
+        w["brush_temperature"] = tau(gr, opened, "τ of the region")
         w["brush_seed"] = gr.Slider(0, 999, 1, step=1, label="Seed of another draw")
         w["factor"] = gr.Slider(0, 2, 0.5, step=0.05, label="Factor")
     w["levels"] = gr.CheckboxGroup([], label="Levels of latents, coarsest first")
@@ -176,12 +170,12 @@ def _layers(editor: Any, payload: Any) -> list[str | bytes]:
 def _paste(gr: Any, w: dict[str, Any], calls: Callbacks, opened: dict[str, Any]) -> None:
     with gr.Row():
         with gr.Column(min_width=260):
-            w["source"] = _photograph(gr, "Take from (click there)", 260, "source")
+            w["source"] = photograph(gr, "Take from (click there)", 260, "source")
             w["paste_base"] = gr.Dropdown([], label="Lay it into")
         with gr.Column(min_width=260):
-            w["pasted"] = _result(gr, "Pasted (click where)", "pasted")
+            w["pasted"] = result(gr, "Pasted (click where)", "pasted")
         with gr.Column(min_width=260):
-            w["paste_result"] = _result(gr, "Harmonised by the flow", "paste_result")
+            w["paste_result"] = result(gr, "Harmonised by the flow", "paste_result")
             w["paste_caption"] = gr.Markdown(elem_classes="small")
             w["paste_download"] = gr.DownloadButton("Download", visible=False, size="sm")
     with gr.Row():
@@ -192,7 +186,7 @@ def _paste(gr: Any, w: dict[str, Any], calls: Callbacks, opened: dict[str, Any])
     with gr.Row():
         w["side"] = gr.Slider(16, calls.side, side, step=8, label="Side of the patch, HR pixels", min_width=240)
         w["toward"] = gr.Slider(0, 1, 0, step=0.05, label="LR image: old (0) … patch's (1)", min_width=240)
-        w["paste_temperature"] = _tau(gr, opened, "τ to normalise to", min_width=180)
+        w["paste_temperature"] = tau(gr, opened, "τ to normalise to", min_width=180)
     collections = [
         ("at each position", "position"),
         ("of each channel", "channel"),
@@ -213,58 +207,17 @@ def _way(gr: Any, w: dict[str, Any], calls: Callbacks) -> None:
             w["t"] = gr.Slider(0, 1, 0.5, step=0.05, label="t")
             w["go"] = gr.Button("Interpolate", variant="primary", elem_id="interpolate")
         with gr.Column(min_width=300, scale=2):
-            w["way_result"] = _result(gr, "Result", "way_result")
+            w["way_result"] = result(gr, "Result", "way_result")
             w["way_caption"] = gr.Markdown(elem_classes="small")
             w["way_download"] = gr.DownloadButton("Download", visible=False, size="sm")
-    w["strip"] = _gallery(gr, "The way", 5, "strip")
-
-
-def _result(gr: Any, label: str, name: str) -> Any:
-    image = gr.Image(
-        label=label,
-        type="filepath",
-        image_mode=None,
-        format="png",
-        interactive=False,
-        buttons=["download", "fullscreen"],
-        elem_id=name,
-    )
-    image.preprocess = _path
-    return image
-
-
-def _gallery(gr: Any, label: str, columns: int, name: str) -> Any:
-    return gr.Gallery(
-        label=label,
-        columns=columns,
-        format="png",
-        object_fit="contain",
-        height="auto",
-        elem_id=name,
-        elem_classes="images",
-    )
+    w["strip"] = gallery(gr, "The way", 5, "strip")
 
 
 def _wire(gr: Any, w: dict[str, Any], calls: Callbacks, examples: dict[str, str]) -> None:
-    """Connects widgets with callbacks. Nothing queues here: the workers' pool says who waits."""
-
-    def bound(function: Callable[..., Any], spread: bool = False, event: bool = False) -> Callable[..., Any]:
-        """A callback that is told its session, and the place of an event; `spread`: results by widget."""
-
-        def by_session(request: Any, *values: Any) -> Any:
-            made = function(request.session_hash or "", *values)
-            return {w[name]: value for name, value in made.items()} if spread else made
-
-        def selected(request: Any, selection: Any, value: Any) -> Any:
-            return by_session(request, value, selection.index)
-
-        called = selected if event else by_session
-        called.__annotations__.update(request=gr.Request, selection=gr.SelectData)  # by which gradio passes them
-        return called
-
-    def on(trigger: Any, function: Any, given: list[str], made: Iterable[str], **options: Any) -> Any:
-        inputs, outputs = [w[name] for name in given], [w[name] for name in made]
-        return trigger(function, inputs, outputs, concurrency_limit=None, api_visibility="private", **options)
+    """Connects widgets with callbacks."""
+    wiring = Wiring(gr, w)
+    on, bound = wiring.on, wiring.bound
+    wire_enlarge(wiring, calls, examples)
 
     options = ["photo", "opened", "kind", "fit", "row", "column", "temperature", "seed", "n"]
     quick = {"trigger_mode": "always_last", "show_progress_on": w["draws"]}

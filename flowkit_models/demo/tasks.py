@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from flowkit_models.demo.edits import Change, between, change_region, image_of, level_names, move_content, subjects
+from flowkit_models.demo.enlarging import Sample, enlarge_file, look, vary
 from flowkit_models.demo.scene import (
     Draws,
     Fit,
@@ -37,6 +38,7 @@ from flowkit_models.demo.scene import (
 )
 from flowkit_models.images.image_file import image_size, write_image
 from flowkit_models.inference.editing import Way, resample_mask
+from flowkit_models.models.base import ImageFlow
 
 Recipe = tuple[Any, ...]
 """Draws as what makes them again: arguments of `Tasks.draw` after the folder, and when the checkpoint was changed."""
@@ -50,11 +52,13 @@ class Tasks:
         side: longest side of HR images, in pixels.
         device: of the models.
         largest: bytes of a checkpoint that is opened.
+        progress: is called with (steps done, steps in all) by tasks that take long.
     """
 
     side: int
     device: str
     largest: float
+    progress: Callable[[int, int], None] = field(default=lambda done, total: None, repr=False)
     _draws: Callable[[Recipe], Draws] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -78,6 +82,35 @@ class Tasks:
             "kind": suited_kind(model),
             "temperature": recommended(model, checkpoint),
         }
+
+    def look(
+        self, folder: str, photo: str, checkpoint: str, sample: list[float] | None, row: float, column: float
+    ) -> dict[str, Any]:
+        """A window of an enlarged photograph, before and after; see `flowkit_models.demo.enlarging.look`."""
+        model = open_model(checkpoint, self.device, self.largest)
+        chosen = self._sample(model, checkpoint, sample)
+        shown = look(model, photo, Path(folder), chosen, (row / 100, column / 100), self.progress)
+        return {**shown, "temperature": chosen.temperature}
+
+    def vary(
+        self, folder: str, photo: str, checkpoint: str, temperature: float, seed: float, row: float, column: float
+    ) -> list[tuple[str, str]]:
+        """The window as each of four draws."""
+        model = open_model(checkpoint, self.device, self.largest)
+        samples = [Sample(temperature, int(seed), draw) for draw in range(4)]
+        return vary(model, photo, Path(folder), samples, (row / 100, column / 100), self.progress)
+
+    def enlarge(self, folder: str, photo: str, checkpoint: str, sample: list[float] | None) -> dict[str, Any]:
+        """The whole photograph as a file; see `flowkit_models.demo.enlarging.enlarge_file`."""
+        model = open_model(checkpoint, self.device, self.largest)
+        return enlarge_file(model, photo, Path(folder), self._sample(model, checkpoint, sample), self.progress)
+
+    def _sample(self, model: ImageFlow, checkpoint: str, chosen: list[float] | None) -> Sample:
+        """What a variation stands for, [τ, seed, draw]; None: what the checkpoint recommends."""
+        if chosen is None:
+            return Sample(recommended(model, checkpoint) if model.prior is None else None)
+        temperature, seed, draw = chosen
+        return Sample(temperature, int(seed), int(draw))
 
     def draw(
         self,

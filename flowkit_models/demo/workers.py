@@ -40,8 +40,10 @@ def serve_calls(connection: Connection, make: Callable[[], Any], memory: float) 
     """Answers calls of methods of `make()` until the other side hangs up; runs in a process of its own.
 
     Args:
-        connection: receives (method, arguments), sends {"made": …} or {"error": …, "memory": …} as JSON.
-        make: the object with the methods; their results are what JSON can hold.
+        connection: receives (method, arguments), sends {"made": …} or {"error": …, "memory": …} as JSON, and before
+            it any number of {"progress": [done, total]}.
+        make: the object with the methods; their results are what JSON can hold. Its attribute `progress` is set to what
+            sends progress.
         memory: bytes that calls may take, on top of what the process has before the first.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the page's, which then ends its workers
@@ -49,6 +51,7 @@ def serve_calls(connection: Connection, make: Callable[[], Any], memory: float) 
     assert parent is not None, "runs in a process of its own"
     threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
     tasks = make()
+    tasks.progress = lambda *steps: connection.send_bytes(json.dumps({"progress": steps}).encode())
     limit_memory(memory)
     connection.send_bytes(b"{}")
     while True:
@@ -96,7 +99,7 @@ class Worker:
 
     Args:
         make: makes the object whose methods are called; pickled.
-        seconds: after which a call is stopped.
+        seconds: after which a call is stopped, counted anew from each step that it reports.
         memory: bytes that its calls may take.
 
     Attributes:
@@ -119,8 +122,14 @@ class Worker:
         theirs.close()
         self.ready = False
 
-    def run(self, name: str, arguments: tuple[Any, ...]) -> Any:
+    def run(self, name: str, arguments: tuple[Any, ...], progress: Callable[[int, int], None] | None = None) -> Any:
         """Result of a method.
+
+        Args:
+            name: of the method.
+            arguments: of the method.
+            progress: is called with (done, total) of each step that the method reports; each has the limit of time
+                for itself.
 
         Raises:
             WorkerError: if it fails, ends or is stopped; after the latter two the worker starts anew.
@@ -130,7 +139,9 @@ class Worker:
                 self._receive(START)
                 self.ready = True
             self.connection.send((name, arguments))
-            answer = self._receive(self.seconds)
+            while "progress" in (answer := self._receive(self.seconds)):
+                if progress is not None:
+                    progress(*answer["progress"])
         except TimeoutError:
             message = f"stopped: it took more than {self.seconds:g} s (--time-limit)"
         except (EOFError, OSError):
@@ -189,7 +200,14 @@ class Pool:
             worker.process.kill()
             worker.process.join()
 
-    def run(self, session: str, checkpoint: str, name: str, *arguments: Any) -> Any:
+    def run(
+        self,
+        session: str,
+        checkpoint: str,
+        name: str,
+        *arguments: Any,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Any:
         """Result of a method in a free worker.
 
         Args:
@@ -197,12 +215,13 @@ class Pool:
             checkpoint: that the call opens.
             name: of the method.
             *arguments: of the method.
+            progress: see `Worker.run`.
 
         Raises:
             WorkerError: as `Worker.run`, or if there is no worker free in time.
         """
         with self._taken(session, checkpoint) as worker:
-            return worker.run(name, arguments)
+            return worker.run(name, arguments, progress)
 
     @contextlib.contextmanager
     def _taken(self, session: str, checkpoint: str) -> Iterator[Worker]:

@@ -90,13 +90,14 @@ def one_line(path: Path, what: str) -> Iterator[None]:
         raise PictureError(_damaged(path, what, _reasons(error))) from None
 
 
-def decode(path: Path, row: ImageFormat, max_pixels: int, what: str) -> Decoded:
+def decode(path: Path, row: ImageFormat, max_pixels: int, otherwise: str, what: str) -> Decoded:
     """Decodes a picture, wholly or not at all.
 
     Args:
         path: the file.
         row: its format.
         max_pixels: the most that it may have.
+        otherwise: what to do with a larger one.
         what: to say of one that can't be decoded.
 
     Raises:
@@ -105,7 +106,7 @@ def decode(path: Path, row: ImageFormat, max_pixels: int, what: str) -> Decoded:
     """
     data, ycc = _changed(path, row)
     try:
-        return _decode(path, row, max_pixels, data, ycc, "warning")
+        return _decode(path, row, (max_pixels, otherwise), data, ycc, "warning")
     except import_vips().Error as error:
         # most warnings are about metadata, and hide what comes after
         whole = mended(path.read_bytes() if data is None else data, row.name)
@@ -113,7 +114,7 @@ def decode(path: Path, row: ImageFormat, max_pixels: int, what: str) -> Decoded:
             with suppress(import_vips().Error):
                 _open(path, row, data, "none")  # says what is odd about the file as it is
             try:
-                found = _decode(path, row, max_pixels, whole, ycc, "error")
+                found = _decode(path, row, (max_pixels, otherwise), whole, ycc, "error")
                 said.extend(_reasons(import_vips().Error("what libvips has kept in mind")))
             except import_vips().Error as second:
                 reasons = _reasons(error) or [*_reasons(second), *said]
@@ -154,9 +155,11 @@ def _changed(path: Path, row: ImageFormat) -> tuple[bytes | None, bool]:
             return rewritten_tiff(content[:], {262: 2}), True
 
 
-def _decode(path: Path, row: ImageFormat, max_pixels: int, data: bytes | None, ycc: bool, fail_on: str) -> Decoded:
+def _decode(
+    path: Path, row: ImageFormat, limit: tuple[int, str], data: bytes | None, ycc: bool, fail_on: str
+) -> Decoded:
     image = _open(path, row, data, fail_on)
-    _check(path, image, row.name, max_pixels)
+    _check(path, image, row.name, *limit)
     turned = image.get_typeof("orientation") != 0 and image.get("orientation") in range(2, 9)
     image, warnings = _in_rgb(image.autorot())
     levels = _levels(image)
@@ -207,7 +210,7 @@ def _damaged(path: Path, what: str, reasons: list[str]) -> str:
     return f"{path}: {what} ({reason})" if reason else f"{path}: {what}"
 
 
-def _check(path: Path, image: Any, form: str, max_pixels: int) -> None:
+def _check(path: Path, image: Any, form: str, max_pixels: int, otherwise: str) -> None:
     """Refuses what can be told from the head of a file, before its pixels are decoded."""
     frames = image.get("n-pages") if image.get_typeof("n-pages") else 1
     if form == "png":
@@ -217,10 +220,7 @@ def _check(path: Path, image: Any, form: str, max_pixels: int) -> None:
         raise PictureError(f"{path}: has {frames} {what}; one picture is needed: save them one by one")
     size = f"{image.width} × {image.height}"
     if image.width * image.height > max_pixels:
-        raise PictureError(
-            f"{path}: {size} is more than {max_pixels} pixels: cut it, "
-            "or raise flowkit_models.images.photo_file.MAX_PIXELS"
-        )
+        raise PictureError(f"{path}: {size} is more than {max_pixels} pixels: cut it, or {otherwise}")
     if image.format not in ("uchar", "ushort"):
         raise PictureError(f"{path}: pixels of type {image.format}: save it with 8 or 16 whole bits per channel")
     colours = 4 if image.interpretation == "cmyk" else COLOURS.get(image.interpretation)

@@ -32,6 +32,9 @@ from flowkit_models.images.transparency import over_white
 MAX_PIXELS = 2**28
 """Of a file that is read: a few damaged bytes can ask for terabytes. Its pixels take 12 bytes each as floats."""
 
+RAISE = "raise flowkit_models.images.photo_file.MAX_PIXELS"
+"""What a user can do who needs larger ones."""
+
 KEPT = ("exif-", "xmp-data", "iptc-data", "icc-profile-data")
 """Starts of the names of metadata that are kept, beside texts (`png_text.PREFIX`)."""
 _LUMA = (0.299, 0.587, 0.114)
@@ -95,14 +98,19 @@ class Picture:
     warnings: tuple[str, ...] = ()
 
 
-def read(path: str | Path) -> Picture:
+def read(path: str | Path, max_pixels: int | None = None, otherwise: str = RAISE) -> Picture:
     """Reads a photograph in any format with a `vips_loader` in `formats.FORMATS`, told by its content, not its name.
 
     Gray, palette, 1 to 16 bits, alpha; CMYK becomes sRGB through its profile. Nothing is returned of a damaged file.
 
+    Args:
+        path: the file.
+        max_pixels: the most that it may have; None: `MAX_PIXELS`.
+        otherwise: what to do with a larger one, for the error.
+
     Raises:
         PictureError: if there is no such file, or it is not of these, damaged, truncated, animated, of several
-            pages, larger than `MAX_PIXELS`, or has floating-point pixels or too many channels.
+            pages, too large, or has floating-point pixels or too many channels.
         ModuleNotFoundError: without pyvips.
     """
     path = Path(path)
@@ -110,7 +118,7 @@ def read(path: str | Path) -> Picture:
     missing = f"{row.label} file, which can't be read here, or is damaged: convert it to PNG or JPEG"
     what = missing if row.some_builds else "damaged or truncated"
     with one_line(path, what):
-        decoded = decode(path, row, MAX_PIXELS, what)
+        decoded = decode(path, row, max_pixels or MAX_PIXELS, otherwise, what)
         image, pixels, warnings = decoded.image, decoded.pixels, decoded.warnings
         metadata = _metadata(image)
         if row.name == "png":

@@ -11,7 +11,7 @@ from torch import Tensor
 from flowkit_models.images.photo_file import Header, Picture, stored
 from flowkit_models.images.resize import bicubic_resize
 from flowkit_models.images.transparency import bleed, transparent
-from flowkit_models.inference.latent_field import LatentField
+from flowkit_models.inference.latent_field import Field
 from flowkit_models.inference.tiling import OVERLAP, Tiled
 from flowkit_models.models.base import ImageFlow
 
@@ -45,7 +45,7 @@ def upscaled(
     temperature: float | None,
     under: Rows | None,
     header: Header,
-    field: LatentField | None,
+    field: Field | None,
     progress: Callable[[int, int], None],
     size: tuple[int, int] | None = None,
 ) -> NDArray[Any]:

@@ -8,8 +8,8 @@ import support
 from command_files import noise, opened, save, tree
 from PIL import Image
 
-from flowkit_models.cli.options import STYLES
 from flowkit_models.models.bundled import list_bundled
+from flowkit_models.models.styles import STYLES
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """The demo's page in headless Chromium: for its test, and for the pictures in docs/.
 
-PYTHONPATH=. python tests/flowkit_models/demo/browser.py MODEL docs     draws docs/demo_draws.png and docs/demo_edit.png
+PYTHONPATH=. python tests/flowkit_models/demo/browser.py MODEL docs     draws docs/demo_*.png
 """
 
 import contextlib
@@ -88,17 +88,27 @@ def paint(page, strokes):
 
 def screenshots(model, folder):
     """The pictures for docs/."""
-    with tempfile.TemporaryDirectory() as made, serve(model) as address, opened(address) as (page, _):
-        photo = Path(made) / "astronaut.png"
-        write_image(photo, photographs()["astronaut"])
-        page.set_input_files("#photo input[type=file]", photo)
-        page.wait_for_selector("text=all draws are the same image")  # at the shipped checkpoint's own τ
-        page.locator("#tau input[type=number]").fill("0.2")
-        page.locator("#tau input[type=number]").press("Tab")
-        page.wait_for_selector("text=all draws are the same image", state="detached")
+    with tempfile.TemporaryDirectory() as made, serve(model) as address, opened(address, 1440) as (page, _):
+        for name in ("chelsea", "astronaut"):
+            write_image(Path(made) / f"{name}.png", photographs()[name])
+        page.set_input_files("#own_photo input[type=file]", Path(made) / "chelsea.png")
+        page.wait_for_selector("#viewer img >> nth=1")
+        page.wait_for_selector("#whole, #get", state="visible")
+        if page.locator("#whole").is_visible():
+            page.locator("#whole").click()
+        page.wait_for_selector("#get", state="visible")
+        page.wait_for_timeout(2000)
+        _shoot(page, folder / "demo_enlarge.png")
+        page.set_viewport_size({"width": 360, "height": 740})
+        page.wait_for_timeout(2000)
+        _shoot(page, folder / "demo_phone.png")
+        page.set_viewport_size({"width": 1440, "height": 900})
+        page.get_by_role("tab", name="Compare").click()
+        page.set_input_files("#photo input[type=file]", Path(made) / "astronaut.png")
+        page.wait_for_selector("text=draw 4:")
         page.wait_for_timeout(3000)
         _shoot(page, folder / "demo_draws.png")
-        page.get_by_role("tab", name="Edit").click()
+        page.get_by_role("tab", name="Edit", exact=True).click()
         page.wait_for_timeout(3000)
         paint(page, [(0.4, 0.1), (0.5, 0.12), (0.5, 0.25), (0.4, 0.3), (0.4, 0.15)])
         page.get_by_label("zero").check()

@@ -43,7 +43,8 @@ class Direct:
     first = ""
     tasks = Tasks(96, "cpu", math.inf)
 
-    def run(self, session, checkpoint, name, *arguments):
+    def run(self, session, checkpoint, name, *arguments, progress=None):
+        self.tasks.progress = progress or (lambda done, total: None)
         return json.loads(json.dumps(getattr(self.tasks, name)(*arguments)))
 
 

@@ -81,7 +81,7 @@ def test_files_of_a_running_call_stay(calls, monkeypatch):
     monkeypatch.setattr("flowkit_models.demo.callbacks.KEPT", 2)
 
     class Slow:
-        def run(self, session, checkpoint, name, folder):
+        def run(self, session, checkpoint, name, folder, progress=None):
             for _ in range(5 if session == "slow" else 0):
                 calls.run("quick", "", "draw")
             return Path(folder).is_dir()
@@ -93,7 +93,7 @@ def test_files_of_a_running_call_stay(calls, monkeypatch):
 
 @pytest.mark.parametrize("inside", ["", "cache/0a9f/", "tmp_x1/"])
 def test_errors_name_the_file_and_not_where_the_page_keeps_it(calls, inside):
-    def run(session, checkpoint, name, *arguments):
+    def run(session, checkpoint, name, *arguments, progress=None):
         raise ValueError(f"{calls.folder}/{inside}16, wide.png: bad, unlike /elsewhere/x/y.png")
 
     calls.runner.run = run

@@ -8,15 +8,36 @@ import torch
 from PIL import Image
 from scenes import draws_of
 
+from flowkit_models.cli import main
 from flowkit_models.demo import scene as studio
 from flowkit_models.images.image_file import read_image
 
 
 def test_page_in_a_browser(hcflow, photo, tmp_path):
-    """Load a photograph, move τ, see other draws, download one, edit; on a wide and on a narrow screen, offline."""
+    """Enlarge a photograph; load one, move τ, see other draws, download one, edit; wide and narrow, offline."""
     if browser.chromium() is None:
         pytest.skip("no Chromium is installed: apt install chromium")
     with browser.serve(hcflow, "--side", "96") as address, browser.opened(address) as (page, asked):
+        # enlarged: at once a window with a divider that keys move, then a file, that of the command
+        page.set_input_files("#own_photo input[type=file]", photo)
+        page.wait_for_selector("#viewer img >> nth=1")
+        divider = page.locator("#viewer input[type=range]")
+        divider.focus()
+        for _ in range(3):
+            page.keyboard.press("ArrowLeft")
+        assert divider.evaluate("x => getComputedStyle(x).getPropertyValue('--at')").strip() == "47"
+        widths = "() => [...document.querySelectorAll('#viewer img')].map(x => [x.naturalWidth, x.width])"
+        assert page.evaluate(widths) == [[416, 416], [416, 416]], "at 100 %"
+        page.wait_for_selector("text=104 × 72 became 416 × 288 pixels in")
+        with page.expect_download() as info:
+            page.locator("#get").click()
+        assert info.value.suggested_filename == "a_photo_x4.png"
+        info.value.save_as(tmp_path / "enlarged.png")
+        assert main(["upscale", photo, "-m", hcflow, "--device", "cpu"]) == 0
+        assert (tmp_path / "enlarged.png").read_bytes() == (tmp_path / "a photo_x4.png").read_bytes()
+
+        # compared with the original
+        page.get_by_role("tab", name="Compare").click()
         page.set_input_files("#photo input[type=file]", photo)
         page.wait_for_selector("#draws img >> nth=3")
         page.wait_for_selector("text=draw 4:")
@@ -44,7 +65,7 @@ def test_page_in_a_browser(hcflow, photo, tmp_path):
         assert torch.equal(second, read_image(tmp_path / "download.png"))
 
         # a brushed region
-        page.get_by_role("tab", name="Edit").click()
+        page.get_by_role("tab", name="Edit", exact=True).click()
         page.wait_for_timeout(1000)  # the editor fits its canvas into the tab
         browser.paint(page, [(0.4, 0.45), (0.6, 0.55)])
         page.locator("#brush").click()
@@ -52,9 +73,10 @@ def test_page_in_a_browser(hcflow, photo, tmp_path):
         assert re.search(r"[\d.]+% of draw 1 changed · consistency", page.locator("body").inner_text())
 
         # errors are shown
-        page.get_by_role("tab", name="Interpolate").click()
+        page.get_by_role("tab", name="Latents").click()
         page.locator("#interpolate").click()
         page.wait_for_selector("#strip img >> nth=4")
+        page.get_by_role("tab", name="Compare").click()
         page.get_by_role("button", name="Another checkpoint").click()
         page.locator("#checkpoint textarea, #checkpoint input").first.fill("nowhere.pth")
         page.locator("#checkpoint textarea, #checkpoint input").first.press("Enter")
@@ -68,9 +90,12 @@ def test_page_in_a_browser(hcflow, photo, tmp_path):
         page.wait_for_selector("text=At τ = 0 all draws are the same image")
 
         # nothing is wider than a phone, and nobody else was asked for anything
-        page.set_viewport_size({"width": 390, "height": 844})
-        page.wait_for_timeout(500)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 400
+        page.set_viewport_size({"width": 360, "height": 740})
+        for shown in ("#draws", "#viewer"):
+            page.wait_for_timeout(500)
+            assert page.locator(shown).is_visible()
+            assert page.evaluate("document.documentElement.scrollWidth") <= 360
+            page.get_by_role("tab", name="Enlarge my photo").click()
         assert {url.removeprefix("blob:").split("?")[0][: len(address)] for url in asked} == {address}
         html = page.content()
         assert not re.findall(

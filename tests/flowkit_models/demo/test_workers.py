@@ -23,6 +23,12 @@ class Hostile:
     def hang(self):
         time.sleep(10 * PATIENCE)
 
+    def step(self, count, seconds):
+        for i in range(count):
+            time.sleep(seconds)
+            self.progress(i + 1, count)
+        return count
+
     def die(self):
         os._exit(9)
 
@@ -131,3 +137,11 @@ def test_workers_end_with_the_pool():
     assert "its process died" in said[0]
     assert pool.workers[0].process is process  # nothing starts anew
     assert process.exitcode == -signal.SIGKILL
+
+
+def test_steps_that_are_reported_have_the_limit_of_time_each():
+    steps = []
+    with Pool(Hostile, "ours", 1, 1.5, 1e9) as pool:
+        pool.run("alice", "ours", "answer", 0)
+        assert pool.run("alice", "ours", "step", 4, 0.5, progress=lambda *step: steps.append(step)) == 4
+    assert steps == [(1, 4), (2, 4), (3, 4), (4, 4)]
