@@ -1,4 +1,4 @@
-"""IRN and IRN+ for rescaling: the baseline without conditioning (Xiao et al., ECCV 2020; HCFlow's Table 4).
+"""IRN, IRN+ and T-IRN for rescaling: the baseline without conditioning (Xiao et al., ECCV 2020; HCFlow's Table 4).
 
 With no option it trains the small preset on photographs that scikit-image and scikit-learn carry, in minutes on two
 CPU cores, and scores it on three others. Several processes: `torchrun --nproc_per_node N`. It can be stopped at any
@@ -24,10 +24,20 @@ from flowkit_models.training.validation import HeldOutRescaling
 class Config(Options):
     """Options of the recipe. The defaults shown are those of the chosen preset and stage."""
 
-    preset: Literal["small-x4", "small-x2", "paper-x2", "paper-x3", "paper-x4"] = "small-x4"
-    """small-…: two CPU cores, minutes. paper-…: the published networks and settings, for a GPU and days."""
+    preset: Literal[
+        "small-x4",
+        "small-x2",
+        "paper-x2",
+        "paper-x3",
+        "paper-x4",
+        "tirn-small-x4",
+        "tirn-paper-x2",
+        "tirn-paper-x4",
+    ] = "small-x4"
+    """small-…: two CPU cores, minutes. paper-…: the published networks and settings, for a GPU and days. tirn-…: T-IRN,
+    with colours, luma and details in three branches, and zero for the latent."""
     stage: Literal["irn", "plus"] = "irn"
-    """irn: as published. plus: IRN+ (×4 only), from an IRN, with perceptual and adversarial losses."""
+    """irn: as published, T-IRN too. plus: IRN+ (×4 only), from an IRN, with perceptual and adversarial losses."""
     init: Annotated[Path | None, PATH] = None
     """Checkpoint that the stage plus starts from. Without it: last.safetensors of the preset's stage irn."""
     out: Path = Path("runs/irn_rescale")
@@ -50,6 +60,9 @@ MODEL = {
     "paper-x2": "irn_x2",
     "paper-x3": "irn_x3",
     "paper-x4": "irn_x4",
+    "tirn-small-x4": "tirn_x4_small",
+    "tirn-paper-x2": "tirn_x2",
+    "tirn-paper-x4": "tirn_x4",
 }
 
 # the official option files: docs/official/irn.md
@@ -78,6 +91,9 @@ _SMALL = Config(
     save_every=100,
     loss=IRNWeights(temperature=0.0),
 )
+# T-IRN: no loss of the latent, which is zero; settings of its paper, which this repository has not run
+_TIRN = IRNWeights(fit=0.25, latent=0.0, temperature=0.0)
+_TIRN_OFFICIAL = replace(_OFFICIAL, crop=128, loss=_TIRN)
 PRESETS: dict[tuple[str, ...], Config] = {
     ("small-x4", "irn"): _SMALL,
     ("small-x2", "irn"): replace(
@@ -101,6 +117,23 @@ PRESETS: dict[tuple[str, ...], Config] = {
         milestones=(50_000, 100_000, 200_000, 300_000),
         loss=IRNWeights(latent=0.0, back=0.01, perceptual=0.01, gan=1.0),
         critic_first=5000,
+    ),
+    ("tirn-small-x4", "irn"): replace(
+        _SMALL, preset="tirn-small-x4", out=Path("runs/irn_rescale/tirn-small-x4"), loss=_TIRN
+    ),
+    ("tirn-paper-x2", "irn"): replace(
+        _TIRN_OFFICIAL,
+        preset="tirn-paper-x2",
+        out=Path("runs/irn_rescale/tirn-paper-x2"),
+        steps=800_000,
+        milestones=tuple(range(100_000, 800_000, 100_000)),
+    ),
+    ("tirn-paper-x4", "irn"): replace(
+        _TIRN_OFFICIAL,
+        preset="tirn-paper-x4",
+        out=Path("runs/irn_rescale/tirn-paper-x4"),
+        steps=600_000,
+        milestones=tuple(range(40_000, 600_000, 40_000)),
     ),
 }
 
@@ -131,7 +164,7 @@ def main(config: Config) -> None:
 
 
 def starting_point(config: Config) -> Any:
-    """A fresh model, which is the Haar transform; for IRN+ a trained one.
+    """A fresh model, whose LR image is the Haar transform's; for IRN+ a trained one.
 
     Raises:
         ValueError: if that is missing, or another one.

@@ -95,7 +95,7 @@ class Tiled:
             lr: (3, h, w), float in [0, 1] or uint8, on any device.
             latents: a field, such as `LatentField(seed, draw)`; or tensors for the whole image, as the model's own
                 `upscale` takes them. None: what the model's learned prior predicts; there is no temperature then.
-            temperature: standard deviation of the latents. None: 0.8.
+            temperature: standard deviation of the latents. None: the model's `usual_temperature`.
             bits: of the result: 8 (uint8), 16 (uint16, of which 65535 is white) or 32 (float32 in [0, 1]).
             progress: called with (tiles done, tiles in all) after each tile.
 
@@ -126,7 +126,7 @@ class Tiled:
             if temperature is not None:
                 raise ValueError("upscale: a learned prior goes without a temperature: draw with a LatentField")
             temperature = 1.0
-        tau = 0.8 if temperature is None else temperature
+        tau = self.model.usual_temperature if temperature is None else temperature
 
         def run(top: int, left: int, height: int, width: int) -> Tensor:
             window = padded(self._cut(lr, top, left, height, width), self.model.lr_multiple)

@@ -9,9 +9,13 @@ from torch import Tensor
 
 
 def temperatures(
-    n: int, temperature: float | Sequence[float] | None, latents: object = None, prior: object = None
+    n: int,
+    temperature: float | Sequence[float] | None,
+    latents: object = None,
+    prior: object = None,
+    usual: float = 0.8,
 ) -> list[float]:
-    """The τ of each of n draws; by default 0.8, and 1 with a learned prior.
+    """The τ of each of n draws; by default the usual one, and 1 with a learned prior.
 
     Raises:
         ValueError: for n below 1, latents or a prior together with n above 1, a prior with latents or a temperature, or
@@ -24,7 +28,7 @@ def temperatures(
             "upscale: a learned prior makes one picture, without temperature or latents; a τ draws several"
         )
     if temperature is None:
-        temperature = 0.8 if prior is None else 1.0
+        temperature = usual if prior is None else 1.0
     taus = list(temperature) if isinstance(temperature, Sequence) else [temperature] * n
     if len(taus) != n or not all(0 <= tau < math.inf for tau in taus):
         raise ValueError(f"upscale: temperature must be at least 0, one for all draws or {n}, got {temperature}")

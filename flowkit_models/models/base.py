@@ -60,6 +60,7 @@ class ImageFlow(SharedModel):
     Attributes:
         precision: "float32", or "bf16": networks run under autocast, the invertible maps stay in float32.
         prior: a learned prior (`learned_latents`), saved with the model; None if it has none.
+        usual_temperature: τ of `upscale` where none is given.
     """
 
     config: Any
@@ -67,6 +68,7 @@ class ImageFlow(SharedModel):
     base: Any
     precision: Precision = "float32"
     prior: LatentPrior | None
+    usual_temperature: float = 0.8
 
     def __init__(
         self,
@@ -246,7 +248,7 @@ class ImageFlow(SharedModel):
             n: number of draws.
             temperature: standard deviation τ of the latents, in [0, 1] as a rule; 0 gives one sharpest guess. Or one τ
                 for each of the n draws: what depends on the LR image alone is then computed once for all of them.
-                None: the model's learned prior, if it has one, else 0.8.
+                None: the model's learned prior, if it has one, else `usual_temperature`.
             generator: source of the draws, made on its device, coarsest latent first.
             latents: tuple of standard-normal tensors used instead of draws, times the temperature; then n is 1.
             size: (H, W) of the HR images, for a model of any scale (LINF); another one has this size alone.
@@ -263,7 +265,7 @@ class ImageFlow(SharedModel):
         check_image(lr, "lr")
         if prior is None and temperature is None and latents is None:
             prior = self.prior
-        taus = temperatures(n, temperature, latents, prior)
+        taus = temperatures(n, temperature, latents, prior, self.usual_temperature)
         height, width = self.target(lr, size)
         lr = padded(lr, self.lr_multiple)
         latents = latents if prior is None else predicted(self, lr, prior)

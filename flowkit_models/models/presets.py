@@ -101,6 +101,9 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "irn_x2_small": ("IRN", {"scale": 2, "blocks": (3,), "growth": 24}),
     "irn_x4_small": ("IRN", {"blocks": (2, 2), "growth": 16}),
+    "tirn_x2": ("TIRN", {"scale": 2, "blocks": (3,)}),
+    "tirn_x4": ("TIRN", {}),
+    "tirn_x4_small": ("TIRN", {"blocks": (2, 1), "growth": 12}),
     # any factor up to 4: single pixels, and patches of 3 × 3
     "linf_p1": ("LINF", {}),
     "linf_p3": ("LINF", {"patch": 3}),

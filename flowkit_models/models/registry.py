@@ -1,4 +1,4 @@
-"""Model families: one record each for HCFlow, SRFlow, IRN and LINF, which all that depends on the family asks."""
+"""Model families: one record each for HCFlow, SRFlow, IRN, T-IRN and LINF, which all that depends on it asks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from flowkit_models.models.linf.model import LINF
 from flowkit_models.models.official_names import Shapes
 from flowkit_models.models.srflow.model import SRFlow, SRFlowConfig
 from flowkit_models.models.srflow.official import sizes as srflow_sizes
+from flowkit_models.models.tirn.model import TIRN, TIRNConfig
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "SRFlow": Family(SRFlow, SRFlowConfig, srflow_sizes, lambda _: "sr"),
     "IRN": Family(IRN, IRNConfig, irn_sizes, lambda _: "rescaling"),
+    "TIRN": Family(TIRN, TIRNConfig, lambda _: None, lambda _: "rescaling"),
     "LINF": Family(LINF, LINFConfig, lambda _: None, lambda _: "sr"),  # no official names are known
 }
 
@@ -52,4 +54,5 @@ TEMPERATURES: dict[Purpose, float] = {"sr": 0.8, "rescaling": 1.0}
 def default_temperature(model: ImageFlow, notes: Mapping[str, str]) -> float:
     """τ that suits a model: what its checkpoint recommends in the note `temperature`, else the papers'."""
     noted = noted_number(notes, "temperature")
-    return TEMPERATURES[model.config.purpose] if noted is None else noted
+    usual = TEMPERATURES[model.config.purpose] if model.usual_temperature else 0.0
+    return usual if noted is None else noted

@@ -70,3 +70,12 @@ def test_srflow_from_its_own_encoder(train, tmp_path) -> None:
     metrics = json.loads((tmp_path / "nll" / "metrics.json").read_text())
     assert "lr_psnr" not in metrics
     assert metrics["tau_0.6"]["diversity"] > 0
+
+
+def test_tirn_is_trained_with_zero_for_the_latent(train, tmp_path) -> None:
+    tiny = ("--network", "growth", "2", "blocks", "[1, 1]")
+    assert train("irn_rescale", "--preset", "tirn-small-x4", *tiny, *TOY, "--out", str(tmp_path)) == 0
+    model = flowkit_models.load(tmp_path / "last.safetensors")
+    assert type(model).__name__ == "TIRN"
+    lr = torch.rand(1, 3, 4, 5)
+    assert torch.equal(model.upscale(lr), model.upscale(lr, temperature=0.0))

@@ -62,6 +62,13 @@ PRESETS = {
         **{"crop": 128, "lr": 1e-4, "steps": 200_000, "milestones": (40_000, 80_000, 120_000, 160_000)},
         **{"features": 64, "growth": 32, "vgg": "vgg19"},
     },
+    **{
+        ("irn_rescale", f"tirn-paper-x{scale}", "irn"): {
+            **{**IRN, "crop": 128, "steps": steps, "milestones": tuple(range(every, steps, every))},
+            **{"loss.fit": 0.25, "loss.latent": 0.0, "loss.temperature": 0.0},
+        }
+        for scale, steps, every in ((2, 800_000, 100_000), (4, 600_000, 40_000))
+    },
     ("srflow_sr", "paper-x4", "nll"): {**SRFLOW, "batch": 12, "lr": 2.5e-4},
     ("srflow_sr", "paper-x8", "nll"): {**SRFLOW, "lr": 5e-4},
     ("srflow_sr", "paper-face-x8", "nll"): {**SRFLOW, "lr": 5e-4},

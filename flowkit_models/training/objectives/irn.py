@@ -1,4 +1,4 @@
-"""IRN's objective, and IRN+'s: sums over pixels, means over the batch."""
+"""IRN's objective, T-IRN's, and IRN+'s: sums over pixels, means over the batch."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from flowkit.bases import round_straight_through
 from flowkit_models.data.loader import Batch, Draws
-from flowkit_models.models.irn.model import IRN
+from flowkit_models.models.base import ImageFlow
 from flowkit_models.training.losses import adversarial, charbonnier, squared
 from flowkit_models.training.objective import Outcome, Phase
 from flowkit_models.training.objectives.adversarial import AdversarialObjective, draw_latents, outcome
@@ -36,16 +36,14 @@ class IRNRescaling(AdversarialObjective):
     """IRN, and with `features` and `discriminator` IRN+: down, 8 bits, and up again with a fresh latent.
 
     Args:
-        model: an IRN.
+        model: an IRN or a T-IRN.
         weights: of the losses.
         features, discriminator, discriminator_first: as for `AdversarialObjective`.
     """
 
-    model: IRN
-
     def __init__(
         self,
-        model: IRN,
+        model: ImageFlow,
         weights: IRNWeights,
         features: nn.Module | None = None,
         discriminator: nn.Module | None = None,

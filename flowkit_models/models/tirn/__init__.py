@@ -1,0 +1,1 @@
+"""T-IRN: model, and its maps in three branches."""
