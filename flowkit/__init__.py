@@ -32,6 +32,7 @@ from flowkit.numeric import NumericKind
 from flowkit.resampling import Resampled
 from flowkit.residual import Residual
 from flowkit.reversible import Reversible
+from flowkit.shared_gaussianization import SharedGaussianization
 from flowkit.sigmoidal import DeepDenseSigmoid, DeepSigmoid
 from flowkit.spatial import Haar, Split, Squeeze
 from flowkit.spline import RationalQuadratic
@@ -89,6 +90,7 @@ __all__ = [
     "Resampled",
     "Residual",
     "Reversible",
+    "SharedGaussianization",
     "SingleScale",
     "Slice",
     "Split",

@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -109,7 +110,8 @@ class Evaluator:
                 drawn = system.draw(image, pair, temperature, self.rules.draws, generator)
                 files = _files(system, image, drawn, pair, self.rules.truncate)
                 draws = len(files)
-                case = Case(self.rules, pair.hr, pair.lr, drawn.images, files, system.model)
+                of_jpeg = partial(self._of_jpeg, system, image, pair, temperature)
+                case = Case(self.rules, pair.hr, pair.lr, drawn.images, files, system.model, of_jpeg=of_jpeg)
                 for metric in self._metrics:
                     if metric.name in missing or metric.of == "model" or not _applies(metric, system, draws):
                         continue
@@ -131,6 +133,12 @@ class Evaluator:
                 }
             )
         return rows
+
+    def _of_jpeg(self, system: System, image: str, pair: Pair, temperature: float | None, quality: int) -> Tensor:
+        """What a system makes, as files, of its LR image stored as JPEG; the draws are those of the first image."""
+        generator = torch.Generator().manual_seed(self.rules.seed)
+        drawn = system.draw(image, pair, temperature, self.rules.draws, generator, quality)
+        return _files(system, image, drawn, pair, self.rules.truncate)
 
     def _of_model(self, system: System, pairs: Mapping[str, Pair]) -> tuple[Values, dict[str, str]]:
         """The metrics of a flow itself, and why one could not be computed."""

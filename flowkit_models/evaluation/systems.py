@@ -16,8 +16,9 @@ from flowkit_models.data.image_pair import Pair
 from flowkit_models.data.layouts import same_name
 from flowkit_models.data.pairs import images_in
 from flowkit_models.evaluation.baselines.checkpoints import known_baseline
-from flowkit_models.images.convert import to_float
+from flowkit_models.images.convert import to_float, to_uint8
 from flowkit_models.images.image_file import ImageError, read_image
+from flowkit_models.images.jpeg import jpeg_file
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.detect import known_sizes, looks_like
 from flowkit_models.models.factory import find_checkpoint, load, read_weights
@@ -53,7 +54,13 @@ class System(Protocol):
     model: ImageFlow | None
 
     def draw(
-        self, image: str, pair: Pair, temperature: float | None, n: int, generator: torch.Generator | None
+        self,
+        image: str,
+        pair: Pair,
+        temperature: float | None,
+        n: int,
+        generator: torch.Generator | None,
+        jpeg: int | None = None,
     ) -> Drawn:
         """Makes n images of a pair; one, where there is only one.
 
@@ -63,6 +70,10 @@ class System(Protocol):
             temperature: one of `temperatures`.
             n: how many.
             generator: source of the draws.
+            jpeg: quality of the JPEG file that the LR image is read back from; None for the LR image as it is.
+
+        Raises:
+            ValueError: if it can't be made of another LR image.
         """
         ...
 
@@ -78,10 +89,16 @@ class Bicubic:
         self.about: dict[str, Any] = {"kind": "bicubic as MATLAB's, of the 8-bit LR image, rounded once"}
 
     def draw(
-        self, image: str, pair: Pair, temperature: float | None, n: int, generator: torch.Generator | None
+        self,
+        image: str,
+        pair: Pair,
+        temperature: float | None,
+        n: int,
+        generator: torch.Generator | None,
+        jpeg: int | None = None,
     ) -> Drawn:
         """The upscale that the pair holds."""
-        return Drawn(pair.bicubic)
+        return Drawn((pair if jpeg is None else Pair.of(pair.hr[0], jpeg_file(pair.lr, jpeg)[0])).bicubic)
 
 
 class Network:
@@ -110,10 +127,17 @@ class Network:
 
     @torch.no_grad()
     def draw(
-        self, image: str, pair: Pair, temperature: float | None, n: int, generator: torch.Generator | None
+        self,
+        image: str,
+        pair: Pair,
+        temperature: float | None,
+        n: int,
+        generator: torch.Generator | None,
+        jpeg: int | None = None,
     ) -> Drawn:
         """Its one image, clamped."""
-        return Drawn(self.call(to_float(pair.lr).to(self.device)).clamp(0, 1).float().cpu())
+        lr = pair.lr if jpeg is None else jpeg_file(pair.lr, jpeg)
+        return Drawn(self.call(to_float(lr).to(self.device)).clamp(0, 1).float().cpu())
 
 
 class FlowSystem:
@@ -145,13 +169,21 @@ class FlowSystem:
 
     @torch.no_grad()
     def draw(
-        self, image: str, pair: Pair, temperature: float | None, n: int, generator: torch.Generator | None
+        self,
+        image: str,
+        pair: Pair,
+        temperature: float | None,
+        n: int,
+        generator: torch.Generator | None,
+        jpeg: int | None = None,
     ) -> Drawn:
         """Samples at a temperature, clamped."""
         assert temperature is not None or self._flow.prior is not None, "a flow has temperatures, or a prior"
         device = next(self._flow.parameters()).device
         hr = to_float(pair.hr)
         lr = self._flow.downscale(hr.to(device)) if self.rescaling else to_float(pair.lr).to(device)
+        if jpeg is not None:
+            lr = to_float(jpeg_file(to_uint8(lr), jpeg))
         images = self._flow.upscale(lr, n if temperature else 1, temperature, generator)
         return Drawn(images[:, 0, :, : hr.shape[2], : hr.shape[3]].cpu(), lr.cpu() if self.rescaling else None)
 
@@ -188,7 +220,13 @@ class ResultsFolder:
         }
 
     def draw(
-        self, image: str, pair: Pair, temperature: float | None, n: int, generator: torch.Generator | None
+        self,
+        image: str,
+        pair: Pair,
+        temperature: float | None,
+        n: int,
+        generator: torch.Generator | None,
+        jpeg: int | None = None,
     ) -> Drawn:
         """The image in the folder.
 
@@ -197,7 +235,10 @@ class ResultsFolder:
 
         Raises:
             ImageError: if it can't be read, or is of another size.
+            ValueError: for a JPEG quality.
         """
+        if jpeg is not None:
+            raise ValueError("images in a folder can't be made again from another LR image")
         file = self.files[image]
         found = read_image(file)
         height, width = pair.hr.shape[2:]

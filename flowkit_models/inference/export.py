@@ -38,7 +38,7 @@ class Decode(nn.Module):
 
     def forward(self, lr: Tensor, latents: tuple[Tensor, ...]) -> Tensor:
         """Lr (1, 3, h, w) and standard-normal latents, coarsest first, to (1, 3, s·h, s·w) in [0, 1]."""
-        return self.model.decode(lr, tuple(self.temperature * z for z in latents)).clamp(0, 1)
+        return self.model.decode(lr, self.model.scaled(latents, self.temperature)).clamp(0, 1)
 
 
 def program_of(model: ImageFlow, temperature: float = 0.0, half: bool = False) -> ExportedProgram:

@@ -5,7 +5,7 @@ the function and `register` a row; its name then works in `flowkit evaluate --me
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -87,6 +87,7 @@ class Case:
         files: the same as files hold them, uint8. Of a metric of the model itself, both are empty.
         model: the flow model behind them, if there is one.
         network: the metric's learned network, if it has one.
+        of_jpeg: makes `files` of the LR image as a JPEG file of a quality gives it back; None where nothing does.
     """
 
     rules: Rules
@@ -96,6 +97,7 @@ class Case:
     files: Tensor
     model: Any = None
     network: Any = None
+    of_jpeg: Callable[[int], Tensor] | None = None
 
     @property
     def device(self) -> torch.device:
@@ -214,6 +216,15 @@ def _roundtrip_error(case: Case) -> list[float]:
     return [float((again - hr).abs().max())]
 
 
+def _of_jpeg(quality: int) -> Callable[[Case], list[float]]:
+    def compute(case: Case) -> list[float]:
+        if case.of_jpeg is None:
+            raise ValueError("these results can't be made again from other LR images")
+        return _psnr_y(replace(case, files=case.of_jpeg(quality)))
+
+    return compute
+
+
 _psnr = _each(lambda x, c: psnr(x, c.hr, c.rules.border))
 _ssim = _each(lambda x, c: ssim(x, c.hr, c.rules.border, c.rules.window))
 _psnr_y = _each(lambda x, c: psnr(c.rules.y(x), c.rules.y(c.hr), c.rules.border))
@@ -259,3 +270,22 @@ _ROWS = (
 )
 METRICS: dict[str, Metric] = {row.name: row for row in _ROWS}
 """Every metric by name."""
+
+
+def jpeg_metric(quality: int) -> str:
+    """Name of the PSNR on Y of results whose LR image was stored as JPEG of a quality; in the registry from now on.
+
+    Raises:
+        ValueError: for a quality that is none of 1 to 100.
+    """
+    if not 1 <= quality <= 100:
+        raise ValueError(f"JPEG: quality is 1 to 100, got {quality}")
+    name = f"psnr_y_jpeg{quality}"
+    if name not in METRICS:
+        words = f"dB; PSNR (Y) where the LR image is a JPEG file of quality {quality}, 4:2:0; {{y}}, {{edges}}"
+        register(Metric(name, f"JPEG {quality}", 2, "higher", words, _of_jpeg(quality)))
+    return name
+
+
+for _quality in (30, 50, 70, 80, 90):
+    jpeg_metric(_quality)

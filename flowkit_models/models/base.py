@@ -26,7 +26,6 @@ Number = TypeVar("Number", float, Tensor)
 Memory = Literal["plain", "lean"]
 Precision = Literal["float32", "bf16"]
 
-
 DRAWN_PIXELS = 2**20
 """HR pixels of the draws that `upscale` makes together: memory grows with them, time only while they are few."""
 
@@ -61,6 +60,7 @@ class ImageFlow(SharedModel):
         precision: "float32", or "bf16": networks run under autocast, the invertible maps stay in float32.
         prior: a learned prior (`learned_latents`), saved with the model; None if it has none.
         usual_temperature: τ of `upscale` where none is given.
+        survives_jpeg: a rescaling model was made for LR images that went through JPEG (SAIN).
     """
 
     config: Any
@@ -69,6 +69,7 @@ class ImageFlow(SharedModel):
     precision: Precision = "float32"
     prior: LatentPrior | None
     usual_temperature: float = 0.8
+    survives_jpeg = False
 
     def __init__(
         self,
@@ -276,7 +277,7 @@ class ImageFlow(SharedModel):
                 group = range(start, min(n, start + at_once(lr, self.scale)))
                 draws = [self.draw(lr, generator) if latents is None else latents for _ in group]
                 self._check_latents(lr, draws[0])
-                scaled = [[taus[i] * z for z in draw] for i, draw in zip(group, draws, strict=True)]
+                scaled = [self.scaled(draw, taus[i]) for i, draw in zip(group, draws, strict=True)]
                 z = tuple(map(torch.cat, zip(*scaled, strict=True)))
                 images.append(self._decode(lr, context, z).unflatten(0, (len(group), len(lr))))
         return torch.cat(images)[..., :height, :width].clamp(0, 1)
@@ -299,6 +300,10 @@ class ImageFlow(SharedModel):
         """Standard-normal latents for LR images, coarsest first; the same on any device for one CPU generator."""
         shapes = self.latent_shapes(*lr.shape[2:])
         return tuple(draw(lr.new_empty(len(lr), *shape), generator) for shape in shapes)
+
+    def scaled(self, latents: tuple[Tensor, ...], temperature: float) -> tuple[Tensor, ...]:
+        """Latents of a temperature τ, of standard normal ones: τ times them."""
+        return tuple(temperature * z for z in latents)
 
     def downscale(self, hr: Tensor, refine: int = 0, radius: float = RADIUS) -> Tensor:
         """The model's LR images of HR images of any size, clamped and rounded to 8 bits as they would be stored.

@@ -104,6 +104,10 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "tirn_x2": ("TIRN", {"scale": 2, "blocks": (3,)}),
     "tirn_x4": ("TIRN", {}),
     "tirn_x4_small": ("TIRN", {"blocks": (2, 1), "growth": 12}),
+    "sain_x2": ("SAIN", {"scale": 2, "enhanced": 5, "blocks": 3}),
+    "sain_x4": ("SAIN", {}),
+    # as many parameters as irn_x4_small, and half its cost: all blocks work at LR size
+    "sain_x4_small": ("SAIN", {"enhanced": 2, "blocks": 1, "growth": 14}),
     # any factor up to 4: single pixels, and patches of 3 × 3
     "linf_p1": ("LINF", {}),
     "linf_p3": ("LINF", {"patch": 3}),

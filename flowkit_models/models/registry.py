@@ -1,4 +1,4 @@
-"""Model families: one record each for HCFlow, SRFlow, IRN, T-IRN and LINF, which all that depends on it asks."""
+"""Model families: one record each, which all that depends on the family asks."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from flowkit_models.models.irn.official import sizes as irn_sizes
 from flowkit_models.models.linf.config import LINFConfig
 from flowkit_models.models.linf.model import LINF
 from flowkit_models.models.official_names import Shapes
+from flowkit_models.models.sain.model import SAIN, SAINConfig
 from flowkit_models.models.srflow.model import SRFlow, SRFlowConfig
 from flowkit_models.models.srflow.official import sizes as srflow_sizes
 from flowkit_models.models.tirn.model import TIRN, TIRNConfig
@@ -45,6 +46,7 @@ FAMILIES: dict[str, Family] = {
     "IRN": Family(IRN, IRNConfig, irn_sizes, lambda _: "rescaling"),
     "TIRN": Family(TIRN, TIRNConfig, lambda _: None, lambda _: "rescaling"),
     "LINF": Family(LINF, LINFConfig, lambda _: None, lambda _: "sr"),  # no official names are known
+    "SAIN": Family(SAIN, SAINConfig, lambda _: None, lambda _: "rescaling"),  # nor here
 }
 
 TEMPERATURES: dict[Purpose, float] = {"sr": 0.8, "rescaling": 1.0}

@@ -36,10 +36,10 @@ except ImportError as error:
 
 
 class FlowArchitecture(Architecture[ImageFlow]):
-    """One of the families HCFlow, SRFlow, IRN, T-IRN and LINF, under flowkit's names or the published ones.
+    """One of the families HCFlow, SRFlow, IRN, T-IRN, LINF and SAIN, under flowkit's names or the published ones.
 
     Args:
-        family: "HCFlow", "SRFlow", "IRN", "TIRN" or "LINF", which is of its largest factor here.
+        family: "HCFlow", "SRFlow", "IRN", "TIRN", "SAIN", or "LINF", which is of its largest factor here.
         temperature: of the draws. None: the learned prior of a model that has one, else 0.
         seed: of the draws: an image is always enlarged to the same one.
     """
@@ -124,7 +124,7 @@ class Loader(ModelLoader):
 def register(
     registry: ArchRegistry = MAIN_REGISTRY, temperature: float | None = None, seed: int = 0
 ) -> list[ArchSupport]:
-    """Adds HCFlow, SRFlow, IRN, T-IRN and LINF to a registry of spandrel; those that are there already stay.
+    """Adds HCFlow, SRFlow, IRN, T-IRN, LINF and SAIN to a registry of spandrel; those that are there already stay.
 
     They come last, and their names are in no other architecture, so what spandrel knew before it still knows.
 
@@ -141,7 +141,7 @@ def register(
     Example:
         >>> from spandrel import ArchRegistry
         >>> [support.architecture.name for support in register(ArchRegistry())]
-        ['HCFlow', 'SRFlow', 'IRN', 'TIRN', 'LINF']
+        ['HCFlow', 'SRFlow', 'IRN', 'TIRN', 'LINF', 'SAIN']
     """
     families = [FlowArchitecture(family, temperature, seed) for family in FAMILIES]
     return registry.add(*map(ArchSupport.from_architecture, families), ignore_duplicates=True)

@@ -19,7 +19,7 @@ from flowkit_models.evaluation.systems import Bicubic, FlowSystem
 from flowkit_models.files import jsonable, write_text
 from flowkit_models.metrics.perceptual import LPIPS
 from flowkit_models.metrics.pretrained import WeightsError, is_cached
-from flowkit_models.metrics.registry import METRICS, Rules
+from flowkit_models.metrics.registry import METRICS, Rules, jpeg_metric
 from flowkit_models.models import factory
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import read_about
@@ -29,6 +29,10 @@ from flowkit_models.training.trainer import Result
 
 LOOK_AT = {"astronaut": (0.22, 0.45), "chelsea": (0.4, 0.5), "coffee": (0.45, 0.5)}
 """Centres of the windows that a sheet shows of the bundled test photographs, as fractions of height and width."""
+
+
+JPEG = tuple(map(jpeg_metric, (30, 70)))
+"""PSNR on Y where the LR image is stored as JPEG: columns of the tables of rescaling."""
 
 
 def score_sr(
@@ -90,9 +94,10 @@ def score_rescaling(
 
     Returns:
         The means over the images: PSNR and SSIM on Y (8-bit images, Y not rounded, cropped borders) of bicubic and of
-        the model, PSNR of the model's LR against the bicubic one, and the protocol.
+        the model, that PSNR with the LR images stored as JPEG, PSNR of the model's LR against the bicubic one, and the
+        protocol.
     """
-    evaluator = Evaluator(Rules(model.scale, ("psnr_y", "ssim_y", "lr_psnr"), draws, seed))
+    evaluator = Evaluator(Rules(model.scale, ("psnr_y", "ssim_y", "lr_psnr", *JPEG), draws, seed))
     (bicubic,) = evaluator.score(Bicubic(model.scale), pairs)
     (row,) = evaluator.score(FlowSystem(model, "model", (temperature,), rescaling=True), pairs)
     return {
@@ -173,7 +178,8 @@ def sr_table(metrics: Mapping[str, Any], name: str, temperature: float) -> Table
 def rescaling_table(metrics: Mapping[str, Any], name: str) -> Table:
     """The results of a rescaling model, as a table for the terminal."""
     rows = {"bicubic down and up": "bicubic", f"{name} down and up": "model"}
-    return _means_table(metrics, rows, ("psnr_y", "ssim_y", "lr_psnr"), "dB")
+    columns = ("psnr_y", "ssim_y", "lr_psnr", *(key for key in JPEG if key in metrics["model"]))
+    return _means_table(metrics, rows, columns, "dB")
 
 
 def _means_table(metrics: Mapping[str, Any], rows: Mapping[str, str], columns: Sequence[str], unit: str) -> Table:

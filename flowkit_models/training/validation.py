@@ -8,7 +8,7 @@ from flowkit_models.data.image_pair import Pair
 from flowkit_models.evaluation.evaluator import Distance, Evaluator, means
 from flowkit_models.evaluation.figures import rescaling_sheet, sample_sheet
 from flowkit_models.evaluation.systems import FlowSystem, Network, System
-from flowkit_models.metrics.registry import METRICS, Rules
+from flowkit_models.metrics.registry import METRICS, Rules, jpeg_metric
 from flowkit_models.models.base import ImageFlow
 
 Centres = Mapping[str, tuple[float, float]]
@@ -89,6 +89,7 @@ class HeldOutRescaling:
         pairs: test images by name.
         temperature: τ of the latents.
         picture, centres, seed: as for `HeldOut`.
+        jpeg: quality of the JPEG that the LR images are stored as, and the score is of; None for PNG.
     """
 
     def __init__(
@@ -98,17 +99,21 @@ class HeldOutRescaling:
         picture: Path | None = None,
         centres: Centres | None = None,
         seed: int = 0,
+        jpeg: int | None = None,
     ) -> None:
         self.pairs, self.temperature = pairs, temperature
-        self.picture, self.centres, self.seed = picture, centres, seed
+        self.picture, self.centres, self.seed, self.jpeg = picture, centres, seed, jpeg
 
     def __call__(self, model: ImageFlow, step: int) -> dict[str, float]:
         """The metrics, and the score that picks the best."""
-        rules = Rules(model.scale, ("psnr_y", "ssim_y", "lr_psnr"), draws=1, seed=self.seed)
+        scored = "psnr_y" if self.jpeg is None else jpeg_metric(self.jpeg)
+        metrics = tuple(dict.fromkeys(("psnr_y", "ssim_y", "lr_psnr", scored)))
+        rules = Rules(model.scale, metrics, draws=1, seed=self.seed)
         found = _means(rules, FlowSystem(model, "model", (self.temperature,), rescaling=True), self.pairs)
         if self.picture is not None:
             rescaling_sheet(model, self.pairs, self.picture, self.temperature, self.seed, self.centres)
-        return {"psnr": found["psnr_y"], "ssim": found["ssim_y"], "lr_psnr": found["lr_psnr"], "score": found["psnr_y"]}
+        named = {"psnr": found["psnr_y"], "ssim": found["ssim_y"], "lr_psnr": found["lr_psnr"]}
+        return {**named, **({} if self.jpeg is None else {"psnr_jpeg": found[scored]}), "score": found[scored]}
 
 
 def _means(

@@ -3,7 +3,16 @@
 import torch
 from example import Example
 
-from flowkit import Affine, Elementwise, InvertibleConv1x1, Planar, Radial, RationalQuadratic, Sylvester
+from flowkit import (
+    Affine,
+    Elementwise,
+    InvertibleConv1x1,
+    Planar,
+    Radial,
+    RationalQuadratic,
+    SharedGaussianization,
+    Sylvester,
+)
 from flowkit.elementwise import (
     Asinh,
     Cdf,
@@ -46,6 +55,7 @@ ROWS = [
         Example(f"conv1x1 {form}", lambda form=form: InvertibleConv1x1(4, form), dims=ANY)
         for form in ("lu", "householder", "qr", "svd", "expm", "cayley")
     ),
+    Example("shared gaussianization", lambda: SharedGaussianization(3), dims=VECTOR),
     Example("planar", lambda: Planar(4), dims=VECTOR),
     Example("radial", lambda: Radial(4), dims=ANY),
     Example("sylvester", lambda: Sylvester(4, 2), dims=VECTOR),

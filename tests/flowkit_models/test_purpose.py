@@ -17,6 +17,7 @@ from flowkit_models.spandrel import Loader
 HCFLOW = {"steps": 1, "conditional_steps": 1, "hidden": 2, "conditional_hidden": 2, "features": 2, "growth": 2}
 SRFLOW = {"steps": 1, "transitions": 0, "hidden": 2, "blocks": 1, "taps": (0,), "features": 2, "growth": 2}
 LINF = {"steps": 1, "blocks": 1, "features": 2, "width": 2, "hidden": 2, "depth": 1}
+SAIN = {"enhanced": 1, "blocks": 1, "growth": 2}
 RESCALING = {
     "hcflow_rescale_x4",
     "hcflow_rescale_x4_small",
@@ -28,6 +29,9 @@ RESCALING = {
     "tirn_x2",
     "tirn_x4",
     "tirn_x4_small",
+    "sain_x2",
+    "sain_x4",
+    "sain_x4_small",
 }
 OVERRIDES = {
     "hcflow": [
@@ -42,6 +46,7 @@ OVERRIDES = {
     "irn": [{}, {"clamp": 0.5}],
     "tirn": [{}],
     "linf": [{}],
+    "sain": [{}],
 }
 
 
@@ -52,7 +57,7 @@ def small(name, **overrides):
     if name.startswith("hcflow"):
         sizes = {**HCFLOW, "blocks": ((0, 0),) * (scale.bit_length() - 1)}
     else:
-        sizes = {"srflow": SRFLOW, "linf": LINF}.get(name.partition("_")[0], {"growth": 2})
+        sizes = {"srflow": SRFLOW, "linf": LINF, "sain": SAIN}.get(name.partition("_")[0], {"growth": 2})
     return flowkit_models.create(name, **{**sizes, **overrides}).eval()
 
 

@@ -11,11 +11,11 @@ from flowkit_models.models.checkpoint_file import read_about
 TOY = ("--steps", "2", "--batch", "2", "--crop", "32", "--draws", "2")
 
 
-@pytest.mark.parametrize("name", ["hcflow_rescale", "irn_rescale"])
+@pytest.mark.parametrize("name", ["hcflow_rescale", "irn_rescale", "sain_rescale"])
 def test_rescaling(name, train, tmp_path) -> None:
     assert train(name, *TOY, "--out", str(tmp_path), scored=True) == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["model"].keys() >= {"psnr_y", "ssim_y", "lr_psnr"}
+    assert metrics["model"].keys() >= {"psnr_y", "ssim_y", "lr_psnr", "psnr_y_jpeg30", "psnr_y_jpeg70"}
     assert metrics["bicubic"]["psnr_y"] > 20
     assert (tmp_path / "samples.png").is_file()
     assert (tmp_path / "curve.png").is_file()

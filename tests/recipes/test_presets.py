@@ -69,6 +69,14 @@ PRESETS = {
         }
         for scale, steps, every in ((2, 800_000, 100_000), (4, 600_000, 40_000))
     },
+    **{
+        ("sain_rescale", f"paper-x{scale}"): {
+            **{key: value for key, value in IRN.items() if not key.startswith(("loss.", "seed"))},
+            **{"crop": 128, "loss.back": 1.0, "loss.temperature": 1.0},
+            **{f"loss.{name}": scale**2 / 4 for name in ("clean", "bicubic", "recovered", "compressed")},
+        }
+        for scale in (2, 4)
+    },
     ("srflow_sr", "paper-x4", "nll"): {**SRFLOW, "batch": 12, "lr": 2.5e-4},
     ("srflow_sr", "paper-x8", "nll"): {**SRFLOW, "lr": 5e-4},
     ("srflow_sr", "paper-face-x8", "nll"): {**SRFLOW, "lr": 5e-4},

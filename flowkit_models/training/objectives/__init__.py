@@ -3,6 +3,7 @@
 from flowkit_models.training.objectives.hcflow import Rescaling, RescalingWeights, SRWeights, SuperResolution
 from flowkit_models.training.objectives.irn import IRNRescaling, IRNWeights
 from flowkit_models.training.objectives.latents import LearnedLatents
+from flowkit_models.training.objectives.sain import SAINRescaling, SAINWeights
 from flowkit_models.training.objectives.srflow import EncoderPretraining, SRFlowLikelihood
 
 __all__ = [
@@ -12,6 +13,8 @@ __all__ = [
     "LearnedLatents",
     "Rescaling",
     "RescalingWeights",
+    "SAINRescaling",
+    "SAINWeights",
     "SRFlowLikelihood",
     "SRWeights",
     "SuperResolution",

@@ -8,8 +8,10 @@ from support import close, opened
 from torch import Tensor, nn
 
 import flowkit_models
+from flowkit.bases import round_straight_through
 from flowkit.testing import perturb
 from flowkit_models.data.loader import Batch, Draws
+from flowkit_models.images.jpeg import simulate_jpeg
 from flowkit_models.images.resize import bicubic_resize
 from flowkit_models.models.official_weights import entries
 from flowkit_models.training.discriminator import Discriminator
@@ -18,6 +20,8 @@ from flowkit_models.training.objectives import (
     IRNWeights,
     Rescaling,
     RescalingWeights,
+    SAINRescaling,
+    SAINWeights,
     SRFlowLikelihood,
     SRWeights,
     SuperResolution,
@@ -220,6 +224,37 @@ def test_likelihood_as_a_way_to_train_rescaling() -> None:
     assert "bits_per_dim" in with_nll.logs
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_sain_s_losses_by_their_formula(temperature) -> None:
+    torch.manual_seed(0)
+    model = perturb(flowkit_models.create("sain_x4_small", enhanced=1, growth=3), 0.05).double()
+    weights = SAINWeights(1.0, 2.0, 3.0, 4.0, 5.0, temperature=temperature, quality=(40, 60))
+    batch = batch_of(32)
+    draws = Draws(0, batch.index)
+    out = SAINRescaling(model, weights)("all", batch, draws, 1)
+    y, clean = (model.encode(batch.hr).lr, model.encode(batch.hr).clean_lr)
+    stored = round_straight_through(clean)
+    quality = 40 + (draws.uniform("quality", (1,))[:, 0] * 21).long()
+    assert bool(((quality >= 40) & (quality <= 60)).all())
+    files, bicubic = (simulate_jpeg(x.detach(), quality) for x in (stored, batch.lr))
+    expected = {
+        "clean": (clean - batch.lr).square().sum() / 2,
+        "bicubic": (y - bicubic).square().sum() / 2,
+        "compressed": (y - files).square().sum() / 2,
+    }
+    for name, value in expected.items():
+        close(out.logs[name], value, 1e-9)
+    parts = [getattr(weights, name) * out.logs[name] for name in ("back", *expected, "recovered")]
+    close(out.loss, sum(parts), 1e-9)
+    if temperature == 0:
+        again = model.decode(simulate_jpeg(stored, quality, "4:2:0", "smooth"), (torch.zeros(2, 45, 8, 8).double(),))
+        close(out.image, again, 1e-9)
+    out.loss.backward()
+    body, mixture = model.flow.levels[0].body, model.mixture
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in body.parameters())
+    assert mixture.means.grad.abs().min() > 0
+
+
 def test_irn_plus() -> None:
     torch.manual_seed(0)
     weights = IRNWeights(16.0, 0.0, 0.01, 0.01, 1.0)
@@ -247,6 +282,8 @@ def test_irn_plus() -> None:
         ),
         (lambda: SRWeights(nll=0), "nor all zero"),
         (lambda: SRWeights(nll=-1.0), "must not be negative"),
+        (lambda: SAINWeights(quality=(50, 40)), r"quality is a range .* got \(50, 40\)"),
+        (lambda: SAINWeights(temperature=0.5), "temperature is 0, the median, or 1"),
     ],
 )
 def test_what_a_loss_needs(make, message) -> None:

@@ -11,6 +11,7 @@ import flowkit_models
 from flowkit.testing import perturb
 from flowkit_models.data.image_pair import make_pairs
 from flowkit_models.images.convert import luma, to_float, to_uint8
+from flowkit_models.images.jpeg import jpeg_file
 from flowkit_models.images.resize import bicubic_resize
 from flowkit_models.metrics.full_reference import psnr, ssim
 from flowkit_models.metrics.stochastic import diversity
@@ -91,6 +92,13 @@ def test_rescaling(name, tmp_path) -> None:
     assert metrics["model"]["ssim_y"] == pytest.approx(ssim(luma(again), luma(pair.hr), 4).item())
     assert metrics["model"]["lr_psnr"] == pytest.approx(psnr(to_uint8(lr), pair.lr).item())
     assert metrics["bicubic"]["psnr_y"] == pytest.approx(psnr(luma(pair.bicubic), luma(pair.hr), 4).item())
+    with torch.no_grad():
+        again = to_uint8(model.upscale(to_float(jpeg_file(to_uint8(lr), 70)), temperature=0.0)[0])
+    after_jpeg = psnr(luma(again), luma(pair.hr), 4).item()
+    assert metrics["model"]["psnr_y_jpeg70"] == pytest.approx(after_jpeg)
+    big = to_uint8(bicubic_resize(to_float(jpeg_file(pair.lr, 70)), 4))
+    assert metrics["bicubic"]["psnr_y_jpeg70"] == pytest.approx(psnr(luma(big), luma(pair.hr), 4).item())
+    assert HeldOutRescaling(pairs, 0.0, jpeg=70)(model, 1)["score"] == pytest.approx(after_jpeg)
     held_out = HeldOutRescaling(pairs, 0.0, tmp_path / "sheet.png")(model, 1)
     assert held_out["score"] == pytest.approx(metrics["model"]["psnr_y"])
     assert (tmp_path / "sheet.png").is_file()

@@ -1,0 +1,1 @@
+"""SAIN: self-asymmetric invertible network, for rescaling whose LR image survives JPEG."""
