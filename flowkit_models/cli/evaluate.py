@@ -84,7 +84,7 @@ def _rules(options: Evaluate) -> Rules:
     )
 
 
-def _results_folder(given: str, data: PairedSet, scale: int) -> ResultsFolder:
+def _results_folder(given: str, data: PairedSet, scale: float) -> ResultsFolder:
     """The folder of result images for a set: as given, or the one in it that is called as the set."""
     name, where = split_name(given)
     whole = Path(where)

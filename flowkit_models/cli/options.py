@@ -273,8 +273,8 @@ class Evaluate:
     """Folders of a system's output images, or of one such folder per set, called as the set. NAME=DIR names it."""
     table: Literal["sr", "face", "rescaling"] = "sr"
     """Which table: 2 (×4), 3 (faces, ×8) or 4 (×4, Y; flows make the LR image themselves)."""
-    scale: int | None = None
-    """HR size over LR size. Without it: the table's."""
+    scale: float | None = None
+    """HR size over LR size; 2.7, say, for bicubic and models of any scale. Without it: the table's."""
     metrics: tuple[str, ...] = ()
     """Columns. Without it: the table's. A name that is none lists all."""
     temperatures: tuple[float, ...] = ()

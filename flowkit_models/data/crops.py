@@ -20,6 +20,7 @@ from flowkit_models.data.layouts import hr_images
 from flowkit_models.data.pairs import PairFiles, excess
 from flowkit_models.images.convert import to_float
 from flowkit_models.images.image_file import ImageError
+from flowkit_models.images.resize import bicubic_to
 
 Photos: TypeAlias = Mapping[str, Tensor] | str | os.PathLike[str]
 """Images in memory by name, uint8 (3, H, W); or a folder of image files, searched with what is below it."""
@@ -85,7 +86,7 @@ class _Crops(Dataset[tuple[Tensor, Tensor]]):
         if index < 0:
             raise IndexError(f"samples are counted from 0, got {index}")
         generator = self._generator(index)
-        return self._sample(self._draw(generator), generator)
+        return self._sample(self._draw(generator), generator, index)
 
     def fingerprint(self) -> dict[str, str]:
         """Digests of the images' contents, LR files included, by name, in the order that the draws count them."""
@@ -102,7 +103,7 @@ class _Crops(Dataset[tuple[Tensor, Tensor]]):
         return np.random.Generator(np.random.Philox(key=np.array([self.seed, index], dtype=np.uint64)))
 
     @abstractmethod
-    def _sample(self, images: tuple[Tensor, ...], generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def _sample(self, images: tuple[Tensor, ...], generator: np.random.Generator, index: int) -> tuple[Tensor, Tensor]:
         """A crop of a chosen image, and its LR image."""
 
     def _draw(self, generator: np.random.Generator) -> tuple[Tensor, ...]:
@@ -179,11 +180,61 @@ class RandomCrops(_Crops):
         self.degradation = degradation
         super().__init__(_photos(photos, size), size, degradation.scale, augment, weights, seed, memory)
 
-    def _sample(self, images: tuple[Tensor, ...], generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def _sample(self, images: tuple[Tensor, ...], generator: np.random.Generator, index: int) -> tuple[Tensor, Tensor]:
         top, left = (int(generator.integers(side - self.size + 1)) for side in images[0].shape[1:])
         crop = images[0][:, top : top + self.size, left : left + self.size]
         crop = self._flips(generator)(crop)
         return to_float(crop), _float(self.degradation(crop, generator))
+
+
+class AnyScaleCrops(_Crops):
+    """Crops for models of any scale: a factor from U(1, largest) for each batch, LR crops of one size (LIIF, LINF).
+
+    The HR crop has ⌊side · factor⌉ pixels a side, and LR is made from it, rounded to 8 bits, as by `RandomCrops`.
+
+    Args:
+        photos: as for `RandomCrops`; of `side · largest` pixels at least.
+        side: of the LR crops.
+        largest: the largest factor.
+        batch: samples that share a factor: those of a training step, of all processes.
+        augment: as for `RandomCrops`.
+        weights: as there.
+        seed: as there.
+        memory: as there.
+
+    Raises:
+        ImageError: as `RandomCrops`.
+        ValueError: if an argument does not fit.
+
+    >>> data = AnyScaleCrops({"grey": torch.full((3, 40, 50), 51, dtype=torch.uint8)}, 8, 4, batch=2)
+    >>> [data[i][0].shape[1] for i in range(6)], data[0][1].shape
+    ([22, 22, 15, 15, 29, 29], torch.Size([3, 8, 8]))
+    """
+
+    def __init__(
+        self,
+        photos: Photos,
+        side: int,
+        largest: int,
+        batch: int,
+        *,
+        augment: Augment = "flip",
+        weights: Weights = None,
+        seed: int = 0,
+        memory: int = MEMORY,
+    ) -> None:
+        if min(side, largest, batch) < 1:
+            raise ValueError(f"side, largest and batch are at least 1, got {side}, {largest} and {batch}")
+        self.largest, self.batch = largest, batch
+        super().__init__(_photos(photos, side * largest), side, largest, augment, weights, seed, memory)
+
+    def _sample(self, images: tuple[Tensor, ...], generator: np.random.Generator, index: int) -> tuple[Tensor, Tensor]:
+        key = np.array([self.seed, index // self.batch], dtype=np.uint64)
+        of_batch = np.random.Generator(np.random.Philox(key=key, counter=np.array([0, 0, 0, 1], dtype=np.uint64)))
+        side = round(self.size * of_batch.uniform(1, self.largest))
+        top, left = (int(generator.integers(full - side + 1)) for full in images[0].shape[1:])
+        crop = self._flips(generator)(images[0][:, top : top + side, left : left + side])
+        return to_float(crop), to_float(bicubic_to(crop, (self.size, self.size)))
 
 
 class AlignedCrops(_Crops):
@@ -232,7 +283,7 @@ class AlignedCrops(_Crops):
             given = _pairs(images, size, reference.scale)
         super().__init__(given, size, reference.scale, augment, weights, seed, memory)
 
-    def _sample(self, images: tuple[Tensor, ...], generator: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def _sample(self, images: tuple[Tensor, ...], generator: np.random.Generator, index: int) -> tuple[Tensor, Tensor]:
         hr, scale, side = images[0], self.scale, self.size // self.scale
         height, width = images[1].shape[1:] if len(images) == 2 else (n // scale for n in hr.shape[1:])
         top, left = int(generator.integers(height - side + 1)), int(generator.integers(width - side + 1))

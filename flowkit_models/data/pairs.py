@@ -5,15 +5,15 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 
 from torch import Tensor
 
+from flowkit_models.data.image_pair import with_lr
 from flowkit_models.data.layouts import Names, folders_in, hr_prefix, lr_place, lr_places, says_lr, told_apart
 from flowkit_models.images import formats
 from flowkit_models.images.image_file import ImageError, read_image
-from flowkit_models.images.resize import Edges, Ties, bicubic_resize
+from flowkit_models.images.resize import Edges, Ties
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class PairFiles:
 
 
 def find_pairs(
-    folder: str | os.PathLike[str], scale: int, lr_folder: str | os.PathLike[str] | None = None
+    folder: str | os.PathLike[str], scale: float, lr_folder: str | os.PathLike[str] | None = None
 ) -> list[PairFiles]:
     """Finds the pairs of a set, in natural order of their names (2 before 10).
 
@@ -50,6 +50,8 @@ def find_pairs(
     An LR file has the name of its HR file, or that with what says its scale and kind: x4, _x4, x4m, _LR4, _LRBI_x4, …
     Extensions and Unicode forms may differ.
 
+    Of a scale that is no whole number there are no LR files: HR alone is looked for.
+
     Args:
         folder: the set, or its folder of HR files.
         scale: HR size over LR size.
@@ -62,7 +64,12 @@ def find_pairs(
     """
     folder = Path(folder)
     if scale < 1:
-        raise ValueError(f"scale is a whole number from 1 on, got {scale}")
+        raise ValueError(f"scale is a number from 1 on, got {scale:g}")
+    if scale != round(scale):
+        if lr_folder is not None:
+            raise ImageError(f"{lr_folder}: LR files of ×{scale:g} are made here, not read")
+        return [PairFiles(pair.name, pair.hr, None) for pair in _of_any_scale(folder)]
+    scale = round(scale)
     direct = images_in(folder, empty=True)
     inner = [below for below in folders_in(folder) if hr_prefix(below.name) is not None]
     if lr_folder is not None:
@@ -94,6 +101,18 @@ def find_pairs(
     )
 
 
+def _of_any_scale(folder: Path) -> list[PairFiles]:
+    """HR files of a set in any layout, with LR files of whatever scale, or without."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for scale in (4, 2, 3, 8):
+            try:
+                return find_pairs(folder, scale)
+            except ImageError as error:
+                found = error
+    raise found
+
+
 def images_in(folder: Path, *, empty: bool = False) -> dict[str, Path]:
     """The image files directly in a folder, by name without extension, in natural order (2 before 10).
 
@@ -115,12 +134,12 @@ def images_in(folder: Path, *, empty: bool = False) -> dict[str, Path]:
     return dict(sorted(found.items(), key=lambda item: natural(item[0])))
 
 
-def read_pair(files: PairFiles, scale: int, edges: Edges = "mirror", ties: Ties = "even") -> tuple[Tensor, Tensor]:
+def read_pair(files: PairFiles, scale: float, edges: Edges = "mirror", ties: Ties = "even") -> tuple[Tensor, Tensor]:
     """Reads a pair, or makes its LR image.
 
     An HR image that is up to scale - 1 pixels larger than LR × scale is cropped at the bottom and right, as the
-    official testers do, with a UserWarning. Without an LR file, HR is cropped to multiples of `scale` in the same
-    way, silently, and LR made from it by `bicubic_resize`.
+    official testers do, with a UserWarning. Without an LR file, HR is cropped in the same way, silently, and LR made
+    from it (`image_pair.with_lr`).
 
     Args:
         files: from `find_pairs`.
@@ -136,11 +155,11 @@ def read_pair(files: PairFiles, scale: int, edges: Edges = "mirror", ties: Ties 
     """
     hr = read_image(files.hr)
     if files.lr is None:
-        height, width = (side // scale for side in hr.shape[1:])
-        if 0 in (height, width):
-            raise ImageError(f"{files.hr}: {hr.shape[1]} × {hr.shape[2]} pixels are too few for ×{scale}")
-        hr = hr[:, : height * scale, : width * scale].contiguous()
-        return hr, bicubic_resize(hr, Fraction(1, scale), edges, ties)
+        try:
+            return with_lr(hr, scale, edges, ties)
+        except ValueError as error:
+            raise ImageError(f"{files.hr}: {error}") from None
+    scale = round(scale)  # LR files of another one are not looked for
     lr = read_image(files.lr)
     height, width = (side * scale for side in lr.shape[1:])
     if excess(files, hr.shape[1:], lr.shape[1:], scale):

@@ -29,7 +29,7 @@ class PairedSet:
 
 
 def read_set(
-    folder: Path, scale: int, lr_folder: Path | None = None, edges: Edges = "mirror", ties: Ties = "even"
+    folder: Path, scale: float, lr_folder: Path | None = None, edges: Edges = "mirror", ties: Ties = "even"
 ) -> PairedSet:
     """Reads a set, and checks that its sizes fit.
 

@@ -48,7 +48,7 @@ class System(Protocol):
     """
 
     name: str
-    scale: int
+    scale: float
     temperatures: tuple[float | None, ...]
     about: dict[str, Any]
     model: ImageFlow | None
@@ -84,7 +84,7 @@ class Bicubic:
     temperatures: tuple[float | None, ...] = (None,)
     model: ImageFlow | None = None
 
-    def __init__(self, scale: int, name: str = "bicubic") -> None:
+    def __init__(self, scale: float, name: str = "bicubic") -> None:
         self.scale, self.name = scale, name
         self.about: dict[str, Any] = {"kind": "bicubic as MATLAB's, of the 8-bit LR image, rounded once"}
 
@@ -118,7 +118,7 @@ class Network:
     def __init__(
         self,
         call: Callable[[Tensor], Tensor],
-        scale: int,
+        scale: float,
         name: str,
         about: Mapping[str, Any],
         device: str | torch.device = "cpu",
@@ -149,6 +149,7 @@ class FlowSystem:
         temperatures: one row for each.
         rescaling: it makes the LR image itself, from HR, if it can; else it takes the pair's.
         about: for the protocol.
+        scale: of the pairs, for a model of any scale.
     """
 
     def __init__(
@@ -158,9 +159,11 @@ class FlowSystem:
         temperatures: Iterable[float | None],
         rescaling: bool = False,
         about: Mapping[str, Any] | None = None,
+        scale: float | None = None,
     ) -> None:
         self.model: ImageFlow | None = model
-        self.name, self.scale = name, model.scale
+        self.name = name
+        self.scale: float = scale if scale is not None and model.any_scale else model.scale
         self.temperatures: tuple[float | None, ...] = tuple(temperatures)
         self.rescaling = rescaling and model.makes_lr
         lr = "its own, 8 bits" if self.rescaling else "the pair's"
@@ -184,7 +187,8 @@ class FlowSystem:
         lr = self._flow.downscale(hr.to(device)) if self.rescaling else to_float(pair.lr).to(device)
         if jpeg is not None:
             lr = to_float(jpeg_file(to_uint8(lr), jpeg))
-        images = self._flow.upscale(lr, n if temperature else 1, temperature, generator)
+        size = (hr.shape[2], hr.shape[3]) if self._flow.any_scale else None
+        images = self._flow.upscale(lr, n if temperature else 1, temperature, generator, size=size)
         return Drawn(images[:, 0, :, : hr.shape[2], : hr.shape[3]].cpu(), lr.cpu() if self.rescaling else None)
 
 
@@ -207,7 +211,7 @@ class ResultsFolder:
     temperatures: tuple[float | None, ...] = (None,)
     model: ImageFlow | None = None
 
-    def __init__(self, folder: Path, names: Iterable[str], scale: int, name: str | None = None) -> None:
+    def __init__(self, folder: Path, names: Iterable[str], scale: float, name: str | None = None) -> None:
         self.name, self.scale = name or folder.name, scale
         self.files = _matching(folder, list(names))
         digest = hashlib.sha256()
@@ -259,7 +263,7 @@ def split_name(given: str) -> tuple[str | None, str]:
 
 def open_system(
     given: str,
-    scale: int,
+    scale: float,
     temperatures: Iterable[float],
     rescaling: bool = False,
     device: str | torch.device = "cpu",
@@ -292,13 +296,15 @@ def open_system(
     if "flowkit" in metadata or known_sizes({key: tuple(tensor.shape) for key, tensor in state.items()}):
         model = load(path).to(device)
         rows = [*([] if model.prior is None else [None]), *temperatures]
-        system = FlowSystem(model, title, rows, rescaling, about | _kind(type(model).__name__, model))
+        system = FlowSystem(model, title, rows, rescaling, about | _kind(type(model).__name__, model), scale)
     else:
-        kind, call, network, own_scale = _network(state, path, scale)
+        kind, call, network, own_scale = _network(state, path, round(scale))
         network.to(device)
         system = Network(call, own_scale, title, about | _kind(kind, network), device)
     if system.scale != scale:
-        raise ValueError(f"{path}: {system.about['kind']} ×{system.scale}, and the table is of ×{scale}: see --scale")
+        raise ValueError(
+            f"{path}: {system.about['kind']} ×{system.scale:g}, and the table is of ×{scale:g}: see --scale"
+        )
     return system
 
 

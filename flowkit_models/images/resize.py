@@ -12,9 +12,12 @@ from torch import Tensor
 
 Edges: TypeAlias = Literal["mirror", "clamp"]
 Ties: TypeAlias = Literal["even", "up"]
+Scale: TypeAlias = float | Fraction
 
 
-def bicubic_resize(x: Tensor, scale: float | Fraction, edges: Edges = "mirror", ties: Ties = "even") -> Tensor:
+def bicubic_resize(
+    x: Tensor, scale: Scale | tuple[Scale, Scale], edges: Edges = "mirror", ties: Ties = "even"
+) -> Tensor:
     """Resizes images with the cubic kernel a = -0.5, widened when shrinking so that nothing aliases.
 
     Pixel centres lie at half integers, weights sum to 1, and each side becomes `ceil(side * scale)`.
@@ -24,7 +27,7 @@ def bicubic_resize(x: Tensor, scale: float | Fraction, edges: Edges = "mirror", 
             differentiable in it. A uint8 image is rounded and clipped after each of the two passes, rows
             first, as MATLAB does.
         scale: output size over input size. A float is taken as the nearest fraction with a denominator up
-            to a million, so `1 / 3` means a third; a `Fraction` says it exactly.
+            to a million, so `1 / 3` means a third; a `Fraction` says it exactly. Or two, of height and width.
         edges: what lies outside the image: its mirror image, edge pixel repeated ("mirror", as in MATLAB),
             or copies of the edge pixel ("clamp").
         ties: where a uint8 image rounds halves: to the even neighbour, as the official code of HCFlow and
@@ -46,18 +49,29 @@ def bicubic_resize(x: Tensor, scale: float | Fraction, edges: Edges = "mirror", 
         raise ValueError(f"bicubic_resize takes uint8 or floating-point images, got {x.dtype}: convert them")
     if edges not in ("mirror", "clamp") or ties not in ("even", "up"):
         raise ValueError(f'edges is "mirror" or "clamp" and ties "even" or "up", got {edges!r}, {ties!r}')
-    ratio = Fraction(scale).limit_denominator(10**6) if 0 < scale < math.inf else Fraction(0)
-    if ratio == 0:
-        raise ValueError(f"scale must be positive, finite and not below 1e-6, got {scale}")
+    ratios = [_exact(one) for one in (scale if isinstance(scale, tuple) else (scale, scale))]
 
     stored = x.dtype == torch.uint8
     # half precision would lose bits in the sum over the taps
     y = x.double() if stored else x.to(torch.promote_types(x.dtype, torch.float32))
-    for dim in (-2, -1):
+    for dim, ratio in zip((-2, -1), ratios, strict=True):
         y = _resize_side(y, dim, ratio, edges)
         if stored:
             y = (y.round() if ties == "even" else (y + 0.5).floor()).clamp(0, 255)
     return y.to(x.dtype)
+
+
+def bicubic_to(x: Tensor, size: tuple[int, int], edges: Edges = "mirror", ties: Ties = "even") -> Tensor:
+    """Resizes images to a height and a width: `bicubic_resize` by their ratios to those of the images."""
+    height, width = (Fraction(new, old) for new, old in zip(size, x.shape[-2:], strict=True))
+    return bicubic_resize(x, (height, width), edges, ties)
+
+
+def _exact(scale: Scale) -> Fraction:
+    ratio = Fraction(scale).limit_denominator(10**6) if 0 < scale < math.inf else Fraction(0)
+    if ratio == 0:
+        raise ValueError(f"scale must be positive, finite and not below 1e-6, got {scale}")
+    return ratio
 
 
 def _resize_side(x: Tensor, dim: int, scale: Fraction, edges: Edges) -> Tensor:

@@ -101,7 +101,7 @@ def consistency(sr: Tensor, lr: Tensor) -> Tensor:
     return psnr(bicubic_resize(to_uint8(sr), Fraction(1, scale)), to_uint8(lr))
 
 
-def consistency_with_hr(sr: Tensor, hr: Tensor, scale: int) -> Tensor:
+def consistency_with_hr(sr: Tensor, hr: Tensor, scale: float) -> Tensor:
     """Consistency as HCFlow's test code has it: PSNR in dB between the shrunk `sr` and the shrunk ground truth.
 
     Both are shrunk by bicubic in floating point, neither rounded nor clipped, and nothing is cropped. No LR
@@ -121,7 +121,8 @@ def consistency_with_hr(sr: Tensor, hr: Tensor, scale: int) -> Tensor:
     check_images(sr, hr)
     if scale < 1:
         raise ValueError(f"a scale is 1 or more, got {scale}")
-    a, b = (bicubic_resize(to_uint8(x).double() / 255, Fraction(1, scale)) for x in (sr, hr))
+    down = 1 / Fraction(scale).limit_denominator(10**6)
+    a, b = (bicubic_resize(to_uint8(x).double() / 255, down) for x in (sr, hr))
     return psnr(a, b)
 
 

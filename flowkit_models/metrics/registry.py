@@ -4,6 +4,7 @@
 the function and `register` a row; its name then works in `flowkit evaluate --metrics`.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
@@ -27,14 +28,14 @@ class Rules:
         metrics: names of the registry's, in the table's order.
         draws: samples per image and temperature.
         seed: of the draws, started anew for each row of the table, and of the noise in likelihoods.
-        crop: pixels left out at every edge by PSNR and SSIM; None for `scale`. SRFlow: 0.
+        crop: pixels left out at every edge by PSNR and SSIM; None for `scale`, rounded up. SRFlow: 0.
         window: of SSIM. SRFlow: "uniform".
         luma: Y as it is (HCFlow, IRN), or rounded (MATLAB).
         truncate: results lose the fraction of their grey levels instead of being rounded. SRFlow.
         rounded: LPIPS and DISTS see 8-bit images too, as in the recipes' tables, and not what the network made.
     """
 
-    scale: int
+    scale: float
     metrics: tuple[str, ...]
     draws: int = 5
     seed: int = 0
@@ -47,7 +48,7 @@ class Rules:
     @property
     def border(self) -> int:
         """Pixels left out at every edge."""
-        return self.scale if self.crop is None else self.crop
+        return math.ceil(self.scale) if self.crop is None else self.crop
 
     def y(self, x: Tensor) -> Tensor:
         """The Y channel of RGB images."""
@@ -109,7 +110,9 @@ class Case:
         """The part of HR and LR, in [0, 1] and on the model's device, that the model can encode."""
         device, stride, scale = next(self.model.parameters()).device, self.model.flow.stride, self.model.scale
         height, width = (size // stride * stride for size in self.hr.shape[2:])
-        hr, lr = self.hr[..., :height, :width], self.lr[..., : height // scale, : width // scale]
+        hr, lr = self.hr[..., :height, :width], self.lr
+        if not self.model.any_scale:  # to which LR and HR belong as they are
+            lr = lr[..., : height // scale, : width // scale]
         return to_float(hr).to(device), to_float(lr).to(device)
 
 

@@ -61,7 +61,10 @@ class ImageFlow(SharedModel):
         prior: a learned prior (`learned_latents`), saved with the model; None if it has none.
         usual_temperature: τ of `upscale` where none is given.
         survives_jpeg: a rescaling model was made for LR images that went through JPEG (SAIN).
+        any_scale: HR images are of any size (LINF); `scale` is then the largest factor that it was trained for.
     """
+
+    any_scale: bool = False
 
     config: Any
     flow: Any  # a Hierarchy; its levels have no types

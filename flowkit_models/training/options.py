@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
-from flowkit_models.data.crops import AlignedCrops, Photos, RandomCrops
+from flowkit_models.data.crops import AlignedCrops, AnyScaleCrops, Photos, RandomCrops
 from flowkit_models.data.degradation import Bicubic, Degradation, photo
 from flowkit_models.data.image_pair import Pair, make_pairs
 from flowkit_models.data.pairs import PairFiles, find_pairs, read_pair
@@ -172,6 +172,25 @@ class Options:
             self._photos(), self.crop, self._degradation(scale), augment="flip", weights=self._weight, seed=self.seed
         )
 
+    def any_scale_crops(self, largest: int) -> AnyScaleCrops:
+        """Crops for super-resolution by factors from 1 to `largest`, of which --crop is the HR side at that.
+
+        Raises:
+            ValueError: if LR files are to be used, or LR images to be degraded, or the crop is no multiple.
+        """
+        if self.paired or self.degrade != "bicubic":
+            raise ValueError(
+                "--paired and --degrade: LR images of all factors are made here, by bicubic; leave them out"
+            )
+        if self.crop % largest:
+            raise ValueError(
+                f"--crop {self.crop}: a multiple of {largest} is expected, LR crops have {largest}th of it"
+            )
+        side, weights = self.crop // largest, self._weight
+        return AnyScaleCrops(
+            self._photos(), side, largest, self.batch, augment="flips", weights=weights, seed=self.seed
+        )
+
     def aligned_crops(self, scale: int, rounded: bool) -> AlignedCrops:
         """Crops for rescaling: LR of the whole photograph, or from LR files; flipped and transposed.
 
@@ -183,7 +202,7 @@ class Options:
         images, rounded = (self._pairs(scale), True) if self.paired else (self._photos(), rounded)
         return AlignedCrops(images, self.crop, Bicubic(scale, rounded=rounded), weights=self._weight, seed=self.seed)
 
-    def test_pairs(self, scale: int) -> dict[str, Pair]:
+    def test_pairs(self, scale: float) -> dict[str, Pair]:
         """The test set, degraded as the crops are: each image always in the same way."""
         if self.test is None:
             pairs = make_pairs(test_photos(), scale)
@@ -191,7 +210,7 @@ class Options:
             pairs = {files.name: Pair.of(*read_pair(files, scale)) for files in find_pairs(self.test, scale)}
         if self.degrade == "bicubic":
             return pairs
-        degrade = self._degradation(scale)
+        degrade = self._degradation(round(scale))
         return {
             name: Pair.of(pair.hr[0], degrade(pair.hr[0], np.random.default_rng(i)))
             for i, (name, pair) in enumerate(pairs.items())

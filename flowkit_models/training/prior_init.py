@@ -10,6 +10,7 @@ from torch import Tensor
 from flowkit import ActNorm, Affine, Chain, InvertibleConv1x1, initialize
 from flowkit.nets import ZeroConv2d
 from flowkit_models.models.base import ImageFlow
+from flowkit_models.models.linf.model import LINF
 
 LOG_SIGMA_UNIT = 0.6
 """Step of log σ for one unit of a prior's last layer."""
@@ -29,6 +30,30 @@ def initialize_latents(model: ImageFlow, hr: Tensor) -> None:
     for layer in bodies:
         layer.initialized.fill_(True)
     initialize(model.flow, hr)
+
+
+@torch.no_grad()
+def whiten_latents(model: LINF, hr: Tensor, lr: Tensor) -> None:
+    """Sets the linear layers of a fresh LINF so that its latents have the identity as covariance on a batch.
+
+    Its scales are below 1 each, so that the linear layers have to bring a residual of some grey levels to unit size:
+    each takes its share, and the last one what is left.
+
+    Args:
+        model: a LINF, fresh.
+        hr: HR images.
+        lr: their LR images.
+    """
+    patch = model.config.patch
+    hr = hr[..., : hr.shape[2] // patch * patch, : hr.shape[3] // patch * patch]
+    z = model.encode(hr, lr).latents[0].movedim(1, -1).flatten(0, -2).double()
+    root = torch.linalg.cholesky(z.mT @ z / len(z) + 1e-9 * torch.eye(z.shape[1], dtype=z.dtype, device=z.device))
+    size = root.diagonal().log().mean().exp()
+    linear = [part for part in model.flow.modules() if isinstance(part, InvertibleConv1x1)]
+    for part in linear:
+        part.weight.mul_(size ** (-1 / len(linear)))
+    last = linear[-1].weight
+    last.copy_(torch.linalg.solve_triangular(root / size, last.double(), upper=False))
 
 
 @torch.no_grad()

@@ -15,7 +15,7 @@ from flowkit_models.data.image_pair import Pair
 from flowkit_models.diagnostics.lr_provenance import calibrate
 from flowkit_models.evaluation.evaluator import Distance, Evaluator, means
 from flowkit_models.evaluation.figures import curves, rescaling_sheet, sample_sheet
-from flowkit_models.evaluation.systems import Bicubic, FlowSystem
+from flowkit_models.evaluation.systems import Bicubic, FlowSystem, System
 from flowkit_models.files import jsonable, write_text
 from flowkit_models.metrics.perceptual import LPIPS
 from flowkit_models.metrics.pretrained import WeightsError, is_cached
@@ -80,6 +80,27 @@ def score_sr(
     }
 
 
+def score_scales(model: ImageFlow, scales: Mapping[float, dict[str, Pair]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Final scores of a model of any scale at several factors, at τ = 0, and of the bicubic upscale.
+
+    Args:
+        model: in eval mode.
+        scales: test images by factor and name.
+
+    Returns:
+        For each factor, as a word, the means over the images of PSNR (RGB; Y) and SSIM (Y) by "bicubic" and "model".
+    """
+    found = {}
+    for scale, pairs in scales.items():
+        evaluator = Evaluator(Rules(scale, ("psnr", "psnr_y", "ssim_y")))
+        systems: dict[str, System] = {
+            "bicubic": Bicubic(scale),
+            "model": FlowSystem(model, "model", (0.0,), scale=scale),
+        }
+        found[f"{scale:g}"] = {name: means(evaluator.score(system, pairs)[0]) for name, system in systems.items()}
+    return found
+
+
 def score_rescaling(
     model: ImageFlow, pairs: dict[str, Pair], temperature: float = 1.0, draws: int = 1, seed: int = 0
 ) -> dict[str, Any]:
@@ -115,16 +136,24 @@ def finish_sr(
     distances: Mapping[str, Distance],
     console: Console,
     by: str = "psnr",
+    scales: Mapping[float, dict[str, Pair]] | None = None,
 ) -> None:
-    """Scores a super-resolution model and draws its pictures, with the curve of one metric, on the first process."""
+    """Scores a super-resolution model and draws its pictures, with the curve of one metric, on the first process.
+
+    Of a model of any scale, `scales` has the test images at further factors.
+    """
     if console.quiet:
         return
     out = options.out
     metrics = score_sr(trained.model, pairs, temperature, options.draws, options.seed, distances)
+    if scales:
+        metrics["scales"] = score_scales(trained.model, scales)
     _save_metrics(metrics, options, trained)
     curves(_training(out), out / "curve.png", by, {"bicubic": metrics["bicubic"][by]})
     sample_sheet(trained.model, pairs, out / "samples.png", temperature, seed=options.seed, centres=LOOK_AT)
     console.print(sr_table(metrics, type(trained.model).__name__, temperature))
+    if scales:
+        console.print(scales_table(metrics["scales"], type(trained.model).__name__))
     _farewell(trained, out, console)
 
 
@@ -172,6 +201,18 @@ def sr_table(metrics: Mapping[str, Any], name: str, temperature: float) -> Table
     table.caption = (
         f"{lr}{metrics['bits_per_dim']:.2f} bits/dim; largest round-trip error {metrics['roundtrip_max_error']:.1e}"
     )
+    return table
+
+
+def scales_table(scores: Mapping[str, Any], name: str) -> Table:
+    """The results of a model of any scale, as a table for the terminal."""
+    headings = ["", *(f"{METRICS[key].heading} of {row}" for key in ("psnr", "psnr_y") for row in ("bicubic", name))]
+    rows = [
+        [f"×{scale}", *(f"{one[row][key]:.2f}" for key in ("psnr", "psnr_y") for row in ("bicubic", "model"))]
+        for scale, one in scores.items()
+    ]
+    table = terminal_table(headings, rows)
+    table.title = "one model at every factor, τ = 0 (dB)"
     return table
 
 

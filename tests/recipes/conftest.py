@@ -40,7 +40,7 @@ def train(recipe, monkeypatch):
         module = recipe(name)
         if not scored:
             finish = "finish_sr" if hasattr(module, "finish_sr") else "finish_rescaling"
-            monkeypatch.setattr(module, finish, lambda *a: None)
+            monkeypatch.setattr(module, finish, lambda *a, **_: None)
             for validation in ("HeldOut", "HeldOutPrior", "HeldOutRescaling"):
                 monkeypatch.setattr(
                     f"flowkit_models.training.validation.{validation}.__call__", lambda *a: {"score": 0.0}

@@ -50,6 +50,7 @@ class LINF(ImageFlow):
     """
 
     config: LINFConfig
+    any_scale = True
 
     def __init__(self, config: LINFConfig, memory: Memory = "plain") -> None:
         d = config.channels
