@@ -208,7 +208,7 @@ class AnyScaleCrops(_Crops):
 
     >>> data = AnyScaleCrops({"grey": torch.full((3, 40, 50), 51, dtype=torch.uint8)}, 8, 4, batch=2)
     >>> [data[i][0].shape[1] for i in range(6)], data[0][1].shape
-    ([22, 22, 15, 15, 29, 29], torch.Size([3, 8, 8]))
+    ([16, 16, 11, 11, 22, 22], torch.Size([3, 8, 8]))
     """
 
     def __init__(

@@ -111,8 +111,9 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     # any factor up to 4: single pixels, and patches of 3 × 3
     "linf_p1": ("LINF", {}),
     "linf_p3": ("LINF", {"patch": 3}),
+    # scales of 0.5 to 1.5: a few thousand steps take no detour through means that overflow
     "linf_small": (
         "LINF",
-        {"blocks": 16, "features": 32, "width": 96, "hidden": 96, "depth": 3, "noisy": True},
+        {"steps": 6, "features": 32, "width": 96, "hidden": 96, "floor": 0.5, "noisy": True},
     ),
 }

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from flowkit_models.models.config import check_choice, check_flags, check_whole
+from flowkit_models.models.config import check_choice, check_flags, check_positive, check_whole
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,8 @@ class LINFConfig:
         growth: growth of the dense blocks of "rrdb".
         width: amplitudes of a pixel (`flowkit.nets.LocalFourier`).
         hidden, depth: width and number of the hidden layers that make the parameters.
+        floor: what is added to the sigmoid of a scale, so that the inverse divides by no less. Published: 1e-4, of which
+            ten layers together can make 1e-40.
         quant: dequantisation noise is uniform of width 1/quant, centred.
         noisy: `nll` draws that noise when it is given none.
         purpose: a LINF is for super-resolution.
@@ -34,6 +36,7 @@ class LINFConfig:
     width: int = 256
     hidden: int = 256
     depth: int = 3
+    floor: float = 1e-4
     quant: int = 256
     noisy: bool = False
     purpose: Literal["sr"] = "sr"
@@ -43,6 +46,7 @@ class LINFConfig:
         check_whole("LINF", self, ("scale", "patch", "features", "growth", "width", "hidden", "quant"), 1)
         check_choice("LINF", self, "encoder", ("edsr", "rrdb"))
         check_choice("LINF", self, "purpose", ("sr",))
+        check_positive("LINF", self, ("floor",))
         check_flags("LINF", self, ("noisy",))
 
     @property

@@ -58,7 +58,7 @@ class LINF(ImageFlow):
         if config.patch > 1:
             parts.append(Squeeze(config.patch))
         for step in range(config.steps):
-            kind = Affine("sigmoid", "scale_first")
+            kind = Affine("sigmoid", "scale_first", floor=config.floor)
             parts += [InvertibleConv1x1(d), Bias(d), Injector(Columns(2 * d * step, 2 * d), kind)]
         flow = Hierarchy([Level(Chain(*parts, InvertibleConv1x1(d)))])
         super().__init__(config, flow, config.scale, Dequantize(config.quant, centred=True), StandardNormal())

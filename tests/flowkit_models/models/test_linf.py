@@ -41,7 +41,7 @@ def chain_of_layers(model, seen, rows, columns, cell) -> tuple[Tensor, Tensor]:
     biases = [part.bias for part in model.flow.modules() if type(part).__name__ == "Bias"]
     matrix, offset = torch.eye(d, dtype=torch.float64), torch.zeros(d, dtype=torch.float64)
     for k in range(model.config.steps):
-        scale = (raw[k] + 2).sigmoid() + 1e-4
+        scale = (raw[k] + 2).sigmoid() + model.config.floor
         matrix = scale[:, None] * (layers[k] @ matrix)
         offset = scale * (layers[k] @ offset + biases[k]) + shift[k]
     return layers[-1] @ matrix, layers[-1] @ offset
