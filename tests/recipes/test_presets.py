@@ -80,6 +80,14 @@ PRESETS = {
     ("srflow_sr", "paper-x4", "nll"): {**SRFLOW, "batch": 12, "lr": 2.5e-4},
     ("srflow_sr", "paper-x8", "nll"): {**SRFLOW, "lr": 5e-4},
     ("srflow_sr", "paper-face-x8", "nll"): {**SRFLOW, "lr": 5e-4},
+    **{
+        ("linf_sr", preset, "nll"): {"batch": 16, "crop": 192, "lr": 1e-4, "loss.nll": 1.0, "loss.pixel": 0.0}
+        for preset in ("paper-p1", "paper-p3")
+    },
+    ("linf_sr", "paper-p3", "plus"): {
+        **{"batch": 16, "lr": 1e-4, "loss.nll": 5e-4, "loss.pixel": 1.0, "loss.perceptual": 2.5e-2},
+        **{"loss.temperature": 0.8, "loss.apart": True},
+    },
     ("srflow_sr", "paper-x4", "encoder"): {**ADAM, "steps": 200_000, "restart_every": 50_000, "lr": 2e-4},
 }
 

@@ -19,8 +19,8 @@ class LINFConfig:
         growth: growth of the dense blocks of "rrdb".
         width: amplitudes of a pixel (`flowkit.nets.LocalFourier`).
         hidden, depth: width and number of the hidden layers that make the parameters.
-        floor: what is added to the sigmoid of a scale, so that the inverse divides by no less. Published: 1e-4, of which
-            ten layers together can make 1e-40.
+        floor: what is added to the sigmoid of a scale, so that the inverse divides by no less. Published: 1e-4; ten
+            layers together can make 1e-40 of it.
         quant: dequantisation noise is uniform of width 1/quant, centred.
         noisy: `nll` draws that noise when it is given none.
         purpose: a LINF is for super-resolution.
