@@ -167,14 +167,17 @@ class Job:
 
         return update
 
-    def read_picture(self, scale: int = 1) -> Picture:
-        """Reads the source, says what is odd about it, and makes sure that the results' format holds it enlarged."""
+    def read_picture(self, result: Callable[[int, int], tuple[int, int]] = lambda *size: size) -> Picture:
+        """Reads the source, says what is odd about it, and makes sure that the results' format holds what is made.
+
+        Args:
+            result: height and width of the result, of those of the source.
+        """
         photo_file.format_of(self.targets[0])
         picture = photo_file.read(self.source)
         for line in picture.warnings:
             self.warn(line)
-        height, width = (side * scale for side in picture.pixels.shape[1:])
-        photo_file.check_size(self.targets[0], height, width)
+        photo_file.check_size(self.targets[0], *result(picture.pixels.shape[1], picture.pixels.shape[2]))
         return picture
 
     def fit(self, header: Header) -> Header:

@@ -1,6 +1,7 @@
 """Options of the subcommands: a dataclass each. They import no torch, so that `--help` is quick."""
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -208,16 +209,36 @@ class Upscale(DrawOptions):
     """What to make of a picture, in place of --model: faithful shows nothing that the picture doesn't, and is smooth
     where it is unsure; crisp draws fine texture that may have been there; photo is for photographs as people have them,
     noisy, blurred or from JPEG. Without either: faithful."""
+    scale: Annotated[float | None, tyro.conf.arg(metavar="FACTOR")] = None
+    """How many times as high and wide, 2.7 say: any, with a LINF model; others have one factor each. Without it: the
+    model's; a LINF's largest."""
+    size: Annotated[str | None, tyro.conf.arg(metavar="WIDTHxHEIGHT")] = None
+    """Size of the results in pixels, in place of --scale: 1920x1080; with a LINF model."""
     draws: int = 1
     """Pictures to draw of each: photo_x4_1.jpg, photo_x4_2.jpg, …"""
     suffix: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
-    """End of the results' names, before the extension. Without it: _x4, or what the model's scale is."""
+    """End of the results' names, before the extension. Without it: _x4, or what the factor is; _1920x1080 for a
+    --size."""
+
+    @property
+    def target(self) -> tuple[int, int] | None:
+        """(height, width) that --size asks for."""
+        if self.size is None:
+            return None
+        width, height = self.size.lower().replace("×", "x").split("x")
+        return int(height), int(width)
 
     def __post_init__(self) -> None:
         """See `FileOptions`."""
         super().__post_init__()
         if self.style is not None and self.model is not None:
             raise UsageError("--style and --model exclude each other: a style is a model that comes with the package")
+        if self.scale is not None and self.size is not None:
+            raise UsageError("--scale and --size exclude each other: a size says the factors")
+        if self.scale is not None and not 0 < self.scale <= 64:
+            raise UsageError(f"--scale {self.scale:g}: a factor above 0, and 64 at most")
+        if self.size is not None and not re.fullmatch(r"0*[1-9]\d{0,5}[xX×]0*[1-9]\d{0,5}", self.size, re.ASCII):
+            raise UsageError(f"--size {self.size}: width and height in pixels, as 1920x1080")
         if self.draws < 1:
             raise UsageError(f"--draws {self.draws}: at least 1")
         if self.draws > 1 and self.temperature == 0:

@@ -1,6 +1,7 @@
 """`flowkit upscale`: enlarges photographs."""
 
 import sys
+from collections.abc import Callable
 
 from flowkit_models.cli.batch import Batch
 from flowkit_models.cli.errors import UsageError
@@ -13,14 +14,15 @@ from flowkit_models.images.photo_file import Picture
 from flowkit_models.images.provenance import made_by, signed
 from flowkit_models.inference.enlarging import enlarged_rows, seen, upscaled
 from flowkit_models.inference.latent_field import LatentField
+from flowkit_models.models.linf.model import LINF
 
 
 def upscale_files(options: Upscale) -> int:
     """Runs `flowkit upscale`; returns the exit code."""
     inputs = find_inputs([*options.files, *options.input], options.output, endings())
     opened = open_model(options)
-    scale = opened.model.scale
-    suffix = f"_x{scale}" if options.suffix is None else options.suffix
+    result = result_size(opened, options)
+    suffix = default_suffix(opened, options) if options.suffix is None else options.suffix
     numbers = [""] if options.draws == 1 else [f"_{draw}" for draw in range(1, options.draws + 1)]
     naming = Naming(suffix, options.extension, tuple(f"{{stem}}{number}{{extension}}" for number in numbers))
     temperature = chosen_temperature(opened, options)
@@ -33,19 +35,45 @@ def upscale_files(options: Upscale) -> int:
     batch = Batch(options, inputs, naming)
     for job in batch:
         with job.reported():
-            picture = job.read_picture(scale)
+            picture = job.read_picture(result)
             warning = foreign_warning(opened, picture)
             if warning:
                 job.warn(warning)
             header = job.fit(signed(picture.header, None))
             pixels, under = seen(picture, own=made_by(picture.header) == opened.checksum)
-            rows = None if under is None else enlarged_rows(under, scale)
+            size = result(pixels.shape[1], pixels.shape[2])
+            if isinstance(opened.model, LINF) and (doubt := opened.model.doubt(pixels.shape[1:], size)):
+                job.warn(doubt)
+            rows = None if under is None else enlarged_rows(under, size)
             for draw in range(options.draws):
                 field = None if temperature is None else LatentField(options.seed, draw)
                 progress = job.progress(draw, options.draws)
-                array = upscaled(opened.model, pixels, options.tile, temperature, rows, header, field, progress)
+                array = upscaled(opened.model, pixels, options.tile, temperature, rows, header, field, progress, size)
                 job.write_picture(array, header, options.quality, draw)
     return batch.summary()
+
+
+def result_size(opened: Opened, options: Upscale) -> Callable[[int, int], tuple[int, int]]:
+    """Height and width of a result, of those of a picture, as --scale and --size ask.
+
+    Raises:
+        UsageError: for another factor than the model's, unless it is one of any scale.
+    """
+    scale, target = options.scale or opened.model.scale, options.target
+    if not opened.model.any_scale and (target is not None or scale != opened.model.scale):
+        asked = f"--size {options.size}" if target else f"--scale {scale:g}"
+        raise UsageError(
+            f"{asked}: {opened.path.name} is a model of ×{opened.model.scale} alone; leave it out, or name a LINF "
+            "model with -m, which makes any size"
+        )
+    return lambda height, width: target or (max(1, round(height * scale)), max(1, round(width * scale)))
+
+
+def default_suffix(opened: Opened, options: Upscale) -> str:
+    """End of the results' names that says how large they are."""
+    if options.target is not None:
+        return f"_{options.target[1]}x{options.target[0]}"
+    return f"_x{options.scale or opened.model.scale:g}"
 
 
 def chosen_temperature(opened: Opened, options: DrawOptions) -> float | None:

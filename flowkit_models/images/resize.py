@@ -67,6 +67,12 @@ def bicubic_to(x: Tensor, size: tuple[int, int], edges: Edges = "mirror", ties: 
     return bicubic_resize(x, (height, width), edges, ties)
 
 
+def bicubic_rows(x: Tensor, size: tuple[int, int], top: int, bottom: int) -> Tensor:
+    """Rows from `top` to `bottom` of `bicubic_to(x, size)`, for floating-point images: no others are made."""
+    height, width = (Fraction(new, old) for new, old in zip(size, x.shape[-2:], strict=True))
+    return _resize_side(_resize_side(x, -2, height, "mirror", slice(top, bottom)), -1, width, "mirror")
+
+
 def _exact(scale: Scale) -> Fraction:
     ratio = Fraction(scale).limit_denominator(10**6) if 0 < scale < math.inf else Fraction(0)
     if ratio == 0:
@@ -74,9 +80,9 @@ def _exact(scale: Scale) -> Fraction:
     return ratio
 
 
-def _resize_side(x: Tensor, dim: int, scale: Fraction, edges: Edges) -> Tensor:
-    """Resizes one dimension (-2 or -1): a weighted sum over the taps, without a dense matrix."""
-    index, weight = (torch.tensor(t, device=x.device) for t in _taps(x.shape[dim], scale, edges))
+def _resize_side(x: Tensor, dim: int, scale: Fraction, edges: Edges, part: slice = slice(None)) -> Tensor:
+    """Resizes one dimension (-2 or -1), or makes a part of it: a weighted sum over the taps, without a dense matrix."""
+    index, weight = (torch.tensor(t[:, part], device=x.device) for t in _taps(x.shape[dim], scale, edges))
     weight = weight.to(x.dtype)
     if dim == -2:
         weight = weight[..., None]

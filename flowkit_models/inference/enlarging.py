@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from flowkit_models.images.photo_file import Header, Picture, stored
-from flowkit_models.images.resize import bicubic_resize
+from flowkit_models.images.resize import bicubic_rows
 from flowkit_models.images.transparency import bleed, transparent
 from flowkit_models.inference.latent_field import Field
 from flowkit_models.inference.tiling import OVERLAP, Tiled
@@ -60,7 +60,8 @@ def upscaled(
         header: of the result, fitted to its format.
         field: the latents; None for the model's learned prior.
         progress: is called with (tiles done, tiles in all).
-        size: rows and columns to keep, from the top left; by default all.
+        size: rows and columns of the result, for a model of any scale; for others those to keep, from the top left, by
+            default all.
 
     Returns:
         (height, width, header.channels), uint8 or uint16.
@@ -73,7 +74,8 @@ def upscaled(
     height, width = size or (pixels.shape[1] * scale, pixels.shape[2] * scale)
     out = np.empty((height, width, header.channels), header.dtype)
     tiled = in_tiles(model, pixels, tile)
-    for top, strip in tiled.strips(pixels, field, temperature, bits=32, progress=progress):
+    target = (height, width) if model.any_scale else None
+    for top, strip in tiled.strips(pixels, field, temperature, bits=32, progress=progress, size=target):
         bottom = min(top + strip.shape[1], height)
         if not bool(strip.isfinite().all()):
             raise ValueError("what the model makes of it is not finite: lower --temperature or take another checkpoint")
@@ -87,17 +89,9 @@ def upscaled(
     return out
 
 
-def enlarged_rows(channels: Tensor, scale: int) -> Rows:
+def enlarged_rows(channels: Tensor, size: tuple[int, int]) -> Rows:
     """Channels (C, h, w) at high resolution, bicubic, clamped; they are enlarged strip by strip."""
-    margin = 4  # more than the kernel's reach, so that the edges of a strip inside the picture don't count
-
-    def rows(top: int, bottom: int) -> Tensor:
-        first = max(0, top // scale - margin)
-        last = min(channels.shape[1], -(-bottom // scale) + margin)
-        strip = bicubic_resize(channels[:, first:last], scale)
-        return strip[:, top - first * scale : bottom - first * scale].clamp(0, 1)
-
-    return rows
+    return lambda top, bottom: bicubic_rows(channels, size, top, bottom).clamp(0, 1)
 
 
 def in_tiles(model: ImageFlow, pixels: Tensor, tile: int | None) -> Tiled:

@@ -1,7 +1,7 @@
 """Latents of an image of any size as a function of position, so that a part of it can be drawn without the whole."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ BLOCK = 64
 
 MARGIN = 32
 """LR pixels around a tile that a learned prior sees as well."""
+
+Window: TypeAlias = tuple[int, int, int, int, int]
+"""Channels of a latent, and the top, left, height and width of a part of it."""
 
 
 class Field(Protocol):
@@ -72,7 +75,10 @@ class LatentField:
 
     def crop(self, model: ImageFlow, top: int, left: int, height: int, width: int) -> tuple[Tensor, ...]:
         """See `Field.crop`."""
-        windows = latent_windows(model, top, left, height, width)
+        return self.part(latent_windows(model, top, left, height, width))
+
+    def part(self, windows: Sequence[Window]) -> tuple[Tensor, ...]:
+        """The same, by the window of each latent, coarsest first."""
         return tuple(self._latent(index, *window) for index, window in enumerate(windows))
 
     def _latent(self, index: int, channels: int, top: int, left: int, height: int, width: int) -> Tensor:
@@ -110,9 +116,12 @@ class StoredField:
         Raises:
             ValueError: also if a latent is missing, has another number of channels or ends before the window.
         """
-        windows = latent_windows(model, top, left, height, width)
+        return self.part(latent_windows(model, top, left, height, width))
+
+    def part(self, windows: Sequence[Window]) -> tuple[Tensor, ...]:
+        """The same, by the window of each latent, coarsest first."""
         if len(self.latents) != len(windows):
-            raise ValueError(f"latents: {type(model).__name__} has {len(windows)} of them, got {len(self.latents)}")
+            raise ValueError(f"latents: this model has {len(windows)} of them, got {len(self.latents)}")
         parts = []
         for z, (channels, row, column, rows, columns) in zip(self.latents, windows, strict=True):
             if z.ndim != 4 or z.shape[:2] != (1, channels) or z.shape[2] < row + rows or z.shape[3] < column + columns:
@@ -161,9 +170,7 @@ def cut_window(image: Tensor, first: Sequence[int], last: Sequence[int], like: T
     return window / 255 if image.dtype == torch.uint8 else window
 
 
-def latent_windows(
-    model: ImageFlow, top: int, left: int, height: int, width: int
-) -> list[tuple[int, int, int, int, int]]:
+def latent_windows(model: ImageFlow, top: int, left: int, height: int, width: int) -> list[Window]:
     """(channels, top, left, height, width) of each latent's part of a window of the LR image, coarsest first."""
     multiple = model.lr_multiple
     window = (top, left, height, width)

@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from flowkit_models.devices import available_bytes
-from flowkit_models.inference.latent_field import Field, PredictedField, StoredField, cut_window
+from flowkit_models.inference.latent_field import Field, LatentField, PredictedField, StoredField, cut_window
 from flowkit_models.inference.memory import is_out_of_memory, peak_tensor_bytes
-from flowkit_models.models.arguments import padded
+from flowkit_models.models.arguments import padded, temperatures
 from flowkit_models.models.base import ImageFlow
+from flowkit_models.models.linf.model import LINF
 from flowkit_models.models.refinement import RADIUS
 
 Bits = Literal[8, 16, 32]
@@ -32,6 +33,15 @@ SPARE = 5
 """Available memory over what a tile's tensors may hold on the CPU; it takes up to 2.1 times those."""
 
 _Run = Callable[[int, int, int, int], Tensor]
+
+
+class _Grid(NamedTuple):
+    """Pixels of the result that lie before a row, or a column, of the LR image."""
+
+    rows: Callable[[int], int]
+    columns: Callable[[int], int]
+
+
 _DTYPES = {8: torch.uint8, 16: torch.uint16, 32: torch.float32}
 
 
@@ -71,8 +81,9 @@ class Tiled:
 
     def __init__(self, model: ImageFlow, tile: int | None = None, overlap: int = OVERLAP) -> None:
         self.model = model
+        self._multiple = 1 if model.any_scale else model.lr_multiple
         self.overlap = self._up(overlap)
-        self._floor = self._up(2 * self.overlap + 2 * model.lr_multiple)
+        self._floor = self._up(2 * self.overlap + 2 * self._multiple)
         if overlap < 0:
             raise ValueError(f"Tiled: overlap must be at least 0, got {overlap}")
         if tile is not None and tile < self._floor:
@@ -88,6 +99,7 @@ class Tiled:
         temperature: float | None = None,
         bits: Bits = 8,
         progress: Progress | None = None,
+        size: tuple[int, int] | None = None,
     ) -> Tensor:
         """Makes the HR image of one LR image.
 
@@ -98,15 +110,18 @@ class Tiled:
             temperature: standard deviation of the latents. None: the model's `usual_temperature`.
             bits: of the result: 8 (uint8), 16 (uint16, of which 65535 is white) or 32 (float32 in [0, 1]).
             progress: called with (tiles done, tiles in all) after each tile.
+            size: (H, W) of the result, for a model of any scale (LINF).
 
         Returns:
-            (3, scale·h, scale·w), on the CPU.
+            (3, scale·h, scale·w), or of that size, on the CPU.
 
         Raises:
             ValueError: for a wrong shape, dtype or temperature, NaN, or latents that don't fit.
             MemoryError: if the smallest tiles don't fit in memory.
         """
-        return _assembled(self.strips(lr, latents, temperature, bits, progress), self.model.scale * lr.shape[-2])
+        _check(lr, "lr")
+        height, _ = self.model.target(lr[None], size)
+        return _assembled(self.strips(lr, latents, temperature, bits, progress, size), height)
 
     def strips(
         self,
@@ -115,13 +130,19 @@ class Tiled:
         temperature: float | None = None,
         bits: Bits = 8,
         progress: Progress | None = None,
+        size: tuple[int, int] | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
         """`upscale`, as rows are finished: yields (top, rows), from top to bottom; rows is (3, some, scale·w)."""
         _check(lr, "lr")
         if bits not in _DTYPES:
             raise ValueError(f"upscale: bits must be 8, 16 or 32, got {bits!r}")
-        size = lr.shape[1:]
-        field = self._stored(latents, size) if isinstance(latents, tuple | list) else latents or PredictedField(lr)
+        target = self.model.target(lr[None], size)
+        if isinstance(self.model, LINF):
+            return self._at_any_scale(self.model, lr, latents, temperature, bits, progress, target)
+        if isinstance(latents, tuple | list):
+            field: Field = self._stored(latents, lr.shape[1:])
+        else:
+            field = latents or PredictedField(lr)
         if isinstance(field, PredictedField):
             if temperature is not None:
                 raise ValueError("upscale: a learned prior goes without a temperature: draw with a LatentField")
@@ -133,7 +154,46 @@ class Tiled:
             z = tuple(part.to(window) for part in field.crop(self.model, top, left, height, width))
             return self.model.upscale(window, temperature=tau, latents=z)[0, 0]
 
-        return self._finished(run, size, self.model.scale, bits, progress)
+        return self._finished(run, lr.shape[1:], self._whole(self.model.scale), target, bits, progress)
+
+    def _at_any_scale(
+        self,
+        model: LINF,
+        lr: Tensor,
+        latents: Field | tuple[Tensor, ...] | None,
+        temperature: float | None,
+        bits: Bits,
+        progress: Progress | None,
+        target: tuple[int, int],
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Strips of a model whose HR pixels lie anywhere among the LR pixels: a tile has those in its window."""
+        p, channels = model.config.patch, model.config.channels
+        image, (height, width) = lr[None], lr.shape[1:]
+        cell, (down, right) = model.cell(image, target), model.centres(image, target)
+        field = StoredField(tuple(latents)) if isinstance(latents, tuple | list) else latents
+        if not isinstance(field, LatentField | StoredField):
+            raise ValueError(
+                f"latents: {type(model).__name__} takes a LatentField or tensors, got {type(field).__name__}"
+            )
+        if isinstance(field, StoredField):
+            model.check_z(image, field.latents, target)
+        (tau,) = temperatures(1, temperature)
+
+        def before(centres: Tensor, side: int, at: int) -> int:  # the last patches may reach beyond the image
+            return len(centres) if at >= side else int(torch.searchsorted(centres, at - 0.5))
+
+        def run(top: int, left: int, rows: int, columns: int) -> Tensor:
+            window = self._cut(lr, top, left, rows, columns)
+            i, end = (before(down, height, at) for at in (top, top + rows))
+            j, last = (before(right, width, at) for at in (left, left + columns))
+            if i == end or j == last:  # made so much smaller that no pixel lies here
+                return window.new_zeros(3, p * (end - i), p * (last - j))
+            (z,) = field.part([(channels, i, j, end - i, last - j)])
+            at = ((down[i:end] - top).to(window.device), (right[j:last] - left).to(window.device))
+            return model.window(window, at[0], at[1], cell, tau * z.to(window))[0].clamp(0, 1)
+
+        grid = _Grid(lambda at: p * before(down, height, at), lambda at: p * before(right, width, at))
+        return self._finished(run, lr.shape[1:], grid, target, bits, progress)
 
     def downscale(
         self, hr: Tensor, progress: Progress | None = None, refine: int = 0, radius: float = RADIUS
@@ -164,42 +224,61 @@ class Tiled:
             return lr
 
         size = torch.Size(-(-side // scale) for side in hr.shape[1:])
-        return _assembled(self._finished(run, size, 1, 8, progress), size[0])
+        target = (size[0], size[1])
+        return _assembled(self._finished(run, size, self._whole(1), target, 8, progress), size[0])
+
+    def _whole(self, ratio: int) -> _Grid:
+        """The grid of a whole number of pixels for each LR pixel."""
+        return _Grid(lambda at: ratio * at, lambda at: ratio * at)
 
     def _finished(
-        self, run: _Run, size: torch.Size, ratio: int, bits: Bits, progress: Progress | None
+        self,
+        run: _Run,
+        size: torch.Size,
+        grid: _Grid,
+        target: tuple[int, int],
+        bits: Bits,
+        progress: Progress | None,
     ) -> Iterator[tuple[int, Tensor]]:
-        """Strips without padding, as they are stored. `size`: of the LR image; `ratio`: of the result over it."""
+        """Strips without padding, as they are stored. `size`: of the LR image; `target`: of the result."""
         height, width = (self._up(side) for side in size)
         if self.side is None:
             self.side = self._chosen(run, height, width)
-        for top, rows in self._strips(run, (0, 0, height, width), ratio, progress):
-            if top < ratio * size[0]:
-                yield top, _stored(rows[:, : ratio * size[0] - top, : ratio * size[1]], bits)
+        for top, rows in self._strips(run, (0, 0, height, width), grid, progress):
+            if top < target[0] and rows.shape[1]:
+                yield top, _stored(rows[:, : target[0] - top, : target[1]], bits)
 
     def _strips(
-        self, run: _Run, window: tuple[int, int, int, int], ratio: int, progress: Progress | None = None
+        self, run: _Run, window: tuple[int, int, int, int], grid: _Grid, progress: Progress | None = None
     ) -> Iterator[tuple[int, Tensor]]:
         """Yields (top, rows) of a window of the image, float32."""
         top, left, height, width = window
         rows, tile_height = self._starts(height)
         columns, tile_width = self._starts(width)
-        unfinished = torch.empty(3, 0, ratio * width)
+
+        def down(row: int) -> int:
+            return grid.rows(top + row) - grid.rows(top)
+
+        def right(column: int) -> int:
+            return grid.columns(left + column) - grid.columns(left)
+
+        unfinished = torch.empty(3, 0, right(width))
         for i, row in enumerate(rows):
-            band, filled = torch.empty(3, ratio * tile_height, ratio * width), 0
+            band = torch.empty(3, down(row + tile_height) - down(row), right(width))
+            filled = 0
             for j, column in enumerate(columns):
-                tile = self._tile(run, top + row, left + column, tile_height, tile_width, ratio)
-                start, end = ratio * column, ratio * (column + tile_width)
+                tile = self._tile(run, top + row, left + column, tile_height, tile_width, grid)
+                start, end = right(column), right(column + tile_width)
                 _fade_in(tile, band[..., start:filled], dim=2)
                 band[..., start:end], filled = tile, end
                 if progress is not None:
                     progress(i * len(columns) + j + 1, len(rows) * len(columns))
             _fade_in(band, unfinished, dim=1)
-            finished = ratio * ([*rows, height][i + 1] - row)
-            yield ratio * row, band[:, :finished]
+            finished = down([*rows, height][i + 1]) - down(row)
+            yield down(row), band[:, :finished]
             unfinished = band[:, finished:].clone()  # not a view, which would hold on to the band
 
-    def _tile(self, run: _Run, top: int, left: int, height: int, width: int, ratio: int) -> Tensor:
+    def _tile(self, run: _Run, top: int, left: int, height: int, width: int, grid: _Grid) -> Tensor:
         """One tile, float32 on the CPU; in smaller ones if it doesn't fit in memory."""
         assert self.side is not None, "chosen before"
         if max(height, width) <= self.side:
@@ -211,7 +290,7 @@ class Tiled:
                     raise
             self._halve(max(height, width))  # here, where the error no longer holds on to what was computed
         window = (top, left, height, width)
-        return torch.cat([rows for _, rows in self._strips(run, window, ratio)], 1)
+        return torch.cat([rows for _, rows in self._strips(run, window, grid)], 1)
 
     def _halve(self, side: int) -> None:
         if side <= self._floor:
@@ -232,7 +311,7 @@ class Tiled:
             return self._up(TILE)
         height, width = (min(side, self._up(PROBE)) for side in (height, width))
         per_pixel = peak_tensor_bytes(lambda: run(0, 0, height, width)) / (height * width)
-        side = math.isqrt(int(free / SPARE / per_pixel)) // self.model.lr_multiple * self.model.lr_multiple
+        side = math.isqrt(int(free / SPARE / per_pixel)) // self._multiple * self._multiple
         return max(self._floor, min(side, self._up(TILE)))
 
     def _starts(self, length: int) -> tuple[list[int], int]:
@@ -242,7 +321,7 @@ class Tiled:
             return [0], length
         count = math.ceil((length - self.overlap) / (self.side - self.overlap))
         size = self._up(math.ceil((length + (count - 1) * self.overlap) / count))
-        multiple = self.model.lr_multiple
+        multiple = self._multiple
         return [i * (length - size) // (count - 1) // multiple * multiple for i in range(count)], size
 
     def _cut(self, image: Tensor, top: int, left: int, height: int, width: int) -> Tensor:
@@ -257,7 +336,7 @@ class Tiled:
         return StoredField(latents)
 
     def _up(self, side: int) -> int:
-        return -(-side // self.model.lr_multiple) * self.model.lr_multiple
+        return -(-side // self._multiple) * self._multiple
 
 
 def _fade_in(new: Tensor, old: Tensor, dim: int) -> None:

@@ -202,7 +202,7 @@ class LINF(ImageFlow):
         if not isinstance(latents, tuple | list) or len(latents) != 1 or latents[0].ndim != 4:
             raise ValueError(f"latents: expected a tuple of one tensor (B, {self.config.channels}, rows, columns)")
         size = (latents[0].shape[2] * self.config.patch, latents[0].shape[3] * self.config.patch)
-        self._check_z(lr, latents, size)
+        self.check_z(lr, latents, size)
         with self.precision_policy(lr):
             return self._image(lr, size, latents[0], 1)
 
@@ -248,7 +248,7 @@ class LINF(ImageFlow):
             warnings.warn(doubt, stacklevel=2)
         shape = (self.config.channels, *self.queries(size))
         if latents is not None:
-            self._check_z(lr, latents, size)
+            self.check_z(lr, latents, size)
         draws = [draw(lr.new_empty(len(lr), *shape), generator) for _ in taus] if latents is None else [latents[0]]
         z = torch.cat([tau * part for tau, part in zip(taus, draws, strict=True)])
         with self.precision_policy(lr):
@@ -358,7 +358,8 @@ class LINF(ImageFlow):
     def _check_lr(self, lr: Tensor) -> None:
         check_image(lr, "lr")
 
-    def _check_z(self, lr: Tensor, latents: Any, size: tuple[int, int]) -> None:
+    def check_z(self, lr: Tensor, latents: Any, size: tuple[int, int]) -> None:
+        """Raises ValueError unless latents are those of images of a size."""
         expected = (len(lr), self.config.channels, *self.queries(size))
         if not isinstance(latents, tuple | list) or len(latents) != 1 or tuple(latents[0].shape) != expected:
             got = [tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__ for z in latents]

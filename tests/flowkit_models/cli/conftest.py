@@ -15,6 +15,7 @@ SIZES = {
     "hcflow_rescale_x4": {**SMALL, "blocks": ((0, 0), (0, 0))},
     "srflow_x4": {"steps": 1, "transitions": 1, "hidden": 4, "blocks": 2, "taps": (1,), "features": 3, "growth": 2},
     "irn_x4": {"blocks": (1, 1), "growth": 2},
+    "linf_small": {"steps": 2, "blocks": 1, "features": 3, "width": 4, "hidden": 4, "depth": 1},
 }
 
 
