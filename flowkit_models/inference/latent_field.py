@@ -116,12 +116,13 @@ class StoredField:
         Raises:
             ValueError: also if a latent is missing, has another number of channels or ends before the window.
         """
-        return self.part(latent_windows(model, top, left, height, width))
+        windows = latent_windows(model, top, left, height, width)
+        if len(self.latents) != len(windows):
+            raise ValueError(f"latents: {type(model).__name__} has {len(windows)} of them, got {len(self.latents)}")
+        return self.part(windows)
 
     def part(self, windows: Sequence[Window]) -> tuple[Tensor, ...]:
         """The same, by the window of each latent, coarsest first."""
-        if len(self.latents) != len(windows):
-            raise ValueError(f"latents: this model has {len(windows)} of them, got {len(self.latents)}")
         parts = []
         for z, (channels, row, column, rows, columns) in zip(self.latents, windows, strict=True):
             if z.ndim != 4 or z.shape[:2] != (1, channels) or z.shape[2] < row + rows or z.shape[3] < column + columns:
