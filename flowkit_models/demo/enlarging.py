@@ -112,7 +112,7 @@ class Window:
     def after(self, sample: Sample, progress: Progress) -> NDArray[Any]:
         """The window as the model enlarges it, within a grey level of that part of the whole."""
         field = None if sample.field is None else _Moved(sample.field, self._top, self._left)
-        rows = None if self._under is None else enlarged_rows(self._under, self.model.scale)
+        rows = None if self._under is None else enlarged_rows(self._under, self.model.target(self._pixels[None], None))
         made = upscaled(self.model, self._pixels, None, sample.temperature, rows, self.header, field, progress)
         return self._cut(made)
 
@@ -204,7 +204,7 @@ def enlarge_file(model: ImageFlow, photo: str, folder: Path, sample: Sample, pro
     photo_file.check_size(target, height, width)
     header, lost = signed(picture.header, None).fitted(form.name)
     pixels, under = seen(picture, own=made_by(picture.header) == checksum(model))
-    rows = None if under is None else enlarged_rows(under, model.scale)
+    rows = None if under is None else enlarged_rows(under, (height, width))
     array = upscaled(model, pixels, None, sample.temperature, rows, header, sample.field, progress)
     photo_file.write(target, array, marked(header))
     size = f"{width} × {height} pixels, {target.stat().st_size / 1e6:.1f} MB"

@@ -171,7 +171,7 @@ class Tiled:
         image, (height, width) = lr[None], lr.shape[1:]
         cell, (down, right) = model.cell(image, target), model.centres(image, target)
         field = StoredField(tuple(latents)) if isinstance(latents, tuple | list) else latents
-        if not isinstance(field, LatentField | StoredField):
+        if field is None or not (isinstance(field, LatentField | StoredField) or target == model.target(image, None)):
             raise ValueError(
                 f"latents: {type(model).__name__} takes a LatentField or tensors, got {type(field).__name__}"
             )
@@ -188,7 +188,10 @@ class Tiled:
             j, last = (before(right, width, at) for at in (left, left + columns))
             if i == end or j == last:  # made so much smaller that no pixel lies here
                 return window.new_zeros(3, p * (end - i), p * (last - j))
-            (z,) = field.part([(channels, i, j, end - i, last - j)])
+            if isinstance(field, LatentField | StoredField):
+                (z,) = field.part([(channels, i, j, end - i, last - j)])
+            else:  # of LR pixels, each of which has a whole number of HR pixels
+                (z,) = field.crop(model, top, left, rows, columns)
             at = ((down[i:end] - top).to(window.device), (right[j:last] - left).to(window.device))
             return model.window(window, at[0], at[1], cell, tau * z.to(window))[0].clamp(0, 1)
 

@@ -37,6 +37,24 @@ def test_tiles_make_the_image_that_the_whole_makes(patch, size) -> None:
         tiled.upscale(lr, (latents[0][..., :-1],), 0.05, 32, size=size)
 
 
+class Moved:
+    """A field of LR windows that is no LatentField."""
+
+    def crop(self, model, top, left, height, width):
+        return LatentField(3).crop(model, top + 5, left + 7, height, width)
+
+
+def test_a_field_of_windows_fits_the_models_own_factor() -> None:
+    model = perturb(flowkit_models.create("linf_small", **SIZES), 0.1).eval()
+    lr = torch.rand(3, 20, 17)
+    with torch.no_grad():
+        whole = model.upscale(lr[None], temperature=0.05, latents=Moved().crop(model, 0, 0, 20, 17))[0, 0]
+    assert float((Tiled(model, tile=20, overlap=0).upscale(lr, Moved(), 0.05, 32) - whole).abs().max()) < 2e-5
+    for latents in (Moved(), None):
+        with pytest.raises(ValueError, match="takes a LatentField or tensors"):
+            Tiled(model, tile=20, overlap=0).upscale(lr, latents, 0.05, 32, size=(30, 30))
+
+
 def test_tiles_without_a_pixel() -> None:
     """A factor so small that some tiles have none."""
     model = flowkit_models.create("linf_small", **SIZES).eval()
