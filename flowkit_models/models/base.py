@@ -64,15 +64,13 @@ class ImageFlow(SharedModel):
         any_scale: HR images are of any size (LINF); `scale` is then the largest factor that it was trained for.
     """
 
-    any_scale: bool = False
-
     config: Any
     flow: Any  # a Hierarchy; its levels have no types
     base: Any
     precision: Precision = "float32"
     prior: LatentPrior | None
     usual_temperature: float = 0.8
-    survives_jpeg = False
+    survives_jpeg = any_scale = False
 
     def __init__(
         self,
@@ -293,9 +291,9 @@ class ImageFlow(SharedModel):
         """
         height, width = (self.scale * side for side in lr.shape[2:])
         if size is not None and tuple(size) != (height, width):
+            made = f"which makes {height} × {width} of {lr.shape[2]} × {lr.shape[3]}, got {size}"
             raise ValueError(
-                f"size: {type(self).__name__} is a model of ×{self.scale}, which makes {height} × {width} of "
-                f"{lr.shape[2]} × {lr.shape[3]}, got {size}; LINF models make any size"
+                f"size: {type(self).__name__} is a model of ×{self.scale}, {made}; LINF models make any size"
             )
         return height, width
 
