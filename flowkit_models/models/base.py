@@ -291,10 +291,10 @@ class ImageFlow(SharedModel):
         """
         height, width = (self.scale * side for side in lr.shape[2:])
         if size is not None and tuple(size) != (height, width):
-            made = f"which makes {height} × {width} of {lr.shape[2]} × {lr.shape[3]}, got {size}"
-            raise ValueError(
-                f"size: {type(self).__name__} is a model of ×{self.scale}, {made}; LINF models make any size"
+            said = (
+                f"{type(self).__name__} ×{self.scale} makes {height} × {width} of {lr.shape[2]} × {lr.shape[3]} alone"
             )
+            raise ValueError(f"size: {said}, got {size}; LINF models make any size")
         return height, width
 
     def draw(self, lr: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:

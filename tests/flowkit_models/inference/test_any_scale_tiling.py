@@ -75,5 +75,5 @@ def test_rows_of_the_bicubic_are_the_bicubics() -> None:
 
 def test_a_model_of_one_scale_is_asked_for_its_size_alone() -> None:
     model = flowkit_models.create("irn_x4_small", growth=2).eval()
-    with pytest.raises(ValueError, match="a model of ×4"):
+    with pytest.raises(ValueError, match="IRN ×4 makes 32 × 32 of 8 × 8 alone"):
         Tiled(model, tile=80).upscale(torch.rand(3, 8, 8), LatentField(0), size=(24, 24))

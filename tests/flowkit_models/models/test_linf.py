@@ -176,5 +176,5 @@ def test_other_models_have_their_own_size_alone() -> None:
     model = flowkit_models.create("irn_x4_small", growth=2)
     lr = torch.rand(1, 3, 4, 5)
     assert model.upscale(lr, size=(16, 20)).shape == (1, 1, 3, 16, 20)
-    with pytest.raises(ValueError, match=r"IRN is a model of ×4, which makes 16 × 20 of 4 × 5, got \(12, 15\); LINF"):
+    with pytest.raises(ValueError, match=r"IRN ×4 makes 16 × 20 of 4 × 5 alone, got \(12, 15\); LINF models"):
         model.upscale(lr, size=(12, 15))
