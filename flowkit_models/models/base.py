@@ -291,10 +291,8 @@ class ImageFlow(SharedModel):
         """
         height, width = (self.scale * side for side in lr.shape[2:])
         if size is not None and tuple(size) != (height, width):
-            said = (
-                f"{type(self).__name__} ×{self.scale} makes {height} × {width} of {lr.shape[2]} × {lr.shape[3]} alone"
-            )
-            raise ValueError(f"size: {said}, got {size}; LINF models make any size")
+            own = f"{type(self).__name__} ×{self.scale} makes {height} × {width} of {lr.shape[2]} × {lr.shape[3]}"
+            raise ValueError(f"size: {own} alone, got {size}; LINF models make any size")
         return height, width
 
     def draw(self, lr: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, ...]:
