@@ -25,8 +25,19 @@ from flowkit_models.training.validation import EncoderHeldOut, HeldOut
 class Config(Options):
     """Options of the recipe. The defaults shown are those of the chosen preset."""
 
-    preset: Literal["small-x4", "paper-x4", "paper-x8", "paper-face-x8"] = "small-x4"
-    """small-x4: two CPU cores, minutes. paper-…: the published networks and settings, for a GPU and days."""
+    preset: Literal[
+        "small-x4",
+        "paper-x4",
+        "paper-x8",
+        "paper-face-x8",
+        "da-x4",
+        "da-s-x4",
+        "da-r-x4",
+        "da-d-x4",
+        "ncsr-x4",
+    ] = "small-x4"
+    """small-x4: two CPU cores, minutes. paper-…: the published networks and settings, for a GPU and days; da-…, ncsr-…:
+    those of SRFlow-DA and NCSR."""
     stage: Literal["encoder", "nll"] = "nll"
     """encoder: the RRDB network alone, by L1, as the published encoders were pre-trained. nll: SRFlow."""
     out: Path = Path("runs/srflow_sr")
@@ -48,6 +59,11 @@ MODEL: dict[str, str] = {
     "paper-x4": "srflow_x4",
     "paper-x8": "srflow_x8",
     "paper-face-x8": "srflow_face_x8",
+    "da-x4": "srflow_da_x4",
+    "da-s-x4": "srflow_da_s_x4",
+    "da-r-x4": "srflow_da_r_x4",
+    "da-d-x4": "srflow_da_d_x4",
+    "ncsr-x4": "ncsr_x4",
 }
 
 OUT = Path("runs/srflow_sr")
@@ -57,10 +73,10 @@ def _paper(preset: Any, **nll: Any) -> dict[tuple[str, ...], Config]:
     """Official settings, with the betas that the flow's Adam really has: docs/official/srflow.md."""
     pretraining: dict[str, Any] = {"betas": (0.9, 0.99), "restart_every": 50_000, "lr": 2e-4, "batch": 16}
     base = Config(preset=preset, steps=200_000, crop=160, seed=10)
-    flow: dict[str, Any] = {"betas": (0.9, 0.999), "milestones": (100_000, 150_000, 180_000, 190_000)}
+    flow: dict[str, Any] = {"betas": (0.9, 0.999), "milestones": (100_000, 150_000, 180_000, 190_000), **nll}
     return {
         (preset, "encoder"): replace(base, stage="encoder", out=OUT / preset / "encoder", **pretraining),
-        (preset, "nll"): replace(base, stage="nll", out=OUT / preset / "nll", **flow, **nll),
+        (preset, "nll"): replace(base, stage="nll", out=OUT / preset / "nll", **flow),
     }
 
 
@@ -72,6 +88,12 @@ PRESETS: dict[tuple[str, ...], Config] = {
     **_paper("paper-x8", batch=16, lr=5e-4),
     **_paper("paper-face-x8", batch=16, lr=5e-4, temperature=0.8),
 }
+
+
+# NTIRE 2021: steps, rate and batch are stated, the rest is SRFlow's; this repository has not run them
+for _name in ("da-x4", "da-s-x4", "da-r-x4", "da-d-x4"):
+    PRESETS |= _paper(_name, batch=12, lr=2e-4)
+PRESETS |= _paper("ncsr-x4", batch=18, lr=2e-4, steps=220_000, milestones=(110_000, 165_000, 198_000, 209_000))
 
 
 def main(config: Config) -> None:

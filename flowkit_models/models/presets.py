@@ -5,6 +5,8 @@ from typing import Any
 _RESCALING = {"squeeze": "haar", "body": "bands", "prior": "atan", "tap": False, "quant": 256, "purpose": "rescaling"}
 
 
+_DA = {"steps": 6, "depth": 2, "convs": 4, "unused": False}
+
 _X8 = {"scale": 8, "taps": (1, 3, 5, 7)}
 
 
@@ -25,6 +27,12 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
     "srflow_x4": ("SRFlow", {}),
     "srflow_x8": ("SRFlow", _X8),
     "srflow_face_x8": ("SRFlow", {**_X8, "blocks": 8}),
+    # SRFlow-DA and its variants (S, R, D), and NCSR: NTIRE 2021
+    "srflow_da_x4": ("SRFlow", _DA),
+    "srflow_da_s_x4": ("SRFlow", {**_DA, "steps": 12, "depth": 1}),
+    "srflow_da_r_x4": ("SRFlow", {**_DA, "residual": True}),
+    "srflow_da_d_x4": ("SRFlow", {**_DA, "steps": 1, "convs": 36}),
+    "ncsr_x4": ("SRFlow", {"steps": (0, 16, 16), "soft": 0.05, "unused": False}),
     "irn_x2": ("IRN", {"scale": 2, "blocks": (8,)}),
     "irn_x3": ("IRN", {"scale": 3, "blocks": (12,), "downscaling": "learned"}),
     "irn_x4": ("IRN", {}),

@@ -43,6 +43,7 @@ OVERRIDES = {
         {"given": "independent"},
     ],
     "srflow": [{}, {"noisy": True, "quant": 7}, {"floor": 0.01}],
+    "ncsr": [{}],
     "irn": [{}, {"clamp": 0.5}],
     "tirn": [{}],
     "linf": [{}],
@@ -57,7 +58,8 @@ def small(name, **overrides):
     if name.startswith("hcflow"):
         sizes = {**HCFLOW, "blocks": ((0, 0),) * (scale.bit_length() - 1)}
     else:
-        sizes = {"srflow": SRFLOW, "linf": LINF, "sain": SAIN}.get(name.partition("_")[0], {"growth": 2})
+        own = {"srflow": SRFLOW, "ncsr": {**SRFLOW, "steps": (0, 1, 1)}, "linf": LINF, "sain": SAIN}
+        sizes = own.get(name.partition("_")[0], {"growth": 2})
     return flowkit_models.create(name, **{**sizes, **overrides}).eval()
 
 

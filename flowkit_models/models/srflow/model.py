@@ -1,8 +1,15 @@
-"""SRFlow: a flow conditioned on the LR image from outside (Lugmayr et al., ECCV 2020; HCFlow's Table 2)."""
+"""SRFlow: a flow conditioned on the LR image from outside (Lugmayr et al., ECCV 2020; HCFlow's Table 2).
 
+By options of its config also its successors SRFlow-DA and NCSR (NTIRE 2021).
+"""
+
+import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowkit import (
@@ -19,6 +26,7 @@ from flowkit import (
     StandardNormal,
 )
 from flowkit.nets import FCN, ZeroConv2d
+from flowkit_models.images.resize import bicubic_resize
 from flowkit_models.models.base import ImageFlow, Memory
 from flowkit_models.models.blocks import RRDBNet, transition
 from flowkit_models.models.config import (
@@ -31,6 +39,7 @@ from flowkit_models.models.config import (
     shown,
 )
 from flowkit_models.models.srflow import official
+from flowkit_models.models.srflow.nets import DeepNet, Part
 
 
 @dataclass(frozen=True)
@@ -38,9 +47,9 @@ class SRFlowConfig:
     """Sizes of an SRFlow. The defaults are the published ×4 model (docs/official/srflow.md).
 
     Attributes:
-        scale: HR size over LR size, a power of two; there are log₂(scale) + 1 levels.
+        scale: HR size over LR size, a power of two.
         transitions: transition steps (ActNorm and 1×1 convolution alone) at the start of each level.
-        steps: K, conditional steps of each level.
+        steps: K, conditional steps of each level, or one number per level, finest first.
         hidden: width of the networks in the steps.
         blocks: RRDBs of the encoder.
         taps: indices of the RRDBs whose outputs are stacked and given to every level.
@@ -49,12 +58,17 @@ class SRFlowConfig:
         quant: dequantisation noise is uniform of width 1/quant, centred.
         noisy: `nll` draws that noise when it is given none. The official code trains and validates without.
         unused: keep the official network's one convolution that nothing uses, so that its files stay whole.
+        depth: number of levels. None: log₂(scale) + 1; log₂(scale): the coarsest one is of the LR image's size
+            (SRFlow-DA); 1: one squeeze goes there at once.
+        convs: hidden 3×3 convolutions of the networks in the steps, which then have no norms (SRFlow-DA); 0: Glow's.
+        residual: each of these is added to what it sees.
+        soft: largest deviation of the noise that NCSR's steps are told of, and trained with; 0: no such steps.
         purpose: an SRFlow is for super-resolution.
     """
 
     scale: int = 4
     transitions: int = 2
-    steps: int = 16
+    steps: int | tuple[int, ...] = 16
     hidden: int = 64
     blocks: int = 23
     taps: tuple[int, ...] | None = (1, 8, 15, 22)
@@ -64,16 +78,27 @@ class SRFlowConfig:
     quant: int = 32
     noisy: bool = False
     unused: bool = True
+    depth: int | None = None
+    convs: int = 0
+    residual: bool = False
+    soft: float = 0.0
     purpose: Literal["sr"] = "sr"
 
     def __post_init__(self) -> None:
-        check_whole("SRFlow", self, ("transitions", "steps", "blocks"), 0)
+        check_whole("SRFlow", self, ("transitions", "blocks", "convs"), 0)
         check_whole("SRFlow", self, ("hidden", "features", "growth", "quant"), 1)
         check_whole("SRFlow", self, ("scale",), 2)
         check_choice("SRFlow", self, "purpose", ("sr",))
-        power_of_two("SRFlow", self.scale)
-        check_positive("SRFlow", self, ("floor",))
-        check_flags("SRFlow", self, ("noisy", "unused"))
+        most = power_of_two("SRFlow", self.scale) + 1
+        check_positive("SRFlow", self, ("floor", *(("soft",) if self.soft != 0 else ())))
+        check_flags("SRFlow", self, ("noisy", "unused", "residual"))
+        if self.depth not in (None, 1, most - 1, most):
+            raise ValueError(f"SRFlow: depth must be 1, {most - 1} or {most} at ×{self.scale}, got {shown(self.depth)}")
+        if len(self.each) != self.levels or not all(map(is_whole, self.each)):
+            raise ValueError(
+                f"SRFlow: steps must be a whole number from 0, or one for each of {self.levels} levels, "
+                f"got {shown(self.steps)}"
+            )
         if self.taps is None:
             raise ValueError(
                 "SRFlow: weights of this size can't tell which RRDB blocks are stacked: "
@@ -88,7 +113,17 @@ class SRFlowConfig:
     @property
     def levels(self) -> int:
         """L, the number of levels."""
-        return power_of_two("SRFlow", self.scale) + 1
+        return self.depth or power_of_two("SRFlow", self.scale) + 1
+
+    @property
+    def each(self) -> tuple[int, ...]:
+        """K, the number of conditional steps of every level, finest first."""
+        return self.steps if isinstance(self.steps, tuple) else (self.steps,) * self.levels
+
+    @property
+    def factors(self) -> tuple[int, ...]:
+        """Factors of the squeezes, finest first."""
+        return (self.scale,) if self.depth == 1 else (2,) * self.levels
 
     @property
     def context(self) -> int:
@@ -108,10 +143,10 @@ class SRFlow(ImageFlow):
     def __init__(self, config: SRFlowConfig, memory: Memory = "plain") -> None:
         chain = Reversible if memory == "lean" else Chain
         levels, nets, channels = [], [], 3
-        for i in range(config.levels):
-            channels *= 4
-            steps = (_step(channels, config) for _ in range(config.steps))
-            body = Chain(Squeeze(), *(transition(channels) for _ in range(config.transitions)), *steps)
+        for i, factor in enumerate(config.factors):
+            channels *= factor**2
+            steps = (_step(channels, config) for _ in range(config.each[i]))
+            body = Chain(Squeeze(factor), *(transition(channels) for _ in range(config.transitions)), *steps)
             half = channels // 2 if i < config.levels - 2 else None  # the two coarsest levels share their latent
             levels.append(Level(chain(body), half, _prior(half) if half else None))
             nets.append(nn.Identity() if half else None)
@@ -122,12 +157,46 @@ class SRFlow(ImageFlow):
         self.encoder = RRDBNet(config.scale, config.blocks, taps, config.features, config.growth, memory == "lean")
         self.unused = nn.Conv2d(config.context, 96, 3, padding=1).requires_grad_(False) if config.unused else None
 
-    def context(self, lr: Tensor | None) -> tuple[Tensor, ...]:
-        """The encoder's features of an LR image, one per level: all that the flow sees of it."""
+    def context(self, lr: Tensor | None, soft: Tensor | None = None) -> tuple[Tensor, ...]:
+        """The encoder's features of an LR image, one per level: all that the flow sees of it.
+
+        Args:
+            lr: the LR image.
+            soft: the noise in the HR image (B, 3, H, W), which NCSR's steps are told of; None: there is none.
+        """
         if lr is None:
             raise ValueError("SRFlow models HR given LR: pass lr as well, as in encode(hr, lr)")
-        features: tuple[Tensor, ...] = self.encoder(lr)
-        return features
+        every: tuple[Tensor, ...] = self.encoder(lr)  # finest first; the last is of half the LR image's size
+        features = every[-2:-1] if self.config.depth == 1 else every[: self.config.levels]
+        if not self.config.soft:
+            return features
+        if soft is None:
+            soft = lr.new_zeros(1, 3, 1, 1)
+        told = (F.interpolate(soft, f.shape[2:], mode="area").expand(len(f), -1, -1, -1) for f in features)
+        return tuple(torch.cat([f, part.to(f.dtype)], 1) for f, part in zip(features, told, strict=True))
+
+    def soft_nll(self, hr: Tensor, lr: Tensor, soft: Tensor) -> Tensor:
+        """NCSR's loss: `nll` of images with noise on them, bicubically reduced on LR, that the flow is told of.
+
+        Args:
+            hr: HR images (B, 3, H, W) in [0, 1].
+            lr: their LR images.
+            soft: the noise, of hr's shape. The steps of a level see its means over the pixels of that level.
+
+        Returns:
+            (B,), bits per HR pixel.
+
+        Raises:
+            ValueError: for images that do not fit together, or a model without such steps.
+        """
+        if not self.config.soft:
+            raise ValueError("soft_nll: this SRFlow is not told of noise: make it with soft=0.05")
+        self._check_pair(hr, lr)
+        with self.precision_policy(hr):
+            reduced = bicubic_resize(soft, Fraction(1, self.scale))
+            latents, logdet = self.flow(hr + soft, self.context(lr + reduced, soft))
+        nll: Tensor = (-logdet - self.base.log_prob(latents, lr)) / (math.log(2) * hr.shape[2] * hr.shape[3])
+        return nll
 
     @property
     def draws_noise(self) -> bool:
@@ -136,12 +205,30 @@ class SRFlow(ImageFlow):
 
 
 def _step(channels: int, config: SRFlowConfig) -> Chain:
-    """ActNorm, 1×1 convolution, injector and coupling, both given the features (SRFlow, section 3.3)."""
+    """ActNorm, 1×1 convolution, injector and coupling, both given the features (SRFlow, section 3.3).
+
+    NCSR has one coupling more, given the noise that is on the image.
+    """
     keep = channels // 2
     kind = Affine("sigmoid", floor=config.floor)
-    injected = FCN(config.context, 2 * channels, config.hidden, init_std=0.05)
-    coupled = FCN(keep, 2 * (channels - keep), config.hidden, config.context, init_std=0.05)
-    return Chain(transition(channels), Injector(injected, kind), Coupling(coupled, keep, kind))
+    moved, width = 2 * (channels - keep), config.context
+    injected, coupled = _net(width, 2 * channels, config), _net(keep, moved, config, width)
+    if not config.soft:
+        return Chain(transition(channels), Injector(injected, kind), Coupling(coupled, keep, kind))
+    told = Part(_net(keep, moved, config, 3), width, width + 3)
+    return Chain(
+        transition(channels),
+        Injector(Part(injected, 0, width), kind),
+        Coupling(Part(coupled, 0, width), keep, kind),
+        Coupling(told, keep, kind),
+    )
+
+
+def _net(inputs: int, outputs: int, config: SRFlowConfig, context: int = 0) -> nn.Module:
+    """A network of a step: Glow's, or a deep one without norms."""
+    if config.convs:
+        return DeepNet(inputs, outputs, config.hidden, context, config.convs, config.residual)
+    return FCN(inputs, outputs, config.hidden, context, init_std=0.05)
 
 
 def _prior(half: int) -> Injector:

@@ -16,8 +16,12 @@ def layout(model: Any) -> Iterator[Placed]:
     """The official names of all modules, in the official order.
 
     Raises:
-        ValueError: if the model was made without the convolution that nothing uses, which official files have.
+        ValueError: if the model was made without the convolution that nothing uses, which official files have, or is
+            an SRFlow-DA or an NCSR, whose official names are not known here.
     """
+    config = model.config
+    if config.depth or config.convs or config.soft or isinstance(config.steps, tuple):
+        raise ValueError("official_state_dict: the official names of SRFlow-DA and NCSR are not known here")
     encoder = model.encoder
     yield "RRDB.conv_first", encoder.first
     yield from rrdb_trunk(encoder.trunk, "RRDB.RRDB_trunk.")

@@ -10,7 +10,7 @@ from flowkit_models.training.objectives.adversarial import outcome
 
 
 class SRFlowLikelihood(Objective):
-    """SRFlow: the likelihood, and optionally a pixel loss at τ = 0 (docs/official/srflow.md).
+    """SRFlow and its successors: the likelihood, and optionally a pixel loss at τ = 0 (docs/official/srflow.md).
 
     Args:
         model: an SRFlow.
@@ -29,8 +29,7 @@ class SRFlowLikelihood(Objective):
         """The loss; while the encoder is frozen no gradient reaches it."""
         if step <= self.frozen:
             self.model.encoder.requires_grad_(False)
-        noise = draws.uniform("noise", batch.hr.shape[1:]).to(batch.hr.dtype) if self.model.draws_noise else None
-        nll = self.model.nll(batch.hr, batch.lr, noise).mean()
+        nll = self._nll(batch, draws).mean()
         logs = {"nll": nll, "bits_per_dim": self.model.per_dim(nll)}
         loss = nll
         if self.pixel:
@@ -39,6 +38,14 @@ class SRFlowLikelihood(Objective):
             logs["pixel"] = F.l1_loss(self.model.decode(batch.lr, mode), batch.hr)  # not clamped, as officially
             loss = loss + self.pixel * logs["pixel"]
         return outcome(loss, logs)
+
+    def _nll(self, batch: Batch, draws: Draws) -> Tensor:
+        shape, largest = batch.hr.shape[1:], self.model.config.soft
+        if largest:  # SoftFlow: of a deviation that is drawn for each image
+            spread = largest * draws.uniform("spread", (1, 1, 1))
+            return self.model.soft_nll(batch.hr, batch.lr, (spread * draws.normal("soft", shape)).to(batch.hr.dtype))
+        noise = draws.uniform("noise", shape).to(batch.hr.dtype) if self.model.draws_noise else None
+        return self.model.nll(batch.hr, batch.lr, noise)
 
 
 class EncoderPretraining(Objective):
