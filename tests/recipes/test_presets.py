@@ -87,6 +87,7 @@ PRESETS = {
     ("linf_sr", "paper-p3", "plus"): {
         **{"batch": 16, "lr": 1e-4, "loss.nll": 5e-4, "loss.pixel": 1.0, "loss.perceptual": 2.5e-2},
         **{"loss.temperature": 0.8, "loss.apart": True},
+    },
     **{("srflow_sr", f"da{name}-x4", "nll"): {**SRFLOW, "batch": 12, "lr": 2e-4} for name in ("", "-s", "-r", "-d")},
     ("srflow_sr", "ncsr-x4", "nll"): {
         **{**SRFLOW, "batch": 18, "lr": 2e-4, "steps": 220_000},
