@@ -5,6 +5,9 @@ from pathlib import Path
 
 import torch
 
+SHARERS = 1
+"""Processes that divide the memory that is left; `flowkit_models.cli.workers` sets it in each of its own."""
+
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
 _STATM = Path("/proc/self/statm")
@@ -27,6 +30,18 @@ def find_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def nth_device(name: str, number: int) -> torch.device:
+    """The device of a name for one of several processes: a name without an index stands for all of its kind in turn.
+
+    Raises:
+        ValueError: as `find_device`.
+    """
+    device = find_device(name)
+    if device.type == "cpu" or device.index is not None:
+        return device
+    return torch.device(device.type, number % torch.accelerator.device_count())
+
+
 def available_bytes() -> int | None:
     """Bytes that this process may still take: of the machine, its control group, and its address limit (`ulimit -v`).
 
@@ -46,7 +61,7 @@ def available_bytes() -> int | None:
     if (most := _address_limit()) is not None and _STATM.exists():
         taken = int(_STATM.read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
         known.append(max(0, most - taken))
-    return min(known, default=None)
+    return min(known) // SHARERS if known else None
 
 
 def _address_limit() -> int | None:

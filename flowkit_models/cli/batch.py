@@ -10,6 +10,7 @@ import os
 import sys
 import time
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +31,35 @@ from flowkit_models.progress import make_progress
 from flowkit_models.terminal import stop_if_asked
 
 
-class Batch:
+class Desk(ABC):
+    """Place where jobs report. Whatever is reported is text and paths, so that it goes from process to process."""
+
+    @abstractmethod
+    def begin(self, source: Path) -> None:
+        """A job has begun."""
+
+    @abstractmethod
+    def progress(self, source: Path, completed: int, total: int) -> None:
+        """Parts of a job that are done."""
+
+    @abstractmethod
+    def say(self, text: str, once: str | None = None) -> None:
+        """One line on standard error; with `once`, none if one under that name was said before."""
+
+    @abstractmethod
+    def result(self, text: str) -> None:
+        """A line of the summary."""
+
+    @abstractmethod
+    def done(self, source: Path, written: tuple[Path, ...]) -> None:
+        """A job has ended well."""
+
+    @abstractmethod
+    def fail(self, source: Path, text: str, trace: str = "") -> None:
+        """A job has failed: one line why, and where in the code."""
+
+
+class Batch(Desk):
     """The jobs of a command line, one after the other.
 
     On a terminal there are bars with the time left, on standard error; elsewhere there are lines only.
@@ -51,30 +80,37 @@ class Batch:
         self._done = 0
         self._results: list[str] = []
         self._said: set[str] = set()
+        self._running: dict[Path, TaskID] = {}
         console = Console(stderr=True)
         self._bars = make_progress(console, transient=True)
         self._bars.disable = not console.is_terminal
 
     def __iter__(self) -> Iterator["Job"]:
-        """Jobs whose results can be written; before them, the others are reported as failed."""
+        """Jobs whose results can be written, one after the other; before them, the others are reported as failed."""
+        with self.underway() as (jobs, advance):
+            for job in jobs:
+                yield job
+                stop_if_asked()
+                advance()
+
+    @contextmanager
+    def underway(self) -> Iterator[tuple[list["Job"], Callable[[], None]]]:
+        """The jobs whose results can be written, and what to call when one has ended; the others are reported."""
         plan = self._plan
         if self._foreign:
             more = f" and {len(self._foreign) - 1} more" if len(self._foreign) > 1 else ""
             ends = ", ".join(sorted({path.suffix.lower() for path in self._foreign}))
-            self._say(f"left out: {self._foreign[0]}{more}, of formats that are not read ({ends})")
+            self.say(f"left out: {self._foreign[0]}{more}, of formats that are not read ({ends})")
         if plan.earlier:
             count = f"{len(plan.earlier)} results" if len(plan.earlier) > 1 else "the result"
-            self._say(f"left out: {plan.earlier[0]}, {count} of an earlier run")
+            self.say(f"left out: {plan.earlier[0]}, {count} of an earlier run")
         for places, error in plan.failed:
-            self._fail(places.source, error)
+            self.fail(places.source, one_line(error), traced(error))
         for folder in {target.parent for places in plan.jobs for target in places.targets}:
             remove_abandoned(folder)
         with self._bars:
             bar = self._bars.add_task("files", total=len(plan.jobs), visible=len(plan.jobs) > 1)
-            for places in plan.jobs:
-                yield Job(self, places)
-                stop_if_asked()
-                self._bars.advance(bar)
+            yield [Job(self, places) for places in plan.jobs], lambda: self._bars.advance(bar)
 
     def summary(self) -> int:
         """Prints how many files were done, and where the results are; returns the exit code: 0, or 1 if one failed."""
@@ -95,20 +131,47 @@ class Batch:
         folder = os.path.commonpath([path.parent for path in self._written])
         return f": {len(self._written)} files in {folder or '.'}"
 
-    def _say(self, text: str) -> None:
+    def begin(self, source: Path) -> None:
+        """A bar for a job."""
+        self._running[source] = self._bars.add_task(source.name, total=None)
+
+    def progress(self, source: Path, completed: int, total: int) -> None:
+        """Moves a job's bar on."""
+        self._bars.update(self._running[source], completed=completed, total=total)
+
+    def say(self, text: str, once: str | None = None) -> None:
         """One line on standard error, above the bars, whatever is in a file's name."""
+        if once is not None:
+            if once in self._said:
+                return
+            self._said.add(once)
         line = text.replace("\n", "\\n").replace("\r", "\\r")
         if self._bars.console.is_terminal:
             self._bars.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
             print(line, file=sys.stderr, flush=True)
 
-    def _fail(self, source: Path, error: Exception) -> None:
+    def result(self, text: str) -> None:
+        """A line that `summary` prints."""
+        self._results.append(text)
+
+    def done(self, source: Path, written: tuple[Path, ...]) -> None:
+        """Counts a job as done."""
+        self._end(source)
+        self._done += 1
+        self._written += written
+
+    def fail(self, source: Path, text: str, trace: str = "") -> None:
+        """Counts a job as failed, with a line, and where `--debug` asks for it the trace."""
+        self._end(source)
         self._failed += 1
-        text = one_line(error)
-        self._say(text if text.startswith(f"{source}: ") else f"{source}: {text}")
+        self.say(text if text.startswith(f"{source}: ") else f"{source}: {text}")
         if self._options.debug:
-            traceback.print_exception(error)
+            print(trace, file=sys.stderr, end="", flush=True)
+
+    def _end(self, source: Path) -> None:
+        if source in self._running:
+            self._bars.remove_task(self._running.pop(source))
 
 
 class Job:
@@ -117,53 +180,47 @@ class Job:
     Attributes:
         source: is read.
         targets: are written.
+        places: of both.
     """
 
-    def __init__(self, batch: Batch, places: Places) -> None:
-        self.source, self.targets = places.source, places.targets
-        self._batch, self._places = batch, places
+    def __init__(self, desk: Desk, places: Places) -> None:
+        self.source, self.targets, self.places = places.source, places.targets, places
+        self._desk = desk
         self._warned: set[str] = set()
-        self._bar: TaskID | None = None
 
     @contextmanager
     def reported(self) -> Iterator[None]:
         """Counts what is done inside as done, or as failed, with a line; errors go no further."""
-        batch = self._batch
-        self._bar = batch._bars.add_task(self.source.name, total=None)
+        self._desk.begin(self.source)
         try:
-            if self._places.makes_folder:
+            if self.places.makes_folder:
                 self.targets[0].parent.mkdir(parents=True, exist_ok=True)
             yield
-            batch._done += 1
-            batch._written += self.targets
         except Exception as error:  # of any kind: the other files have nothing to do with it
-            batch._fail(self.source, error)
-        finally:
-            batch._bars.remove_task(self._bar)
+            self._desk.fail(self.source, one_line(error), traced(error))
+        else:
+            self._desk.done(self.source, self.targets)
 
     def warn(self, text: str) -> None:
         """Prints a line on standard error that names the file, once."""
         if text not in self._warned:
             self._warned.add(text)
-            self._batch._say(f"{self.source}: warning: {text}")
+            self._desk.say(f"{self.source}: warning: {text}")
 
     def report(self, text: str) -> None:
         """Adds a line to the summary, on standard output, that names the first result."""
-        self._batch._results.append(f"{self.targets[0]}: {text}")
+        self._desk.result(f"{self.targets[0]}: {text}")
 
     def warn_once(self, text: str) -> None:
         """The same for what holds of all files: said with the first of them."""
-        if text not in self._batch._said:
-            self._batch._said.add(text)
-            self.warn(text)
+        self._desk.say(f"{self.source}: warning: {text}", once=text)
 
     def progress(self, number: int = 0, count: int = 1) -> Callable[[int, int], None]:
         """Progress callback, of (done, total), for step `number` (from 0) of the job's `count` equal steps."""
 
         def update(done: int, total: int) -> None:
-            assert self._bar is not None, "inside reported()"
             stop_if_asked()
-            self._batch._bars.update(self._bar, completed=number * total + done, total=count * total)
+            self._desk.progress(self.source, number * total + done, count * total)
 
         return update
 
@@ -190,3 +247,8 @@ class Job:
     def write_picture(self, array: NDArray[Any], header: Header, quality: int = 95, number: int = 0) -> None:
         """Writes result `number`, with the note that flowkit made it; see `photo_file.write`."""
         photo_file.write(self.targets[number], array, marked(header), quality)
+
+
+def traced(error: BaseException) -> str:
+    """The trace of an exception, as Python prints it."""
+    return "".join(traceback.format_exception(error))

@@ -214,6 +214,8 @@ class Upscale(DrawOptions):
     model's; a LINF's largest."""
     size: Annotated[str | None, tyro.conf.arg(metavar="WIDTHxHEIGHT")] = None
     """Size of the results in pixels, in place of --scale: 1920x1080; with a LINF model."""
+    workers: int = 1
+    """Processes that enlarge pictures at the same time, each with a part of the cores, or an accelerator of its own."""
     draws: int = 1
     """Pictures to draw of each: photo_x4_1.jpg, photo_x4_2.jpg, …"""
     suffix: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
@@ -239,8 +241,8 @@ class Upscale(DrawOptions):
             raise UsageError(f"--scale {self.scale:g}: a factor above 0, and 64 at most")
         if self.size is not None and not re.fullmatch(r"0*[1-9]\d{0,5}[xX×]0*[1-9]\d{0,5}", self.size, re.ASCII):
             raise UsageError(f"--size {self.size}: width and height in pixels, as 1920x1080")
-        if self.draws < 1:
-            raise UsageError(f"--draws {self.draws}: at least 1")
+        if self.draws < 1 or self.workers < 1:
+            raise UsageError(f"--draws {self.draws}, --workers {self.workers}: at least 1")
         if self.draws > 1 and self.temperature == 0:
             raise UsageError("--temperature 0 has one result: leave --draws out, or raise the temperature")
 

@@ -2,12 +2,16 @@
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
-from flowkit_models.cli.batch import Batch
+from flowkit_models.cli.batch import Batch, Job
 from flowkit_models.cli.errors import UsageError
 from flowkit_models.cli.model import Opened, open_model
 from flowkit_models.cli.options import DrawOptions, Upscale
 from flowkit_models.cli.paths import Naming, find_inputs
+from flowkit_models.cli.workers import do_in_processes
+from flowkit_models.devices import nth_device
 from flowkit_models.diagnostics.lr_provenance import provenance_warning
 from flowkit_models.images.formats import endings
 from flowkit_models.images.photo_file import Picture
@@ -21,7 +25,7 @@ def upscale_files(options: Upscale) -> int:
     """Runs `flowkit upscale`; returns the exit code."""
     inputs = find_inputs([*options.files, *options.input], options.output, endings())
     opened = open_model(options)
-    result = result_size(opened, options)
+    result_size(opened, options)  # a factor that the model lacks is an error of the line
     suffix = default_suffix(opened, options) if options.suffix is None else options.suffix
     numbers = [""] if options.draws == 1 else [f"_{draw}" for draw in range(1, options.draws + 1)]
     naming = Naming(suffix, options.extension, tuple(f"{{stem}}{number}{{extension}}" for number in numbers))
@@ -33,24 +37,39 @@ def upscale_files(options: Upscale) -> int:
         )
 
     batch = Batch(options, inputs, naming)
-    for job in batch:
-        with job.reported():
-            picture = job.read_picture(result)
-            warning = foreign_warning(opened, picture)
-            if warning:
-                job.warn(warning)
-            header = job.fit(signed(picture.header, None))
-            pixels, under = seen(picture, own=made_by(picture.header) == opened.checksum)
-            size = result(pixels.shape[1], pixels.shape[2])
-            if isinstance(opened.model, LINF) and (doubt := opened.model.doubt(pixels.shape[1:], size)):
-                job.warn(doubt)
-            rows = None if under is None else enlarged_rows(under, size)
-            for draw in range(options.draws):
-                field = None if temperature is None else LatentField(options.seed, draw)
-                progress = job.progress(draw, options.draws)
-                array = upscaled(opened.model, pixels, options.tile, temperature, rows, header, field, progress, size)
-                job.write_picture(array, header, options.quality, draw)
+    if options.workers > 1:
+        do_in_processes(batch, partial(in_process, options, temperature), options.workers)
+    else:
+        for job in batch:
+            with job.reported():
+                upscale_file(job, opened, options, temperature)
     return batch.summary()
+
+
+def upscale_file(job: Job, opened: Opened, options: Upscale, temperature: float | None) -> None:
+    """Enlarges one picture."""
+    result = result_size(opened, options)
+    picture = job.read_picture(result)
+    warning = foreign_warning(opened, picture)
+    if warning:
+        job.warn(warning)
+    header = job.fit(signed(picture.header, None))
+    pixels, under = seen(picture, own=made_by(picture.header) == opened.checksum)
+    size = result(pixels.shape[1], pixels.shape[2])
+    if isinstance(opened.model, LINF) and (doubt := opened.model.doubt(pixels.shape[1:], size)):
+        job.warn(doubt)
+    rows = None if under is None else enlarged_rows(under, size)
+    for draw in range(options.draws):
+        field = None if temperature is None else LatentField(options.seed, draw)
+        progress = job.progress(draw, options.draws)
+        array = upscaled(opened.model, pixels, options.tile, temperature, rows, header, field, progress, size)
+        job.write_picture(array, header, options.quality, draw)
+
+
+def in_process(options: Upscale, temperature: float | None, number: int) -> Callable[[Job], None]:
+    """The work of process `number`: it opens the model for itself, on a device of its own where there are several."""
+    own = replace(options, device=str(nth_device(options.device, number)))
+    return partial(upscale_file, opened=open_model(own), options=own, temperature=temperature)
 
 
 def result_size(opened: Opened, options: Upscale) -> Callable[[int, int], tuple[int, int]]:
