@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import textwrap
+from collections.abc import Iterator
 
 import torch
 from rich.console import Console
@@ -16,8 +17,12 @@ from flowkit_models.data.sample_photos import test_photos
 from flowkit_models.diagnostics import findings
 from flowkit_models.diagnostics.examine import Report, examine_model
 from flowkit_models.diagnostics.findings import Finding
+from flowkit_models.diagnostics.lr_provenance import jpeg_warning
 from flowkit_models.files import jsonable
+from flowkit_models.images import photo_file
 from flowkit_models.images.image_file import read_image
+from flowkit_models.images.photo_file import Header
+from flowkit_models.images.provenance import made_by
 from flowkit_models.models import factory
 from flowkit_models.models.base import ImageFlow
 
@@ -35,6 +40,7 @@ def examine_file(options: Doctor) -> int:
     if finding.severity == "ok":
         model = factory.load(options.checkpoint, **overrides(options))
         report = examine_model(model, _images(options, model))
+        report = dataclasses.replace(report, findings=(*report.findings, *_jpeg(options, model)))
     else:  # which `load` refuses
         report = Report((finding,))
     if options.json:
@@ -59,6 +65,15 @@ def _images(options: Doctor, model: ImageFlow) -> Tensor:
     elif options.noise or not (images := _photographs()):
         return torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0))
     return torch.stack([_middle(image, side, multiple) for image in images]).float() / 255
+
+
+def _jpeg(options: Doctor, model: ImageFlow) -> Iterator[Finding]:
+    """Finding on an image that is the small one of a downscaling, stored as JPEG, where the model can't take that."""
+    header = photo_file.read(options.image).header if options.image is not None else Header()
+    warning = jpeg_warning(model, header) if made_by(header) else None
+    if warning:
+        text, _, remedy = warning.partition("; ")
+        yield Finding("warn", "JPEG", text, remedy)
 
 
 def _photographs() -> list[Tensor]:

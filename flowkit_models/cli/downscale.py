@@ -34,7 +34,7 @@ def downscale_files(options: Downscale) -> int:
             lr = downscaled(opened, pixels, options, job.progress())
             alpha = reduced_alpha(picture.alpha, opened.model.scale)
             form = named_format(header.format)
-            if not form.keeps_pixels(quality=100):
+            if not form.keeps_pixels(quality=100) and not (form.name == "jpeg" and opened.model.survives_jpeg):
                 job.warn_once(f"{form.label} changes the small picture, and what is restored from it: PNG doesn't")
             job.write_picture(stored(lr, alpha, header), header, options.quality)
     return batch.summary()

@@ -14,7 +14,7 @@ from flowkit_models.evaluation.paired_set import PairedSet, read_set
 from flowkit_models.evaluation.results import Results, check_names
 from flowkit_models.evaluation.systems import ResultsFolder, System, open_system, split_name
 from flowkit_models.evaluation.tables import PRESETS
-from flowkit_models.metrics.registry import Rules
+from flowkit_models.metrics.registry import Rules, jpeg_metric
 from flowkit_models.progress import progress_bar
 
 
@@ -74,7 +74,7 @@ def _rules(options: Evaluate) -> Rules:
     preset = PRESETS[options.table]
     return Rules(
         options.scale or preset.scale,
-        tuple(dict.fromkeys(options.metrics or preset.metrics)),
+        tuple(dict.fromkeys((*(options.metrics or preset.metrics), *map(jpeg_metric, options.jpeg)))),
         options.draws,
         options.seed,
         options.crop,

@@ -300,6 +300,8 @@ class Evaluate:
     """HR size over LR size; 2.7, say, for bicubic and models of any scale. Without it: the table's."""
     metrics: tuple[str, ...] = ()
     """Columns. Without it: the table's. A name that is none lists all."""
+    jpeg: tuple[int, ...] = ()
+    """Further columns: PSNR (Y) where the LR image is stored as JPEG of these qualities."""
     temperatures: tuple[float, ...] = ()
     """τ of flow models, a row for each. Without it: 0 and 0.9; faces 0 and 0.8; rescaling 1."""
     draws: int = 5
@@ -338,6 +340,8 @@ class Evaluate:
             raise UsageError("--draws and --scale must be at least 1, --pictures and --crop at least 0")
         if not all(0 <= temperature < math.inf for temperature in self.temperatures):
             raise UsageError(f"--temperatures must be at least 0, got {self.temperatures}")
+        if not all(1 <= quality <= 100 for quality in self.jpeg):
+            raise UsageError(f"--jpeg takes qualities from 1 to 100, got {self.jpeg}")
         if unnamed := [given for given in (*self.systems, *self.results) if given.endswith("=")]:
             raise UsageError(f"{unnamed[0]} names no file: NAME=PATH is expected")
 

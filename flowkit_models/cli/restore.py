@@ -12,9 +12,10 @@ from flowkit_models.cli.model import open_model
 from flowkit_models.cli.options import Restore
 from flowkit_models.cli.paths import Naming, find_inputs
 from flowkit_models.cli.upscale import chosen_temperature
+from flowkit_models.diagnostics.lr_provenance import jpeg_warning
 from flowkit_models.images.formats import endings
 from flowkit_models.images.photo_file import Header, stored
-from flowkit_models.images.provenance import signed
+from flowkit_models.images.provenance import made_by, signed
 from flowkit_models.images.transparency import over_white
 from flowkit_models.inference.enlarging import seen, upscaled
 from flowkit_models.inference.latent_field import LatentField
@@ -33,6 +34,8 @@ def restore_files(options: Restore) -> int:
     for job in batch:
         with job.reported():
             picture = job.read_picture()
+            if made_by(picture.header) and (warning := jpeg_warning(opened.model, picture.header)):
+                job.warn(warning)
             header = job.fit(signed(picture.header, None))
             pixels, under = seen(picture)
             lr = downscaled(opened, pixels, options, job.progress(0, 2))

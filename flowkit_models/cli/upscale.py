@@ -12,7 +12,7 @@ from flowkit_models.cli.options import DrawOptions, Upscale
 from flowkit_models.cli.paths import Naming, find_inputs
 from flowkit_models.cli.workers import do_in_processes
 from flowkit_models.devices import nth_device
-from flowkit_models.diagnostics.lr_provenance import provenance_warning
+from flowkit_models.diagnostics.lr_provenance import jpeg_warning, provenance_warning
 from flowkit_models.images.formats import endings
 from flowkit_models.images.photo_file import Picture
 from flowkit_models.images.provenance import made_by, signed
@@ -107,7 +107,11 @@ def chosen_temperature(opened: Opened, options: DrawOptions) -> float | None:
 def foreign_warning(opened: Opened, picture: Picture) -> str | None:
     """Warning for a picture that a rescaling model is to upscale and did not make itself; None: it did, or may have."""
     maker = made_by(picture.header)
+    if jpeg := jpeg_warning(opened.model, picture.header):
+        return jpeg
     if not opened.rescales or maker == opened.checksum:
+        return None
+    if maker is None and picture.header.format == "jpeg":  # what it hides is not there to be seen
         return None
     if maker is None and opened.own_lr is not None:
         return provenance_warning(opened.model, picture.pixels[None].to(opened.device), opened.own_lr)

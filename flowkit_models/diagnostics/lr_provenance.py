@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from flowkit_models.images.convert import to_float, to_uint8
+from flowkit_models.images.photo_file import Header
 from flowkit_models.images.resize import bicubic_resize
 from flowkit_models.models.base import ImageFlow
 
@@ -68,6 +69,24 @@ def provenance_warning(model: ImageFlow, lr: Tensor, threshold: float) -> str | 
     return (
         f"this LR image looks as if {type(model).__name__} had not made it (hidden detail {found:.2f}; its own have "
         f"{threshold:.2f} and more), and a rescaling model restores only what it made itself"
+    )
+
+
+def jpeg_warning(model: ImageFlow, header: Header) -> str | None:
+    """Warning, in one line, of a small picture that is a JPEG file, for a rescaling model that was not made for those.
+
+    Args:
+        model: any model.
+        header: of the picture that it is to restore.
+
+    Returns:
+        None for a model for super-resolution, one that survives JPEG, or another format.
+    """
+    if model.config.purpose != "rescaling" or model.survives_jpeg or header.format != "jpeg":
+        return None
+    return (
+        f"a JPEG file as LR image, and {type(model).__name__} never saw one: JPEG takes away what it hides there; "
+        "store it as PNG, or take a SAIN model"
     )
 
 

@@ -16,6 +16,7 @@ SIZES = {
     "srflow_x4": {"steps": 1, "transitions": 1, "hidden": 4, "blocks": 2, "taps": (1,), "features": 3, "growth": 2},
     "irn_x4": {"blocks": (1, 1), "growth": 2},
     "linf_small": {"steps": 2, "blocks": 1, "features": 3, "width": 4, "hidden": 4, "depth": 1},
+    "sain_x4": {"enhanced": 1, "blocks": 1, "growth": 2},
 }
 
 

@@ -22,6 +22,7 @@ from flowkit_models.data.pairs import find_pairs, read_pair
 from flowkit_models.evaluation.evaluator import Evaluator
 from flowkit_models.images.convert import luma, to_float, to_uint8
 from flowkit_models.images.image_file import read_image, write_image
+from flowkit_models.images.jpeg import jpeg_file
 from flowkit_models.images.resize import bicubic_resize
 from flowkit_models.metrics.full_reference import psnr, ssim
 from flowkit_models.metrics.perceptual import DISTS, LPIPS
@@ -190,6 +191,34 @@ def test_table_4(evaluate, tmp_path, tiny):
     table = (tmp_path / "out/table.md").read_text()
     assert "| tiny PSNR (Y) ↑ | tiny SSIM (Y) ↑ | other PSNR (Y) ↑ | other SSIM (Y) ↑ |" in table
     assert "LR made by bicubic" not in table
+
+
+def test_the_lr_image_as_jpeg(evaluate, tmp_path, tiny):
+    torch.manual_seed(0)
+    models = {"IRN": flowkit_models.create("irn_x4_small"), "SR": flowkit_models.create("linf_small")}
+    for name, model in models.items():
+        model.eval().save(tmp_path / f"{name}.safetensors")
+    (tmp_path / "theirs").mkdir()
+    for name, pair in pairs_of(tmp_path / "tiny").items():
+        write_image(tmp_path / "theirs" / f"{name}.png", pair.bicubic[0])
+    line = "--systems bicubic IRN.safetensors SR.safetensors --results theirs --table rescaling --metrics psnr_y"
+    assert evaluate(f"{line} --jpeg 35 90 --temperatures 0 --draws 1") == 0
+    rows, found = rows_of(tmp_path), {"bicubic": [], "IRN": [], "SR": []}
+    for pair in pairs_of(tmp_path / "tiny").values():
+        hr = to_float(pair.hr)
+        with torch.no_grad():
+            small = {"IRN": to_uint8(models["IRN"].downscale(hr)), "SR": pair.lr}
+            made = {n: models[n].upscale(to_float(jpeg_file(x, 35)), temperature=0)[0] for n, x in small.items()}
+        made["bicubic"] = bicubic_resize(to_float(jpeg_file(pair.lr, 35)), 4)
+        for name, image in made.items():
+            found[name].append(psnr(luma(to_uint8(image)), luma(pair.hr), 4).item())
+    for name, values_ in found.items():
+        row = rows[name, None if name == "bicubic" else 0.0]
+        assert values(row)["psnr_y_jpeg35"] == pytest.approx(np.mean(values_))
+        assert set(row["metrics"]) == {"psnr_y", "psnr_y_jpeg35", "psnr_y_jpeg90"}
+    assert "can't be made again" in rows["theirs", None]["not_computed"]["psnr_y_jpeg35"]
+    assert "| system | draws | PSNR (Y) ↑ | JPEG 35 ↑ | JPEG 90 ↑ |" in (tmp_path / "out/table.md").read_text()
+    assert evaluate("--jpeg 0") == 2
 
 
 def test_table_3_of_small_faces(evaluate, tmp_path):

@@ -81,17 +81,40 @@ def test_a_rescaling_model_knows_what_it_made(end, tmp_path, flowkit, checkpoint
     assert [line for line in ran.err if "PNG doesn't" not in line] == []
     assert len(ran.err) == (end == "jpg")
     small = tmp_path / f"x_lr.{end}"
-    assert flowkit("upscale", "-m", model, small).err == []
+    jpeg = end == "jpg"  # which the model says first
+    own = flowkit("upscale", "-m", model, small)
+    assert [line.partition("warning: ")[2][:24] for line in own.err] == ["a JPEG file as LR image,"] * jpeg
     assert made_by(pictures.read(tmp_path / f"x_lr_x4.{end}").header) is None  # what was upscaled is no LR image
 
     other = flowkit("upscale", "-m", checkpoint("irn_x4"), small, "--overwrite")
     assert other.code == 0
     assert len(other.err) == 1
-    assert other.err[0].startswith(f"{small}: warning: another model's downscaling made it")
+    said = "a JPEG file as LR image, and IRN" if jpeg else "another model's downscaling made it"
+    assert other.err[0].startswith(f"{small}: warning: {said}")
     unknown = flowkit("upscale", "-m", model, path)
     assert len(unknown.err) == 1
-    assert unknown.err[0].startswith(f"{path}: warning: nothing in it says that this model downscaled it")
+    said = "a JPEG file as LR image" if jpeg else "nothing in it says that this model downscaled it"
+    assert unknown.err[0].startswith(f"{path}: warning: {said}")
     assert flowkit("upscale", "-m", checkpoint(), path, "--overwrite").err == []  # for SR, any picture will do
+
+
+def test_sain_s_small_picture_may_be_a_jpeg(tmp_path, flowkit, checkpoint):
+    path, sain, irn = save(tmp_path / "x.png", noise(24, 20)), checkpoint("sain_x4"), checkpoint("irn_x4")
+    small = tmp_path / "x_lr.jpg"
+    assert flowkit("downscale", "-m", sain, path, "--format", "jpg", "--quality", "80").err == []
+    ran = flowkit("upscale", "-m", sain, small)
+    assert (ran.code, ran.err) == (0, [])
+    assert opened(tmp_path / "x_lr_x4.jpg").shape == (24, 20, 3)
+    assert flowkit("restore", "-m", sain, small).err == []
+    assert flowkit("restore", "-m", irn, save(tmp_path / "photo.jpg", noise(24, 20))).err == []  # no small picture
+    for verb, more in (("restore", ("--overwrite",)), ("upscale", ("--overwrite",))):
+        said = flowkit(verb, "-m", irn, small, *more).err
+        assert len(said) == 1
+        assert "never saw one: JPEG takes away what it hides there; store it as PNG, or take a SAIN model" in said[0]
+    large = save(tmp_path / "large.png", noise(96, 96))
+    assert flowkit("downscale", "-m", sain, large, "--format", "jpg").err == []
+    told = {m: flowkit("doctor", m, tmp_path / "large_lr.jpg", "--no-layers") for m in (sain, irn)}
+    assert [any("JPEG: a JPEG file" in line for line in ran.out) for ran in told.values()] == [False, True]
 
 
 def test_the_note_leaves_other_xmp_alone():
