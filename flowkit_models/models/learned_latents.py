@@ -77,7 +77,7 @@ class LatentPrior(nn.Module):
 class LatentUNet(nn.Module):
     """The network of one latent: a dense block, and double convolutions at four resolutions.
 
-    It starts at zero, which is the picture at τ = 0. Sizes need not divide.
+    Sizes need not divide.
 
     Args:
         channels: of the latent.
@@ -92,9 +92,7 @@ class LatentUNet(nn.Module):
         self.start = double_conv(features, features)
         self.down = nn.ModuleList(double_conv(fine, coarse) for fine, coarse in itertools.pairwise(widths))
         self.up = nn.ModuleList(double_conv(fine + coarse, fine) for fine, coarse in itertools.pairwise(widths))
-        self.last = nn.Conv2d(features, channels, 1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)  # type: ignore[arg-type]
+        self.last = nn.Conv2d(features, channels, 1)  # not zero at first: that stays near the picture at τ = 0 for long
 
     def forward(self, z: Tensor) -> Tensor:
         """(B, channels, H, W) to the same."""
