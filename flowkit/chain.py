@@ -90,12 +90,16 @@ Bijector._chain = Chain  # `>>`
 def walk(runs: list[list[Any]], x: Value, context: Value, inverse: bool) -> tuple[Value, Tensor]:
     """Applies the runs of a chain in order, or undoes them in reverse order."""
     first = next(leaves(x))
-    logdet = no_logdet(first)
+    logdet, shared = no_logdet(first), []
     ordered = runs[:: -1 if inverse else 1]
     for run, as_one in zip(ordered, compose(ordered, first, inverse), strict=True):
-        x, term = as_one.apply(x) if as_one and fits(run, x) else apply_run(run, x, context, inverse)
-        logdet = logdet + term
-    return x, logdet
+        if as_one and fits(run, x):
+            x, term = as_one.apply(x)
+            shared.append(term)
+        else:
+            x, term = apply_run(run, x, context, inverse)
+            logdet = logdet + term
+    return x, logdet + sum(shared[1:], shared[0]) if shared else logdet
 
 
 def apply_run(run: list[Any], x: Value, context: Value, inverse: bool = False) -> tuple[Value, Tensor]:

@@ -58,9 +58,10 @@ class Pixelwise(NamedTuple):
     slope: Tensor
 
     def apply(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Applies it to (B, C, *spatial). Returns y and the log-det, shape (B,)."""
+        """Applies it to (B, C, *spatial). Returns y and the log-det, which all samples share: a scalar."""
         shifted = x if self.shift is None else x + per_channel(self.shift, x)
-        return mix_channels(shifted, self.matrix, self.bias), (self.slope * pixels(x)).expand(x.shape[0])
+        slope = self.slope if x.ndim == 2 else self.slope * pixels(x)
+        return mix_channels(shifted, self.matrix, self.bias), slope
 
 
 def runs_of(parts: Iterable[nn.Module]) -> list[list[nn.Module]]:

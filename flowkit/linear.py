@@ -214,11 +214,12 @@ class InvertibleConv1x1(ChannelLinear):
 
     def matrix(self) -> Tensor:
         """W, shape (C, C)."""
-        return self._product(None)
+        with full_precision(next(self.parameters())):
+            return FORMS[self.parametrization].product(self._at(None))
 
     def inverse_matrix(self) -> Tensor:
         """W⁻¹, shape (C, C), solved in float64 and rounded to the parameters' dtype."""
-        if not self._factored():
+        if self._form() in (None, "dense"):
             return inverted(self.matrix(), self)
         own = next(self.parameters())
         with full_precision(own):
@@ -227,33 +228,38 @@ class InvertibleConv1x1(ChannelLinear):
     @staticmethod
     def after(parts: Sequence[Any], matrix: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Multiplies by W."""
-        own = torch.stack(
-            [part._product(matrix.dtype) if part._factored() else part.matrix().to(matrix.dtype) for part in parts]
-        )
+        own = _matrices(parts, matrix.dtype)
         return own @ matrix, (own @ bias[..., None])[..., 0]
 
     def log_slope(self) -> Tensor:
         """log|det W|, a scalar: the log-det of one pixel."""
-        if not self._factored():
+        if self._form() in (None, "dense"):
             return torch.linalg.slogdet(self.matrix()).logabsdet
         return FORMS[self.parametrization].log_slope(self._at(None))
 
-    def _factored(self) -> bool:
-        """Whether the factors say what `matrix` is: they don't if a subclass, or somebody else, has replaced it."""
+    def _form(self) -> str | None:
+        """The parametrisation, if it says what `matrix` is: not where a subclass, or somebody else, has replaced it."""
         own = type(self).matrix is InvertibleConv1x1.matrix and "matrix" not in self.__dict__
-        return own and self.parametrization != "dense"
+        return self.parametrization if own else None
 
     def _at(self, dtype: torch.dtype | None) -> Named:
         """Parameters and buffers by name, in a dtype or as they are."""
         return lambda name: getattr(self, name) if dtype is None else getattr(self, name).to(dtype)
 
-    def _product(self, dtype: torch.dtype | None) -> Tensor:
-        at = self._at(dtype)
-        with full_precision(next(self.parameters())):
-            return FORMS[self.parametrization].product(at)
-
     def _logdet(self, x: Tensor) -> Tensor:
         return on_all_pixels(self.log_slope(), x)
+
+
+def _matrices(parts: Sequence[Any], dtype: torch.dtype) -> Tensor:
+    """W of several convolutions, (n, C, C), computed in a dtype: of one parametrisation they share their calls."""
+    forms = [part._form() for part in parts]
+    with full_precision(next(parts[0].parameters())):
+        if forms[0] is not None and forms.count(forms[0]) == len(forms):
+            return FORMS[forms[0]].product(lambda name: torch.stack([getattr(p, name) for p in parts]).to(dtype))
+        each = zip(parts, forms, strict=True)
+        return torch.stack(
+            [p.matrix().to(dtype) if form is None else FORMS[form].product(p._at(dtype)) for p, form in each]
+        )
 
 
 class Permutation(ChannelLinear):

@@ -1,4 +1,7 @@
-"""Parametrisations of an invertible matrix: each says W, its inverse and log|det W| from parameters of its own."""
+"""Parametrisations of an invertible matrix: each says W, its inverse and log|det W| from parameters of its own.
+
+Parameters stacked in front, (n, …), give n matrices in the same few calls.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -8,7 +11,7 @@ import torch
 from torch import Tensor
 
 Named = Callable[[str], Tensor]
-"""Parameters and buffers of a matrix, by name, all of one dtype."""
+"""Parameters and buffers of a matrix, or of n matrices stacked, by name, all of one dtype."""
 
 
 class Start(NamedTuple):
@@ -30,15 +33,15 @@ class Form(ABC):
 
     @abstractmethod
     def product(self, at: Named) -> Tensor:
-        """W, (C, C)."""
+        """W, (…, C, C)."""
 
     @abstractmethod
     def inverse(self, at: Named) -> Tensor:
-        """W⁻¹, (C, C)."""
+        """W⁻¹, (…, C, C)."""
 
     @abstractmethod
     def log_slope(self, at: Named) -> Tensor:
-        """log|det W|, a scalar."""
+        """log|det W|, (…)."""
 
 
 class Dense(Form):
@@ -77,15 +80,15 @@ class PLU(Form):
 
     def inverse(self, at: Named) -> Tensor:
         """By two triangular solves."""
-        half = torch.linalg.solve_triangular(_lower(at), at("permutation").T, upper=False)
+        half = torch.linalg.solve_triangular(_lower(at), at("permutation").mT, upper=False)
         return torch.linalg.solve_triangular(self._upper(at), half, upper=True)
 
     def log_slope(self, at: Named) -> Tensor:
         """The sum of d."""
-        return at("log_diagonal").sum()
+        return at("log_diagonal").sum(-1)
 
     def _upper(self, at: Named) -> Tensor:
-        return at("upper").triu(1) + (at("sign") * at("log_diagonal").exp()).diag()
+        return at("upper").triu(1) + (at("sign") * at("log_diagonal").exp()).diag_embed()
 
 
 class LU(Form):
@@ -104,12 +107,13 @@ class LU(Form):
 
     def inverse(self, at: Named) -> Tensor:
         """By two triangular solves."""
-        half = torch.linalg.solve_triangular(_lower(at), _eye(at("lower")), upper=False)
+        lower = _lower(at)
+        half = torch.linalg.solve_triangular(lower, _eye(lower), upper=False)
         return torch.linalg.solve_triangular(_upper(at), half, upper=True)
 
     def log_slope(self, at: Named) -> Tensor:
         """The sum of d."""
-        return at("log_diagonal").sum()
+        return at("log_diagonal").sum(-1)
 
 
 class Householder(Form):
@@ -125,11 +129,11 @@ class Householder(Form):
 
     def inverse(self, at: Named) -> Tensor:
         """The transpose."""
-        return self.product(at).T
+        return self.product(at).mT
 
     def log_slope(self, at: Named) -> Tensor:
         """Nothing."""
-        return at("vectors").new_zeros(())
+        return at("vectors").new_zeros(at("vectors").shape[:-2])
 
 
 class QR(Form):
@@ -147,11 +151,11 @@ class QR(Form):
 
     def inverse(self, at: Named) -> Tensor:
         """By one triangular solve."""
-        return torch.linalg.solve_triangular(_upper(at), reflections(at("vectors")).T, upper=True)
+        return torch.linalg.solve_triangular(_upper(at), reflections(at("vectors")).mT, upper=True)
 
     def log_slope(self, at: Named) -> Tensor:
         """The sum of d."""
-        return at("log_diagonal").sum()
+        return at("log_diagonal").sum(-1)
 
 
 class SVD(Form):
@@ -164,15 +168,16 @@ class SVD(Form):
 
     def product(self, at: Named) -> Tensor:
         """The factors, multiplied."""
-        return reflections(at("left")) * at("log_diagonal").exp() @ reflections(at("right"))
+        return reflections(at("left")) * at("log_diagonal").exp()[..., None, :] @ reflections(at("right"))
 
     def inverse(self, at: Named) -> Tensor:
         """The transposed rotations, in the other order."""
-        return reflections(at("right")).T * (-at("log_diagonal")).exp() @ reflections(at("left")).T
+        scale = (-at("log_diagonal")).exp()[..., None, :]
+        return reflections(at("right")).mT * scale @ reflections(at("left")).mT
 
     def log_slope(self, at: Named) -> Tensor:
         """The sum of d."""
-        return at("log_diagonal").sum()
+        return at("log_diagonal").sum(-1)
 
 
 class Exponential(Form):
@@ -192,7 +197,7 @@ class Exponential(Form):
 
     def log_slope(self, at: Named) -> Tensor:
         """The trace."""
-        return diagonal(at("weight")).sum()
+        return diagonal(at("weight")).sum(-1)
 
 
 class Cayley(Form):
@@ -210,11 +215,11 @@ class Cayley(Form):
 
     def inverse(self, at: Named) -> Tensor:
         """The transpose."""
-        return self.product(at).T
+        return self.product(at).mT
 
     def log_slope(self, at: Named) -> Tensor:
         """Nothing."""
-        return at("weight").new_zeros(())
+        return at("weight").new_zeros(at("weight").shape[:-2])
 
 
 FORMS: dict[str, Form] = {
@@ -245,27 +250,28 @@ def _vectors(channels: int, identity: bool) -> Tensor:
 
 def reflections(vectors: Tensor) -> Tensor:
     """Their product from left to right, I − V S⁻¹ Vᵀ, S the upper triangle of VᵀV with half its diagonal."""
-    units = vectors / vectors.norm(dim=1, keepdim=True)
-    inner = (units @ units.T).triu(1) + 0.5 * torch.eye(len(units), dtype=units.dtype, device=units.device)
-    return _eye(units.T) - units.T @ torch.linalg.solve_triangular(inner, units, upper=True)
+    units = vectors / vectors.norm(dim=-1, keepdim=True)
+    inner = (units @ units.mT).triu(1)
+    return _eye(units) - units.mT @ torch.linalg.solve_triangular(inner + 0.5 * _eye(inner), units, upper=True)
 
 
 def diagonal(matrix: Tensor) -> Tensor:
     """The diagonal, without `torch.diagonal`, which inductor takes with a warning."""
-    return (matrix * _eye(matrix)).sum(0)
+    return (matrix * _eye(matrix)).sum(-2)
 
 
 def _skew(matrix: Tensor) -> Tensor:
-    return (matrix - matrix.T) / 2
+    return (matrix - matrix.mT) / 2
 
 
 def _eye(like: Tensor) -> Tensor:
-    return torch.eye(like.shape[0], dtype=like.dtype, device=like.device)
+    return torch.eye(like.shape[-1], dtype=like.dtype, device=like.device)
 
 
 def _lower(at: Named) -> Tensor:
-    return at("lower").tril(-1) + _eye(at("lower"))
+    lower = at("lower").tril(-1)
+    return lower + _eye(lower)
 
 
 def _upper(at: Named) -> Tensor:
-    return at("upper").triu(1) + at("log_diagonal").exp().diag()
+    return at("upper").triu(1) + at("log_diagonal").exp().diag_embed()

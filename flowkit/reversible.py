@@ -130,7 +130,8 @@ def _back(
                 context = map_leaves(_taken_from(iter(fresh)), ctx.context)
                 retraced = _retrace(run, y, context, ctx.inverse, ctx.moment)
             inputs = retraced.inputs
-            found = _gradients(retraced.outputs, (grad, grad_logdet), [*inputs, *fresh, *own])
+            of_logdet = grad_logdet.sum_to_size(retraced.outputs[1].shape)  # a scalar, where all samples share it
+            found = _gradients(retraced.outputs, (grad, of_logdet), [*inputs, *fresh, *own])
             y, grad = _joined(retraced, inputs), _joined(retraced, found[: len(inputs)])
             of_contexts, of_own = found[len(inputs) :][: len(fresh)], found[len(inputs) + len(fresh) :]
             totals = [_add(total, new) for total, new in zip(totals, of_contexts, strict=True)]
