@@ -180,19 +180,24 @@ def per_channel(
     belong to, where they don't come channel by channel; the result is in that order.
     """
     channels, each = active.shape[1], kind.parameters
-    counts = kind.counts(channels)
-    counts = counts if order is None else tuple(counts[i] for i in order)
-    expected = (active.shape[0], sum(counts), *active.shape[2:])
+    counts: tuple[int, ...] = ()  # where channels differ
+    if type(kind).counts is not Kind.counts:
+        counts = kind.counts(channels)
+        counts = counts if order is None else tuple(counts[i] for i in order)
+        counts = () if set(counts) == {each} else counts
+    expected = (active.shape[0], sum(counts) if counts else channels * each, *active.shape[2:])
     if not isinstance(parameters, Tensor) or parameters.shape != expected:
-        alike = f"{each} parameters per channel" if set(counts) == {each} else f"{counts} parameters of the channels"
+        alike = f"{counts} parameters of the channels" if counts else f"{each} parameters per channel"
         raise ValueError(
             f"{layer}: the net returned {describe(parameters)}, but {kind} of {channels} channels "
             f"needs {expected} ({alike})"
         )
     parameters = parameters.to(active.dtype)
-    if set(counts) != {each}:
+    if counts:
         spatial = (0, 0) * (active.ndim - 2)
         columns = parameters.split(counts, 1)
         parameters = torch.cat([F.pad(column, (*spatial, 0, each - column.shape[1])) for column in columns], 1)
     table = parameters.reshape(active.shape[0], channels, each, *active.shape[2:])
+    if active.ndim == 2:
+        return table  # of vectors: what reads it first makes it dense
     return table.movedim(2, 0).contiguous().movedim(0, 2)  # each parameter dense, in the layout of the map

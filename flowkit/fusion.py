@@ -15,6 +15,8 @@ from flowkit.linear import (
     InvertibleConv1x1,
     LinAlgError,
     Permutation,
+    alone,
+    factored,
     mix_channels,
     per_channel,
     pixels,
@@ -88,7 +90,7 @@ def runs_of(parts: Iterable[nn.Module]) -> list[list[nn.Module]]:
 def compose(runs: Sequence[Run], like: Tensor, inverse: bool = False) -> Iterator[Pixelwise | None]:
     """Yields what each run does to a pixel, or what undoes it; None for a run that is no matter of matrices.
 
-    Runs of the same kinds of maps share their calls. All is computed in float64 and rounded once.
+    Runs of the same kinds of maps share their calls. Products and inverses are computed in float64 and rounded once.
 
     Args:
         runs: as from `runs_of`; of a whole chain, from its end if inverse.
@@ -99,12 +101,17 @@ def compose(runs: Sequence[Run], like: Tensor, inverse: bool = False) -> Iterato
     for i, run in enumerate(runs):
         authors = _authors(run)
         if _worth_a_matrix(run, authors, like):
-            groups.setdefault((run[0].in_channels, *authors), []).append(i)
+            form: Any = run[0].form() if len(run) == 1 else None  # type: ignore[operator]
+            groups.setdefault((run[0].in_channels, form, *authors), []).append(i)
     made: dict[int, Pixelwise] = {}
     with full_precision(like):
-        for (_, *authors), members in groups.items():
+        for (_, form, *authors), members in groups.items():
             try:
-                stacked = _stacked([runs[i] for i in members], authors, like, inverse)
+                if factored(form):
+                    matrix, slope = alone([runs[i][0] for i in members], inverse)
+                    stacked = _rounded(like, None, matrix, None, slope)
+                else:
+                    stacked = _stacked([runs[i] for i in members], authors, like, inverse)
             except RuntimeError as error:
                 found = _singular(runs[::-1] if inverse else runs, like)
                 if found is None:

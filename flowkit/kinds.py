@@ -187,10 +187,12 @@ class Affine(Kind):
         if self.scale == "atan":
             log_scale = torch.atan(2 * raw).mul_(0.318 if self.clamp is None else self.clamp)
         elif self.scale == "tanh":
-            log_scale = torch.tanh(raw / 2) * (1.0 if self.clamp is None else self.clamp)
+            log_scale = torch.tanh(raw / 2)
+            log_scale = log_scale if self.clamp is None else log_scale * self.clamp
         elif self.scale == "soft":
-            h = self.half_width
-            log_scale = torch.tanh((raw - self.centre) / h) * h + self.centre
+            h, centred = self.half_width, raw - self.centre if self.centre else raw
+            log_scale = torch.tanh(centred / h) * h
+            log_scale = log_scale + self.centre if self.centre else log_scale
         return log_scale.exp(), log_scale
 
     def _floored(self, scale: Tensor, default: float) -> tuple[Tensor, Tensor]:

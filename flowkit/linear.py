@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowkit.bijector import TensorMap, full_precision, no_logdet
+from flowkit.bijector import TensorMap, full_precision, no_logdet, widest
 from flowkit.matrices import FORMS, Named
 from flowkit.tree import Value
 
@@ -219,11 +219,11 @@ class InvertibleConv1x1(ChannelLinear):
 
     def inverse_matrix(self) -> Tensor:
         """W⁻¹, shape (C, C), solved in float64 and rounded to the parameters' dtype."""
-        if self._form() in (None, "dense"):
+        if not factored(self.form()):
             return inverted(self.matrix(), self)
         own = next(self.parameters())
         with full_precision(own):
-            return FORMS[self.parametrization].inverse(self._at(torch.float64)).to(own.dtype)
+            return FORMS[self.parametrization].inverse(self._at(widest(own.device))).to(own.dtype)
 
     @staticmethod
     def after(parts: Sequence[Any], matrix: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -231,16 +231,16 @@ class InvertibleConv1x1(ChannelLinear):
         own = _matrices(parts, matrix.dtype)
         return own @ matrix, (own @ bias[..., None])[..., 0]
 
-    def log_slope(self) -> Tensor:
-        """log|det W|, a scalar: the log-det of one pixel."""
-        if self._form() in (None, "dense"):
-            return torch.linalg.slogdet(self.matrix()).logabsdet
-        return FORMS[self.parametrization].log_slope(self._at(None))
-
-    def _form(self) -> str | None:
+    def form(self) -> str | None:
         """The parametrisation, if it says what `matrix` is: not where a subclass, or somebody else, has replaced it."""
         own = type(self).matrix is InvertibleConv1x1.matrix and "matrix" not in self.__dict__
         return self.parametrization if own else None
+
+    def log_slope(self) -> Tensor:
+        """log|det W|, a scalar: the log-det of one pixel."""
+        if not factored(self.form()):
+            return torch.linalg.slogdet(self.matrix()).logabsdet
+        return FORMS[self.parametrization].log_slope(self._at(None))
 
     def _at(self, dtype: torch.dtype | None) -> Named:
         """Parameters and buffers by name, in a dtype or as they are."""
@@ -250,16 +250,41 @@ class InvertibleConv1x1(ChannelLinear):
         return on_all_pixels(self.log_slope(), x)
 
 
+def _stack(parts: Sequence[Any], dtype: torch.dtype | None) -> Named:
+    """Parameters and buffers of several layers by name, (n, …), in a dtype or as they are."""
+
+    def at(name: str) -> Tensor:
+        stacked = torch.stack([getattr(part, name) for part in parts])
+        return stacked if dtype is None else stacked.to(dtype)
+
+    return at
+
+
 def _matrices(parts: Sequence[Any], dtype: torch.dtype) -> Tensor:
-    """W of several convolutions, (n, C, C), computed in a dtype: of one parametrisation they share their calls."""
-    forms = [part._form() for part in parts]
-    with full_precision(next(parts[0].parameters())):
-        if forms[0] is not None and forms.count(forms[0]) == len(forms):
-            return FORMS[forms[0]].product(lambda name: torch.stack([getattr(p, name) for p in parts]).to(dtype))
-        each = zip(parts, forms, strict=True)
-        return torch.stack(
-            [p.matrix().to(dtype) if form is None else FORMS[form].product(p._at(dtype)) for p, form in each]
-        )
+    """W of several convolutions, (n, C, C), computed in a dtype: of one form they share their calls."""
+    forms = [part.form() for part in parts]
+    if forms[0] is not None and forms.count(forms[0]) == len(forms):
+        return FORMS[forms[0]].product(_stack(parts, dtype))
+    each = zip(parts, forms, strict=True)
+    return torch.stack([p.matrix().to(dtype) if f is None else FORMS[f].product(p._at(dtype)) for p, f in each])
+
+
+def factored(form: str | None) -> bool:
+    """Whether a form has a cheap inverse and log-det."""
+    return form not in (None, "dense")
+
+
+def alone(parts: Sequence[Any], inverse: bool) -> tuple[Tensor, Tensor]:
+    """What several convolutions of one factored form, each for itself, do to a pixel, or what undoes them.
+
+    Returns:
+        W, or W⁻¹ solved in float64, (n, C, C), and the log-dets of one pixel, (n,).
+    """
+    form, own = FORMS[parts[0].form()], _stack(parts, None)
+    if not inverse:
+        return form.product(own), form.log_slope(own)
+    slope = form.log_slope(own)
+    return form.inverse(_stack(parts, widest(slope.device))).to(slope.dtype), -slope
 
 
 class Permutation(ChannelLinear):

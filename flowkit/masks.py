@@ -46,7 +46,7 @@ class Leading(_Channels):
         """What passes, and what is moved."""
         if x.shape[1] <= self.channels:
             raise ValueError(f"Coupling: keep={self.channels} leaves nothing of {describe(x)} to transform")
-        first, rest = x[:, : self.channels], x[:, self.channels :]
+        first, rest = x.split((self.channels, x.shape[1] - self.channels), 1)  # one node of the graph, slices are two
         return (rest, first) if self.flip else (first, rest)
 
     def join(self, passive: Tensor, active: Tensor) -> Tensor:

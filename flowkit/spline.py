@@ -1,7 +1,7 @@
 """Monotonic rational-quadratic splines, without a data-dependent branch (Durkan et al., Neural Spline Flows)."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -89,8 +89,9 @@ class RationalQuadratic(Kind):
         inside, safe = self._inside(x)
         piece = self._piece(safe, table, given_y=False)
         theta = _within((safe - piece.x) / piece.width)
-        y = piece.y + piece.height * piece.rise(theta)
-        return self._placed(y, x, inside, table[-1]), self._total(piece.log_slope(theta), inside)
+        rise, log_slope = piece.at(theta)
+        y = piece.y + piece.height * rise
+        return self._placed(y, x, inside, table[-1]), self._total(log_slope, inside)
 
     def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Solves the quadratic of the piece that y lies in."""
@@ -101,7 +102,7 @@ class RationalQuadratic(Kind):
         piece = self._piece(safe, table, given_y=True)
         theta = piece.solve(safe)
         x = piece.x + piece.width * theta
-        return self._placed(x, y, inside, None), self._total(-piece.log_slope(theta), inside)
+        return self._placed(x, y, inside, None), self._total(-piece.at(theta)[1], inside)
 
     def _inside(self, x: Tensor) -> tuple[Tensor, Tensor]:
         inside = x.abs() <= self.tail_bound
@@ -134,21 +135,15 @@ class RationalQuadratic(Kind):
         passed take the place of knots, which would need a scan back in the gradient.
         """
         k = self.bins
-        widths = self._sizes(table[:k], self.min_width)
-        heights = self._sizes(table[k : 2 * k], self.min_height)
-        knots = (heights if given_y else widths).detach()[:-1].cumsum(0)
+        sizes = self._sizes(table[: 2 * k].unflatten(0, (2, k)))
+        knots = sizes.detach()[1 if given_y else 0, :-1].cumsum(0)
         passed = value.detach() + self.tail_bound >= knots
         index, before = passed.sum(0, keepdim=True), passed.to(value.dtype)
         slopes = self._slopes(table[2 * k :]).gather(0, torch.cat([index, index + 1]))
         left, right = (self.min_slope + F.softplus(slopes)).unbind(0)
-        return _Piece(
-            (widths[:-1] * before).sum(0) - self.tail_bound,
-            (heights[:-1] * before).sum(0) - self.tail_bound,
-            widths.gather(0, index).squeeze(0),
-            heights.gather(0, index).squeeze(0),
-            left,
-            right,
-        )
+        x, y = ((sizes[:, :-1] * before).sum(1) - self.tail_bound).unbind(0)
+        width, height = sizes.gather(1, index.expand(2, *index.shape)).squeeze(1).unbind(0)
+        return _Piece(x, y, width, height, left, right)
 
     def _slopes(self, raw: Tensor) -> Tensor:
         """The raw slopes at all knots."""
@@ -160,9 +155,13 @@ class RationalQuadratic(Kind):
             return torch.cat([raw, raw[:1]])
         return _padded(raw, unit, unit) if self.ends == "linear" else raw
 
-    def _sizes(self, unnormalised: Tensor, least: float) -> Tensor:
-        side = 2 * self.tail_bound
-        return side * least + side * (1 - least * self.bins) * unnormalised.softmax(0)
+    def _sizes(self, raw: Tensor) -> Tensor:
+        """Widths and heights, (2, bins, …)."""
+        shares, side = raw.softmax(1), 2 * self.tail_bound
+        if self.min_width == self.min_height:
+            return side * self.min_width + side * (1 - self.min_width * self.bins) * shares
+        leasts = zip(shares.unbind(0), (self.min_width, self.min_height), strict=True)
+        return torch.stack([side * least + side * (1 - least * self.bins) * share for share, least in leasts])
 
 
 def _padded(table: Tensor, first: float, last: float) -> Tensor:
@@ -170,9 +169,9 @@ def _padded(table: Tensor, first: float, last: float) -> Tensor:
     return torch.cat([first * ends[:1], table, last * ends[1:]])
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Piece:
-    """One rational-quadratic piece per number: lower corner, size, and the slopes at both ends."""
+    """One rational-quadratic piece per number: lower corner, size, the slopes at both ends, and of the secant."""
 
     x: Tensor
     y: Tensor
@@ -180,21 +179,20 @@ class _Piece:
     height: Tensor
     left: Tensor
     right: Tensor
+    secant: Tensor = field(init=False)
 
-    @property
-    def secant(self) -> Tensor:
-        return self.height / self.width
+    def __post_init__(self) -> None:
+        self.secant = self.height / self.width
 
-    def _denominator(self, theta: Tensor) -> Tensor:
-        return self.secant + (self.left + self.right - 2 * self.secant) * theta * (1 - theta)
-
-    def rise(self, theta: Tensor) -> Tensor:
-        """Height in units of the piece, at theta in [0, 1] of its width."""
-        return (self.secant * theta**2 + self.left * theta * (1 - theta)) / self._denominator(theta)
-
-    def log_slope(self, theta: Tensor) -> Tensor:
-        top = self.right * theta**2 + 2 * self.secant * theta * (1 - theta) + self.left * (1 - theta) ** 2
-        return 2 * self.secant.log() + top.log() - 2 * self._denominator(theta).log()
+    def at(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """Height in units of the piece, and the log-slope, at theta in [0, 1] of its width."""
+        rest, square = 1 - theta, theta**2
+        product = theta * rest
+        middle = self.secant * product
+        denominator = self.secant + (self.left + self.right) * product - 2 * middle
+        rise = (self.secant * square + self.left * product) / denominator
+        top = self.right * square + 2 * middle + self.left * rest**2
+        return rise, 2 * (self.secant.log() - denominator.log()) + top.log()
 
     def solve(self, y: Tensor) -> Tensor:
         """The theta at which the piece reaches y, by the root formula that does not cancel, for either sign of b."""

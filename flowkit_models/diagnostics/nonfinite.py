@@ -35,7 +35,7 @@ def find_source(objective: nn.Module, run: Callable[[], Any]) -> Source | None:
     for name, tensor in [*objective.named_parameters(), *objective.named_buffers()]:
         if not all_finite(tensor):
             return Source(1, f"weight {name} is not finite")
-    with _watched(objective) as found:
+    with _watched(objective) as found, torch.compiler.set_stance("force_eager"):  # hooks see no module in a graph
         try:
             outcome = run()
         except ERRORS:

@@ -140,8 +140,9 @@ class ImageFlow(SharedModel):
         Raises:
             ValueError: for a size that does not divide, a wrong shape or dtype, NaN.
         """
-        self._check_hr(hr)
-        if lr is not None:
+        if lr is None:
+            self._check_hr(hr)
+        else:
             self._check_pair(hr, lr)
         with self.precision_policy(hr):
             (y, z), logdet = self._encode(hr, lr)
@@ -168,7 +169,8 @@ class ImageFlow(SharedModel):
         self._check_latents(lr, latents)
         if given is None:
             given = lr
-        check_image(given, "given")
+        else:
+            check_image(given, "given")
         if given.shape != lr.shape:
             raise ValueError(f"given: expected the shape of lr, {tuple(lr.shape)}, got {tuple(given.shape)}")
         with self.precision_policy(lr):

@@ -81,6 +81,8 @@ class Options:
     """Precision of the networks; the invertible maps stay in float32."""
     autocast: Literal["no", "bf16", "fp16"] = "no"
     """Mixed precision around the whole step, where --networks is float32."""
+    compile: bool = False
+    """Compile the model for training (torch.compile): minutes at the start of a run and of each resume, then faster."""
     validate_every: int = 5000
     """Iterations between scores on the test set."""
     save_every: int = 1000
@@ -110,7 +112,15 @@ class Options:
             raise ValueError(f'--network {self.network}: numbers, lists, true or "words" are expected') from None
 
     def settings(self, discriminator: Adam | None = None) -> Settings:
-        """Settings for the trainer."""
+        """Settings for the trainer.
+
+        Raises:
+            ValueError: for a model that can't be compiled.
+        """
+        if self.compile and self.memory == "lean":
+            raise ValueError(
+                "--compile: --memory lean goes through layers again by hand, which no graph holds; use plain"
+            )
         adam = Adam(
             self.lr,
             self.betas,
@@ -133,6 +143,7 @@ class Options:
             workers=self.workers,
             divergence=self.divergence,
             tensorboard=self.tensorboard,
+            compile=self.compile,
             cpu=self.device == "cpu",
         )
 

@@ -40,6 +40,8 @@ class Settings:
         workers: processes that read data ahead, for each training process.
         patience: so many iterations in a row without finite numbers, or with a loss far above its past, end the run.
         divergence: what is far above: see `divergence.DivergenceCheck`; 0 for never.
+        compile: the model's likelihood, encoding and decoding go through `torch.compile` in training; validation, whose
+            images have many sizes, does not.
         cpu: don't use a GPU that is there.
         tensorboard: write TensorBoard's files beside log.jsonl.
 
@@ -61,6 +63,7 @@ class Settings:
     workers: int = 0
     patience: int = 20
     divergence: float = 20.0
+    compile: bool = False
     cpu: bool = False
     tensorboard: bool = True
 

@@ -178,6 +178,8 @@ class _Run:
             self.console.print(f"{self.folder.path}: goes on after step {self.saved}", highlight=False, soft_wrap=True)
             for change in self.changed:
                 self.console.print(self._explained(change), highlight=False, soft_wrap=True)
+        if s.compile:  # not before it is initialised and copied: the average stays as it is
+            self.objective.model.compile()
         self.iteration = Iteration(self.processes, self.objective, self.optimizers, s.accumulate, s.seed, self.signals)
 
     def _explained(self, change: str) -> str:
@@ -272,7 +274,7 @@ class _Run:
         metrics: list[dict[str, float]] = [{}]
         if validate is not None and self.processes.is_main_process:
             try:
-                with self.signals.at_once(), torch.no_grad():
+                with self.signals.at_once(), torch.no_grad(), torch.compiler.set_stance("force_eager"):
                     metrics = [{name: float(value) for name, value in validate(model.eval(), now.step).items()}]
             except Stopped:
                 pass  # all processes must hear of it
