@@ -65,8 +65,8 @@ class SharedGaussianization(TensorMap):
         piece = table.piece(x, table.x)
         near = x.clamp(table.x[0], table.x[-1])
         theta = (near - piece.x) / piece.width
-        log_slope = piece.log_slope(theta)
-        return piece.y + piece.height * piece.rise(theta) + (x - near) * log_slope.exp(), sum_per_sample(log_slope)
+        rise, log_slope = piece.at(theta)
+        return piece.y + piece.height * rise + (x - near) * log_slope.exp(), sum_per_sample(log_slope)
 
     def inverse(self, y: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
         """Normal numbers to those of the mixture."""
@@ -102,7 +102,7 @@ class SharedGaussianization(TensorMap):
         piece = table.piece(z, table.z)
         near = z.clamp(table.z[0], table.z[-1])
         theta = piece.solve(near)
-        log_slope = -piece.log_slope(theta)
+        log_slope = -piece.at(theta)[1]
         return piece.x + piece.width * theta + (z - near) * log_slope.exp(), log_slope
 
     def _table(self, like: Tensor, temperature: float = 1.0) -> "_Table":

@@ -140,10 +140,7 @@ class ImageFlow(SharedModel):
         Raises:
             ValueError: for a size that does not divide, a wrong shape or dtype, NaN.
         """
-        if lr is None:
-            self._check_hr(hr)
-        else:
-            self._check_pair(hr, lr)
+        self._check_hr(hr) if lr is None else self._check_pair(hr, lr)
         with self.precision_policy(hr):
             (y, z), logdet = self._encode(hr, lr)
         return Encoded(y, z, logdet)
