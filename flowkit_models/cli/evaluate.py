@@ -31,7 +31,10 @@ def evaluate_systems(options: Evaluate) -> int:
     check_names([data.name for data in sets])
 
     temperatures = tuple(dict.fromkeys(options.temperatures or preset.temperatures))
-    opened = [open_system(given, rules.scale, temperatures, preset.rescaling, device) for given in options.systems]
+    usual = not options.temperatures
+    opened = [
+        open_system(given, rules.scale, temperatures, preset.rescaling, device, usual) for given in options.systems
+    ]
     systems: dict[str, list[System]] = {
         data.name: [*opened, *(_results_folder(given, data, rules.scale) for given in options.results)] for data in sets
     }

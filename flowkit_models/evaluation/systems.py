@@ -267,6 +267,7 @@ def open_system(
     temperatures: Iterable[float],
     rescaling: bool = False,
     device: str | torch.device = "cpu",
+    usual: bool = False,
 ) -> System:
     """Opens a system: "bicubic", or a checkpoint, told by its content; NAME=… names it.
 
@@ -279,6 +280,7 @@ def open_system(
         temperatures: of a flow model; one with a learned prior has a row for that before them.
         rescaling: a flow model makes its LR images itself.
         device: where networks work.
+        usual: the temperatures are those of a table, and a model whose own is 0 (T-IRN) has that alone.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -295,7 +297,8 @@ def open_system(
     system: System
     if "flowkit" in metadata or known_sizes({key: tuple(tensor.shape) for key, tensor in state.items()}):
         model = load(path).to(device)
-        rows = [*([] if model.prior is None else [None]), *temperatures]
+        own = [0.0] if usual and not model.usual_temperature else temperatures
+        rows = [*([] if model.prior is None else [None]), *own]
         system = FlowSystem(model, title, rows, rescaling, about | _kind(type(model).__name__, model), scale)
     else:
         kind, call, network, own_scale = _network(state, path, round(scale))

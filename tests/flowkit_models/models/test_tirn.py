@@ -5,6 +5,7 @@ import torch
 
 import flowkit_models
 from flowkit.testing import check_bijector, perturb
+from flowkit_models.evaluation.systems import open_system
 from flowkit_models.models.tirn.branches import YCBCR, block, to_branches
 
 SMALL = {"blocks": (1, 1), "growth": 2}
@@ -84,6 +85,8 @@ def test_its_latent_is_zero_where_nothing_is_said(tmp_path) -> None:
     again = flowkit_models.load(tmp_path / "m.safetensors", memory="lean")
     assert next(again.parameters()).dtype == torch.float32
     assert torch.allclose(again.upscale(lr), model.upscale(lr), atol=1e-6)
+    for usual, rows in ((True, (0.0,)), (False, (0.5, 1.0))):
+        assert open_system(str(tmp_path / "m.safetensors"), 4, (0.5, 1.0), True, usual=usual).temperatures == rows
     with pytest.raises(ValueError, match="no official names"):
         model.official_state_dict()
 
