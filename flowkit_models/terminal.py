@@ -1,5 +1,6 @@
 """Terminal of a program: arguments, streams that print any name, warnings in a line, signals as exit codes."""
 
+import os
 import signal
 import sys
 import threading
@@ -87,6 +88,28 @@ def program() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         warnings.formatwarning = form
+
+
+def output_closed(end: BaseException) -> bool:
+    """True if a program ends because nobody reads its standard output any more, as in `| head`.
+
+    What is printed from then on goes nowhere.
+
+    Args:
+        end: what ended it.
+    """
+    try:
+        if isinstance(end, BrokenPipeError):
+            raise end
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    return False
+
+
+CLOSED = 128 + getattr(signal, "SIGPIPE", 13)
+"""Exit code of a program whose output nobody reads any more, as shells have it."""
 
 
 def exit_code(stop: KeyboardInterrupt) -> int:

@@ -9,8 +9,8 @@ README = ROOT / "README.md"
 def test_each_command_sets_everything_up() -> None:
     commands = [block.code.strip() for block in blocks(README) if block.info == "sh"]
     assert all(command.startswith("python3 -m venv .venv && .venv/bin/pip install -e ") for command in commands)
-    assert commands[0].endswith(".venv/bin/python recipes/hcflow_sr.py")
-    assert commands[1].endswith(".venv/bin/flowkit upscale photo.jpg")
+    assert commands[0].endswith(".venv/bin/flowkit upscale photo.jpg")
+    assert commands[1].endswith(".venv/bin/python recipes/hcflow_sr.py")
     assert 'install -e ".[all]"' in commands[2]
 
 

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any, Union
 
 from flowkit_models.cli.errors import UsageError, one_line
-from flowkit_models.terminal import empty_argument, exit_code, program
+from flowkit_models.terminal import CLOSED, empty_argument, exit_code, output_closed, program
 
 SUBCOMMANDS: dict[str, tuple[str, str]] = {
     "Upscale": ("upscale", "upscale_files"),
@@ -60,8 +60,12 @@ def _run(arguments: list[str]) -> int:
         options = parse(arguments)
         return function_of(options)(options)
     except SystemExit as stop:  # help was asked for, or the line was wrong and tyro has said so
+        if output_closed(stop):
+            return CLOSED
         return stop.code if isinstance(stop.code, int) else 2
     except Exception as failure:
+        if output_closed(failure):
+            return CLOSED
         error = explained(failure)
         if getattr(options, "debug", False):
             traceback.print_exc()

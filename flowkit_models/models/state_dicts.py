@@ -69,7 +69,8 @@ def find_state(content: Any, known: Callable[[State], bool], source: str) -> Sta
         UserWarning: names counters that were dropped; and, of several that are known, which was taken.
     """
     mappings = list(_mappings(content))
-    found = sorted((f for place, state in mappings for f in _known_in(place, state, known)), key=lambda f: f.rank)
+    found = [f for place, state in mappings for f in _known_in(place, state, known)]
+    found = sorted([*found, *_averaged_lists(content, found)], key=lambda f: f.rank)
     if not found:
         largest = max((len(state) for _, state in mappings), default=0)
         whole = [Found(state, place) for place, state in mappings if len(state) == largest]
@@ -86,6 +87,27 @@ def find_state(content: Any, known: Callable[[State], bool], source: str) -> Sta
 
 def _mappings(content: Any) -> Iterator[tuple[tuple[str, ...], State]]:
     """All mappings that hold tensors, outer ones first: their places, and the tensors. Each object once."""
+    for place, value in _containers(content):
+        if isinstance(value, Mapping) and (
+            state := {str(name): part for name, part in value.items() if _is_leaf(part)}
+        ):
+            yield place, _unwrapped(state)
+
+
+def _averaged_lists(content: Any, found: list[Found]) -> Iterator[Found]:
+    """Averages without names, as torch_ema stores them: as many tensors as a state dict has, of its shapes."""
+    for place, value in _containers(content):
+        if isinstance(value, Mapping) or not value or not any(_AVERAGES.search(part) for part in place):
+            continue
+        shapes = [tuple(part.shape) for part in value if _is_leaf(part)]
+        for other in found:
+            if len(shapes) == len(value) and shapes == [tuple(leaf.shape) for leaf in other.state.values()]:
+                yield Found(dict(zip(other.state, value, strict=True)), place, True)
+                break
+
+
+def _containers(content: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """All mappings, lists and tuples, outer ones first, with their places. Each object once."""
     seen: set[int] = set()
     waiting: list[tuple[tuple[str, ...], Any]] = [((), content)] if _is_container(content) else []
     while waiting:
@@ -94,11 +116,9 @@ def _mappings(content: Any) -> Iterator[tuple[tuple[str, ...], State]]:
             if id(value) in seen:
                 continue
             seen.add(id(value))
-            mapping = isinstance(value, Mapping)
-            if mapping and (state := {str(name): part for name, part in value.items() if _is_leaf(part)}):
-                yield place, _unwrapped(state)
+            yield place, value
             if len(place) < DEEPEST:
-                parts = value.items() if mapping else enumerate(value)
+                parts = value.items() if isinstance(value, Mapping) else enumerate(value)
                 nested += [((*place, str(name)[:80]), part) for name, part in parts if _is_container(part)]
         waiting = nested
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from flowkit_models.models import factory
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import read_about
-from flowkit_models.terminal import empty_argument, replace_unprintable
+from flowkit_models.terminal import CLOSED, empty_argument, output_closed, replace_unprintable
 from flowkit_models.training import folder_lock
 from flowkit_models.training.objective import Objective
 from flowkit_models.training.optim import Adam
@@ -122,7 +122,13 @@ def run(main: Callable[[], object]) -> int | str:
     except KeyboardInterrupt:  # the second one in training
         print("SIGINT: stopped at once; --resume goes on from the last state", file=sys.stderr)
         raise Stopped(signal.SIGINT, told=True) from None
+    except SystemExit as end:
+        if output_closed(end):
+            return CLOSED
+        raise
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        if output_closed(error):
+            return CLOSED
         return f"error: {' '.join(str(error).split())}"
     finally:
         warnings.formatwarning = formatted

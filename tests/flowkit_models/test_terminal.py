@@ -4,12 +4,13 @@ import contextlib
 import io
 import os
 import signal
+import subprocess
 import sys
 import warnings
 
 import pytest
 
-from flowkit_models.terminal import Terminated, empty_argument, exit_code, program, stop_if_asked
+from flowkit_models.terminal import CLOSED, Terminated, empty_argument, exit_code, program, stop_if_asked
 
 
 @pytest.mark.parametrize(
@@ -90,3 +91,12 @@ def test_a_warning_is_one_line() -> None:
     with program():
         assert warnings.formatwarning("two\nlines", UserWarning, "file.py", 1) == "warning: two lines\n"
     assert warnings.formatwarning is form
+
+
+def test_a_closed_output_ends_a_program_without_a_word() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "flowkit_models.cli", "--version"]
+    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (CLOSED, b"")

@@ -126,6 +126,18 @@ def test_averages_come_first_and_are_named(name, first_of_two, tmp_path) -> None
     assert first(model) == pytest.approx(first_of(state) + 1)
 
 
+def test_averages_without_names_are_taken_if_they_fit(tmp_path) -> None:
+    state = official()
+    shadow = list(averaged(state).values())
+    ema = {"decay": 0.999, "num_updates": 7, "shadow_params": shadow, "collected_params": None}
+    torch.save({"model": state, "ema": ema}, tmp_path / "m.pth")
+    with pytest.warns(UserWarning, match=r"took ema\.shadow_params, the averaged weights, and left model$"):
+        model = flowkit_models.load(tmp_path / "m.pth")
+    assert first(model) == pytest.approx(first_of(state) + 1)
+    torch.save({"model": state, "ema": {**ema, "shadow_params": shadow[1:]}}, tmp_path / "m.pth")
+    assert first(flowkit_models.load(tmp_path / "m.pth")) == pytest.approx(first_of(state))
+
+
 def first_of(state) -> float:
     return next(t for n, t in state.items() if t.ndim == 4 and "haar" not in n).flatten()[0].item()
 
