@@ -221,6 +221,32 @@ def comparison_sheet(
     draw_sheet(rows, path, next(iter(models.values())).scale, centres)
 
 
+@torch.no_grad()
+def scales_sheet(
+    model: ImageFlow,
+    scales: Mapping[float, dict[str, Pair]],
+    path: str | os.PathLike[str],
+    centres: Mapping[str, tuple[float, float]] | None = None,
+) -> None:
+    """Draws a row per factor of the first test image: LR, bicubic, τ = 0, HR.
+
+    Args:
+        model: of any scale, in eval mode.
+        scales: test images by factor and name.
+        path: the PNG to write.
+        centres: as for `sample_sheet`.
+    """
+    rows, name = {}, next(iter(next(iter(scales.values()))))
+    for scale, pairs in scales.items():
+        pair, border = pairs[name], math.ceil(scale)
+        image = FlowSystem(model, "model", (0.0,), scale=scale).draw(name, pair, 0.0, 1, None).images
+        made = ((type(model).__name__, image), ("bicubic", pair.bicubic))
+        shown = [with_psnr(title, x, pair, border) for title, x in reversed(made)]
+        rows[f"{Path(name).stem} ×{scale:g}"] = [Shown("LR", pair.lr), *shown, Shown("HR", pair.hr)]
+    centre = (centres or {}).get(name, (0.5, 0.5))
+    draw_sheet(rows, path, 1, dict.fromkeys(rows, centre))
+
+
 def draw_sheet(
     rows: Mapping[str, Sequence[Shown]],
     path: str | os.PathLike[str],
@@ -242,11 +268,8 @@ def draw_sheet(
         whole = row[-1].image
         window = _window(whole.shape[2:], (centres or {}).get(name, (0.5, 0.5)), scale)
         for axis, shown in zip(axes[i], row, strict=True):
-            part = (
-                window
-                if shown.image.shape == whole.shape
-                else [slice(w.start // scale, w.stop // scale) for w in window]
-            )
+            sides = zip(window, shown.image.shape[2:], whole.shape[2:], strict=True)
+            part = [slice(w.start * own // full, w.stop * own // full) for w, own, full in sides]
             axis.imshow(shown.image[0, :, part[0], part[1]].permute(1, 2, 0).numpy(), interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             axis.set_xlabel(shown.note, fontsize=8)

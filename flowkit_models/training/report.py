@@ -14,7 +14,7 @@ from flowkit_models.data.crops import AlignedCrops
 from flowkit_models.data.image_pair import Pair
 from flowkit_models.diagnostics.lr_provenance import calibrate
 from flowkit_models.evaluation.evaluator import Distance, Evaluator, means
-from flowkit_models.evaluation.figures import curves, rescaling_sheet, sample_sheet
+from flowkit_models.evaluation.figures import curves, rescaling_sheet, sample_sheet, scales_sheet
 from flowkit_models.evaluation.systems import Bicubic, FlowSystem, System
 from flowkit_models.files import jsonable, write_text
 from flowkit_models.metrics.perceptual import LPIPS
@@ -153,6 +153,7 @@ def finish_sr(
     sample_sheet(trained.model, pairs, out / "samples.png", temperature, seed=options.seed, centres=LOOK_AT)
     console.print(sr_table(metrics, type(trained.model).__name__, temperature))
     if scales:
+        scales_sheet(trained.model, scales, out / "scales.png", LOOK_AT)
         console.print(scales_table(metrics["scales"], type(trained.model).__name__))
     _farewell(trained, out, console)
 

@@ -22,6 +22,7 @@ def test_both_stages(train, tmp_path) -> None:
     assert metrics["scales"]["2.7"]["bicubic"]["psnr"] > metrics["scales"]["4"]["bicubic"]["psnr"] > 15
     assert metrics["scales"]["4"]["model"]["psnr"] == pytest.approx(metrics["tau_0"]["psnr"])
     assert metrics["roundtrip_max_error"] < 1e-4
+    assert (tmp_path / "nll" / "scales.png").is_file()
     plus = ("--stage", "plus", *TOY, "--out", str(tmp_path / "plus"))
     assert "no checkpoint to start from" in train("linf_sr", *plus, "--init", str(tmp_path / "none"))
     assert train("linf_sr", *plus, "--init", str(tmp_path / "nll" / "last.safetensors")) == 0
