@@ -49,8 +49,10 @@ def program_of(model: ImageFlow, temperature: float = 0.0, half: bool = False) -
     numbers, which the program multiplies by τ.
 
     Raises:
-        ValueError: for a temperature below 0, or a model with a part that can't be exported.
+        ValueError: for a temperature below 0, a model of any scale, or one with a part that can't be exported.
     """
+    if model.any_scale:
+        raise ValueError(f"export: {type(model).__name__} makes pictures of any size, for which programs have no input")
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"export: temperature must be at least 0 and finite, got {temperature}")
     model = model.cpu().float().eval().requires_grad_(False)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import flowkit_models
 from flowkit.testing import check_bijector, perturb
+from flowkit_models.inference.export import program_of
 from flowkit_models.models.linf import model as linf
 from flowkit_models.models.linf.parts import bilinear
 
@@ -170,6 +171,11 @@ def test_what_makes_no_sense_is_refused_and_what_was_not_trained_is_told() -> No
         model.downscale(hr)
     with pytest.raises(ValueError, match=r"multiples of 3, got 8 × 8"):
         tiny(3).encode(hr, lr)
+
+
+def test_it_is_not_exported() -> None:
+    with pytest.raises(ValueError, match="LINF makes pictures of any size, for which programs have no input"):
+        program_of(tiny())
 
 
 def test_other_models_have_their_own_size_alone() -> None:
