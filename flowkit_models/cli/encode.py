@@ -12,8 +12,8 @@ from torch import Tensor
 
 from flowkit_models.cli.batch import Batch
 from flowkit_models.cli.downscale import reduced_alpha
-from flowkit_models.cli.latents_file import Latents, gets_lr, read_latents, write_latents
-from flowkit_models.cli.model import Opened, open_model
+from flowkit_models.cli.latents_file import Latents, gets_lr, noted_encoder, read_latents, write_latents
+from flowkit_models.cli.model import Opened, open_model, with_maker
 from flowkit_models.cli.options import Decode, Encode
 from flowkit_models.cli.paths import Naming, find_inputs
 from flowkit_models.images import photo_file
@@ -55,6 +55,7 @@ def encode_files(options: Encode) -> int:
 def decode_files(options: Decode) -> int:
     """Runs `flowkit decode`; returns the exit code."""
     inputs = find_inputs([*options.files, *options.input], options.output, (".safetensors",), ())
+    options = with_maker(options, (noted_encoder(path) for path, _ in inputs.files))
     opened = open_model(options)
     lr = None if options.lr is None else photo_file.read(options.lr).pixels
 

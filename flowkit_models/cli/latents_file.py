@@ -22,7 +22,7 @@ from flowkit_models.images.formats import named_format
 from flowkit_models.images.photo_file import KEPT, Header
 from flowkit_models.images.provenance import LATENTS_NOTE
 from flowkit_models.models.base import ImageFlow
-from flowkit_models.models.checkpoint_file import is_safetensors
+from flowkit_models.models.checkpoint_file import is_safetensors, read_about
 
 FORMAT = "1"
 
@@ -62,6 +62,12 @@ def write_latents(path: Path, latents: Latents, opened: Opened) -> None:
     }
     parts = latents.parts if latents.alpha is None else {**latents.parts, "alpha": latents.alpha}
     write_whole(path, lambda file: file.write(save(parts, about)))
+
+
+def noted_encoder(path: Path) -> str | None:
+    """Checksum of the model that encoded a file, as it says; None if it is no file of `flowkit encode`."""
+    about = read_about(path)
+    return about.get("model") if about.get(LATENTS_NOTE) == FORMAT else None
 
 
 def read_latents(path: Path, opened: Opened) -> Latents:

@@ -1,10 +1,12 @@
 """The model of a command line: opened, on its device, with what it is for and how to tell it from another."""
 
 import copy
+import dataclasses
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -14,9 +16,11 @@ from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.bundled import SHIPPED, find_bundled, rescaling_model
 from flowkit_models.models.checkpoint_file import noted_number, read_about
 from flowkit_models.models.factory import find_checkpoint, load
-from flowkit_models.models.identity import checksum
+from flowkit_models.models.identity import bundled_of, checksum
 from flowkit_models.models.registry import default_temperature
 from flowkit_models.models.styles import STYLES
+
+Options = TypeVar("Options", bound=ModelOptions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +101,21 @@ def chosen_checkpoint(options: ModelOptions) -> Path:
     if not SHIPPED.is_file():
         raise FileNotFoundError("no weights came with this package: name a checkpoint with -m")
     return SHIPPED
+
+
+def with_maker(options: Options, noted: Iterable[str | None]) -> Options:
+    """Options that name the model that made all inputs, if they name none and it comes with the package.
+
+    Args:
+        options: of the command line.
+        noted: checksums of the models that made the inputs, as their notes say.
+    """
+    chosen = (getattr(options, name, None) for name in ("model", "style", "scale", "size"))
+    if any(choice is not None for choice in chosen):
+        return options
+    made_by, *others = set(noted) or {None}
+    path = None if others or made_by is None else bundled_of(made_by)
+    return options if path is None else dataclasses.replace(options, model=path)
 
 
 def overrides(source: Any) -> dict[str, Any]:

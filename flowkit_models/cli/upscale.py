@@ -7,7 +7,7 @@ from functools import partial
 
 from flowkit_models.cli.batch import Batch, Job
 from flowkit_models.cli.errors import UsageError
-from flowkit_models.cli.model import Opened, open_model
+from flowkit_models.cli.model import Opened, open_model, with_maker
 from flowkit_models.cli.options import DrawOptions, Upscale
 from flowkit_models.cli.paths import Naming, find_inputs
 from flowkit_models.cli.workers import do_in_processes
@@ -15,7 +15,7 @@ from flowkit_models.devices import nth_device
 from flowkit_models.diagnostics.lr_provenance import jpeg_warning, provenance_warning
 from flowkit_models.images.formats import endings
 from flowkit_models.images.photo_file import Picture
-from flowkit_models.images.provenance import made_by, signed
+from flowkit_models.images.provenance import made_by, noted_maker, signed
 from flowkit_models.inference.enlarging import enlarged_rows, seen, upscaled
 from flowkit_models.inference.latent_field import LatentField
 from flowkit_models.models.linf.model import LINF
@@ -24,6 +24,7 @@ from flowkit_models.models.linf.model import LINF
 def upscale_files(options: Upscale) -> int:
     """Runs `flowkit upscale`; returns the exit code."""
     inputs = find_inputs([*options.files, *options.input], options.output, endings())
+    options = with_maker(options, (noted_maker(path) for path, _ in inputs.files))
     opened = open_model(options)
     result_size(opened, options)  # a factor that the model lacks is an error of the line
     suffix = default_suffix(opened, options) if options.suffix is None else options.suffix

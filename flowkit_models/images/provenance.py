@@ -64,6 +64,16 @@ def made_here(path: Path) -> bool:
         return False
 
 
+def noted_maker(path: Path) -> str | None:
+    """`made_by` of a file, without decoding it."""
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            found = _MADE_BY.search(content)
+            return found.group(1).decode() if found else None
+    except (OSError, ValueError):  # ValueError: an empty file
+        return None
+
+
 def made_by(header: Header) -> str | None:
     """The checksum of the model whose downscaling made a picture, if it says so."""
     packet = header.metadata.get("xmp-data", b"")

@@ -1,6 +1,5 @@
 """Identity of models: the checksum of the weights, and the model of the package that has a given one."""
 
-import functools
 import hashlib
 from pathlib import Path
 
@@ -19,7 +18,6 @@ def checksum(model: ImageFlow) -> str:
     return digest.hexdigest()
 
 
-@functools.cache
 def bundled_of(checksum_of_weights: str) -> Path | None:
     """The file of the model that comes with the package and has these weights, or None."""
     paths = (model.path for model in list_bundled().values())

@@ -45,6 +45,20 @@ def test_a_style_whose_model_is_not_there(here, flowkit):
     assert tree(here) == ["p.png"]
 
 
+def test_what_a_model_made_that_model_opens(here, flowkit):
+    for verb in ("downscale", "encode"):
+        assert flowkit(verb, "p.png", "-m", "rescale_x2", "-o", f"{verb}.png").code == 0
+    assert flowkit("decode", "encode.safetensors", "-o", "again.png").code == 0
+    assert np.array_equal(opened("again.png"), opened("p.png"))
+    assert flowkit("upscale", "downscale.png").code == 0
+    assert flowkit("upscale", "downscale.png", "-m", "rescale_x2", "-o", "named.png").code == 0
+    assert np.array_equal(opened("downscale_x2.png"), opened("named.png"))
+    # of several makers, none is chosen; a style wins
+    assert flowkit("upscale", "downscale.png", "p.png", "-o", "plain").code == 0
+    assert flowkit("upscale", "downscale.png", "--style", "crisp", "-o", "styled.png").code == 0
+    assert opened("plain/downscale_x4.png").shape == opened("styled.png").shape == (32, 48, 3)
+
+
 @pytest.mark.parametrize(
     "line",
     [
