@@ -8,12 +8,13 @@ import os
 import re
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from torch import Tensor
@@ -213,6 +214,13 @@ class LowResolution(Preparation):
         return [bicubic_resize(x[:, :height, :width], Fraction(1, self.scale), self.edges, self.ties)]
 
 
+Job: TypeAlias = tuple[Preparation, Path]
+"""What to make of which file."""
+
+Outcome: TypeAlias = tuple[int, int, str | None] | str
+"""Files written, files that were there, the source's digest if it was read; or what is wrong with the source."""
+
+
 @dataclass
 class Report:
     """Counts of `prepare_all`: files written, files that were there before, and a line for each source of no use."""
@@ -227,6 +235,7 @@ def prepare_all(
     workers: int | None = None,
     progress: Callable[[str | None], None] = lambda failed: None,
     notes: Mapping[Path, Note] | None = None,
+    run: Callable[[Sequence[Job]], Iterable[Outcome]] | None = None,
 ) -> Report:
     """Runs preparations over their source files.
 
@@ -239,6 +248,7 @@ def prepare_all(
         workers: threads; None: Python's choice.
         progress: called after each source, in order, with None or the line that says what was wrong.
         notes: from `open_notes`; None: of these jobs, without overwriting.
+        run: does jobs by `prepare_one` elsewhere, and gives their outcomes in order; None: threads.
 
     Raises:
         ImageError: as `open_notes` does, and as soon as a file cannot be written.
@@ -249,7 +259,7 @@ def prepare_all(
         try:
             for start in range(0, len(jobs), 1000):
                 part = jobs[start : start + 1000]
-                for (make, path), outcome in zip(part, pool.map(_prepare, part), strict=True):
+                for (make, path), outcome in zip(part, (run or partial(pool.map, prepare_one))(part), strict=True):
                     if isinstance(outcome, str):
                         report.failed += (outcome,)
                     else:
@@ -318,7 +328,7 @@ def _made(make: Preparation, sources: Collection[str]) -> dict[str, list[Path]]:
     return made
 
 
-def _prepare(job: tuple[Preparation, Path]) -> tuple[int, int, str | None] | str:
+def prepare_one(job: Job) -> Outcome:
     """Files written, files that were there, and the source's digest if it was read; or what is wrong with it."""
     preparation, path = job
     try:

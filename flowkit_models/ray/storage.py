@@ -1,0 +1,96 @@
+"""Files by fsspec: paths of this machine, or URLs (s3://, gs://, hdfs://, …). What is written appears whole."""
+
+import posixpath
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from flowkit_models.images.formats import endings, left_out
+
+
+def opened_system(path: str) -> tuple[Any, str]:
+    """The file system of a path, and the path in it.
+
+    Raises:
+        ImportError: without fsspec, or the package of the protocol.
+    """
+    try:
+        import fsspec  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise ImportError('URLs need fsspec: pip install "flowkit-torch[ray]"') from None
+    system, inner = fsspec.core.url_to_fs(path)
+    return system, inner
+
+
+def is_local(system: Any) -> bool:
+    """Tells whether files of a file system have paths of this machine."""
+    return "file" in ((system.protocol,) if isinstance(system.protocol, str) else system.protocol)
+
+
+def exists(path: str) -> bool:
+    """Tells whether there is a file."""
+    system, inner = opened_system(path)
+    return bool(system.exists(inner))
+
+
+def joined(folder: str, name: str) -> str:
+    """The path of a name below a folder or URL."""
+    return f"{folder.rstrip('/')}/{name}"
+
+
+@contextmanager
+def fetched(path: str) -> Iterator[Path]:
+    """A file as one of this machine: itself, or a copy that goes away with the block."""
+    system, inner = opened_system(path)
+    if is_local(system):
+        yield Path(inner)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / posixpath.basename(inner)
+        system.get_file(inner, str(copy))
+        yield copy
+
+
+@contextmanager
+def delivered(path: str) -> Iterator[Path]:
+    """Place of this machine for a writer that is atomic: the path itself, or a copy that is sent when the block ends.
+
+    An error in the block sends nothing. Other file systems show the file when all of it is there, as their
+    transactions do.
+    """
+    system, inner = opened_system(path)
+    if is_local(system):
+        place = Path(inner)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        yield place
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / posixpath.basename(inner)
+        yield copy
+        system.makedirs(posixpath.dirname(inner), exist_ok=True)
+        with system.transaction, copy.open("rb") as source, system.open(inner, "wb") as target:
+            shutil.copyfileobj(source, target, 2**20)
+
+
+def listed(path: str) -> tuple[list[str], str]:
+    """The picture files of a folder and below it, or one file; and the folder that names are relative to.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    system, inner = opened_system(path)
+    if system.isfile(inner):
+        return [path], path.rpartition("/")[0]
+    found = [
+        file
+        for file in sorted(system.find(inner))
+        if file.lower().endswith(tuple(endings()))
+        and not any(left_out(part) for part in file[len(inner) :].split("/") if part)
+    ]
+    if not found:
+        raise FileNotFoundError(f"{path}: no such file, or a folder without pictures")
+    root = inner if is_local(system) else system.unstrip_protocol(inner)
+    return [file if is_local(system) else system.unstrip_protocol(file) for file in found], root
