@@ -81,6 +81,19 @@ def _system_error(error: Exception, unfinished: str | None) -> int | None:
     return int(found[1]) if found else None
 
 
+def opened_system(path: str) -> tuple[Any, str]:
+    """The file system of a path or URL (s3://, gs://, hdfs://, … as fsspec knows them), and the path in it.
+
+    Raises:
+        ImportError: without the package of the protocol; names it.
+        ValueError: for a protocol that nobody knows.
+    """
+    import fsspec  # noqa: PLC0415 - comes with torch; only for those who name files so
+
+    system, inner = fsspec.core.url_to_fs(path)
+    return system, inner
+
+
 def keep_copy(path: Path, copy: Path) -> None:
     """Gives a file a second name, atomically, or copies it where a file system knows no such thing."""
     with atomic_path(copy) as unfinished:

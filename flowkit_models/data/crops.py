@@ -18,12 +18,14 @@ from flowkit_models.data.degradation import Bicubic, Degradation
 from flowkit_models.data.image_cache import Decoded, ImageFile
 from flowkit_models.data.layouts import hr_images
 from flowkit_models.data.pairs import PairFiles, excess
+from flowkit_models.data.shards import is_sharded, shard_images
 from flowkit_models.images.convert import to_float
 from flowkit_models.images.image_file import ImageError
 from flowkit_models.images.resize import bicubic_to
 
 Photos: TypeAlias = Mapping[str, Tensor] | str | os.PathLike[str]
-"""Images in memory by name, uint8 (3, H, W); or a folder of image files, searched with what is below it."""
+"""Images in memory by name, uint8 (3, H, W); a folder of image files, searched with what is below it; or shards, see
+`flowkit_models.data.shards`."""
 
 Weights: TypeAlias = Mapping[str, float] | Callable[[str], float] | None
 """How often to see an image, 1 for those that a mapping doesn't name; or a function of its name."""
@@ -321,6 +323,8 @@ def _photos(photos: Photos, size: int) -> dict[str, tuple[tuple[int, int], _Grou
         if small := [name for name, photo in photos.items() if min(photo.shape[1:]) < size]:
             raise ValueError(f"crops of {size} pixels do not fit into photos {small}: leave them out")
         return {name: ((photo.shape[1], photo.shape[2]), (photo,)) for name, photo in photos.items()}
+    if is_sharded(photos):
+        return {name: ((image.height, image.width), (image,)) for name, image in shard_images(photos, size).items()}
     found: dict[str, tuple[tuple[int, int], _Group]] = {}
     for path in hr_images(Path(photos)):
         if file := _usable(path, size):

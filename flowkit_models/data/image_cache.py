@@ -32,7 +32,10 @@ class ImageFile:
 
     def read(self) -> Tensor:
         """The pixels, uint8 (3, height, width); raises ImageError as `read_image` does, or if the size is another."""
-        x = read_image(self.path)
+        return self.sized(read_image(self.path))
+
+    def sized(self, x: Tensor) -> Tensor:
+        """The pixels; raises ImageError if they are not as many as were found at first."""
         if x.shape[1:] != (self.height, self.width):
             raise ImageError(f"{self.path}: {x.shape[1]} × {x.shape[2]}, but was {self.height} × {self.width}")
         return x

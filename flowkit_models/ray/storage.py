@@ -8,21 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from flowkit_models.files import opened_system
 from flowkit_models.images.formats import endings, left_out
-
-
-def opened_system(path: str) -> tuple[Any, str]:
-    """The file system of a path, and the path in it.
-
-    Raises:
-        ImportError: without fsspec, or the package of the protocol.
-    """
-    try:
-        import fsspec  # noqa: PLC0415 - an extra
-    except ImportError:
-        raise ImportError('URLs need fsspec: pip install "flowkit-torch[ray]"') from None
-    system, inner = fsspec.core.url_to_fs(path)
-    return system, inner
 
 
 def is_local(system: Any) -> bool:

@@ -16,6 +16,7 @@ from flowkit_models.data.degradation import Bicubic, Degradation, photo
 from flowkit_models.data.image_pair import Pair, make_pairs
 from flowkit_models.data.pairs import PairFiles, find_pairs, read_pair
 from flowkit_models.data.sample_photos import bundled_photos, test_photos
+from flowkit_models.data.shards import is_sharded, shard_images
 from flowkit_models.images.image_file import check_writable, list_images
 from flowkit_models.training import folder_lock
 from flowkit_models.training.optim import Adam, Cosine, Milestones
@@ -32,7 +33,8 @@ class Options:
     """Options of every training recipe. The defaults shown are those of the chosen preset."""
 
     data: Annotated[Path | None, PATH] = None
-    """Folder of HR photographs to train on, searched recursively. Without it: the photographs in the wheels."""
+    """HR photographs to train on: a folder, searched recursively; or shards, tar archives as WebDataset's: a path or
+    URL, with * or {000..127} for several. Without it: the photographs in the wheels."""
     source_weights: Annotated[dict[str, float], UNSAID] = field(default_factory=dict)
     """How often to see some photographs, by patterns of their paths in --data: "nature_*" 0.5 "old/*" 0. Others: 1."""
     paired: bool = False
@@ -235,13 +237,17 @@ class Options:
             photos = bundled_photos()
             self._check_patterns(list(photos))
             return photos
-        if self.source_weights:
+        if self.source_weights and is_sharded(self.data):
+            self._check_patterns(list(shard_images(self.data, self.crop)))
+        elif self.source_weights:
             self._check_patterns([path.relative_to(self.data).as_posix() for path in list_images(self.data)])
         return self.data
 
     def _pairs(self, scale: int) -> list[PairFiles]:
         if self.data is None:
             raise ValueError("--paired needs --data, a set of HR and LR files")
+        if is_sharded(self.data):
+            raise ValueError(f"--paired: {self.data} are shards, of HR images alone; pairs are read from folders")
         pairs = find_pairs(self.data, scale)
         if any(pair.lr is None for pair in pairs):
             raise ValueError(f"--paired: {self.data} holds HR files only, and no folder of LR files is beside or in it")

@@ -15,7 +15,7 @@ import ray.data
 from PIL import Image
 from ray.cluster_utils import Cluster
 
-import flowkit_models.ray as work
+from flowkit_models import ray as work
 from flowkit_models.cli import main
 from flowkit_models.data.prepare import SubImages
 from flowkit_models.metrics.registry import Rules
@@ -28,7 +28,7 @@ def states(rows: list[dict]) -> dict[str, int]:
 
 
 def one_node(folder: Path) -> dict:
-    ray.init(num_cpus=2, object_store_memory=MEMORY, include_dashboard=False)
+    ray.init(address="local", num_cpus=2, object_store_memory=MEMORY, include_dashboard=False)
     model, photos, out = (str(folder / name) for name in ("tiny.safetensors", "in", "out"))
     told = {}
     first = work.upscale(photos, out, model).take_all()
@@ -60,6 +60,7 @@ def one_node(folder: Path) -> dict:
     make = SubImages(folder / "sub", flat, size=12, count=1)
     jobs = [(make, path) for path in sorted(flat.glob("*.png"))]
     reports = [work.prepare(jobs) for _ in range(2)]
+    ray.shutdown()
     told["prepared"], told["prepared again"] = ([r.written, r.existing, len(r.failed)] for r in reports)
     return told
 
@@ -97,6 +98,8 @@ def killed_node(folder: Path) -> dict:
     killer.start()
     rows = work.upscale(str(folder / "in"), str(folder / "out"), str(folder / "tiny.safetensors")).take_all()
     killer.join(60)
+    ray.shutdown()
+    cluster.shutdown()
     told["rows"], told["failed"] = len(rows), [row["error"] for row in rows if row["state"] == "failed"]
     return told
 
