@@ -11,7 +11,7 @@ from flowkit_models.models.checkpoint_file import read_about
 TOY = ("--steps", "2", "--batch", "2", "--crop", "32", "--draws", "2")
 
 
-@pytest.mark.parametrize("name", ["hcflow_rescale", "irn_rescale", "sain_rescale"])
+@pytest.mark.parametrize("name", ["hcflow_rescale", "irn_rescale"])
 def test_rescaling(name, train, tmp_path) -> None:
     assert train(name, *TOY, "--out", str(tmp_path), scored=True) == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
@@ -25,6 +25,14 @@ def test_rescaling(name, train, tmp_path) -> None:
         assert about["step"] == "2"
     model = flowkit_models.load(tmp_path / "best.safetensors")
     assert model.downscale(torch.rand(1, 3, 16, 24)).shape == (1, 3, 4, 6)
+
+
+def test_sain(train, tmp_path) -> None:
+    options = ("--loss.temperature", "1", "--loss.quality", "50", "60", "--out", str(tmp_path))
+    assert train("sain_rescale", *TOY, *options) == 0
+    logged = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])
+    assert {"back", "clean", "bicubic", "recovered", "compressed"} <= logged.keys()
+    assert flowkit_models.load(tmp_path / "last.safetensors").survives_jpeg
 
 
 def test_rescaling_by_likelihood_too(train, tmp_path) -> None:
