@@ -94,6 +94,7 @@ class SAIN(ImageFlow):
 
     config: SAINConfig
     survives_jpeg = True
+    usual_temperature = 0.0  # the median: JPEG leaves little that draws could restore
 
     def __init__(self, config: SAINConfig, memory: Memory = "plain") -> None:
         high = 3 * config.scale**2 - 3
