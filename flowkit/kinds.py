@@ -180,7 +180,8 @@ class Affine(Kind):
     def _scale(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """S and log s."""
         if self.scale == "sigmoid":
-            return self._floored(self.factor * torch.sigmoid(raw + self.offset), 1e-4)
+            part = torch.sigmoid(raw + self.offset if self.offset else raw)
+            return self._floored(part if self.factor == 1 else self.factor * part, 1e-4)
         if self.scale == "softplus":
             return self._floored(F.softplus(raw, threshold=40), 1e-3)  # torch's own threshold is 2e-9 off in float64
         log_scale = raw

@@ -69,7 +69,7 @@ def with_flowkit(features: int, kind: str, widths: Widths, maps: bool = True) ->
     for i in range(widths.steps):
         if kind == "ar":
             order = None if i % 2 == 0 else range(features - 1, -1, -1)
-            parts.append(Autoregressive(MADE(features, 2, hidden=widths.hidden), act, order=order))
+            parts.append(Autoregressive(MADE(features, 2, widths.hidden, depth=1, residual=False), act, order=order))
             continue
         kept, moved = (features - half, half) if i % 2 else (half, features - half)
         coupling = Coupling(MLP(kept, act.parameters_of(moved), hidden=widths.hidden), half, act, flip=i % 2 == 1)

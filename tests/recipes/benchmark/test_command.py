@@ -27,8 +27,9 @@ def start(tmp_path):
         ("glow", [f"{name}, training step, bf16 autocast" for name in CONTENDERS]),
         ("models", ["irn_x4_small, 5 draws, bf16 networks", "srflow_x4_small, 64×64"]),
         ("growth", ["HR side, 32, training step, lean", "draws n, 2, draws in n calls"]),
+        ("vectors", ["rq, 4, 3, training step, flowkit", "ar, 4, 3, sample, zuko, no linear maps"]),
     ],
-    ids=["glow", "models", "growth"],
+    ids=["glow", "models", "growth", "vectors"],
 )
 def test_a_subcommand(start, tmp_path, capsys, command, row) -> None:
     said, results = start(command, "--quick")
@@ -49,6 +50,7 @@ def test_a_subcommand(start, tmp_path, capsys, command, row) -> None:
         (("glow", "--contenders", "glow"), "no contender 'glow'; there are hand-written, "),
         (("models", "--models", "hcflow"), "no model 'hcflow'; there are "),
         (("growth", "--batch", "0"), "batch must be at least 1"),
+        (("vectors", "--flows", "pyro"), "no flow 'pyro'; there are nflows, flowkit, "),
     ],
 )
 def test_bad_input_is_one_line(start, options, message) -> None:
