@@ -272,9 +272,17 @@ def on_several_processes(folder):
         torch.save(result.model.state_dict(), folder / f"{kind}.{rank}")
 
 
+def restartable(folder):
+    """A run that goes on where it was when its processes are started again."""
+    result = run(folder / "run", dtype=torch.float64, resume=True, steps=120, save_every=10, validate_every=1000)
+    torch.save(result.model.state_dict(), folder / f"restarted.{os.environ.get('RANK', '0')}")
+
+
 if __name__ == "__main__":
     what, where = sys.argv[1:]
     if what == "train":
         on_several_processes(Path(where))
+    elif what == "restartable":
+        restartable(Path(where))
     else:
         run(where, steps=10**6, validate_every=10**6, save_every=10**6)
