@@ -1,5 +1,6 @@
 """The model of a command line: opened, on its device, with what it is for and how to tell it from another."""
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -13,7 +14,7 @@ import torch
 from flowkit_models.cli.options import ModelOptions, RescalingOptions, Upscale
 from flowkit_models.devices import find_device
 from flowkit_models.models.base import ImageFlow
-from flowkit_models.models.bundled import SHIPPED, find_bundled, rescaling_model
+from flowkit_models.models.bundled import ANY_SCALE, SHIPPED, find_bundled, rescaling_model
 from flowkit_models.models.checkpoint_file import noted_number, read_about
 from flowkit_models.models.factory import find_checkpoint, load
 from flowkit_models.models.identity import bundled_of, checksum
@@ -98,6 +99,9 @@ def chosen_checkpoint(options: ModelOptions) -> Path:
             return find_bundled(STYLES[options.style])
         except FileNotFoundError as error:
             raise FileNotFoundError(f"--style {options.style} takes {error}") from None
+    if isinstance(options, Upscale) and (options.size is not None or options.scale not in (None, 4)):
+        with contextlib.suppress(FileNotFoundError):  # without it, the line that says what the other one can't
+            return find_bundled(ANY_SCALE)
     if not SHIPPED.is_file():
         raise FileNotFoundError("no weights came with this package: name a checkpoint with -m")
     return SHIPPED

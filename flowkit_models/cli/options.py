@@ -210,8 +210,8 @@ class Upscale(DrawOptions):
     where it is unsure; crisp draws fine texture that may have been there; photo is for photographs as people have them,
     noisy, blurred or from JPEG. Without either: faithful."""
     scale: Annotated[float | None, tyro.conf.arg(metavar="FACTOR")] = None
-    """How many times as high and wide, 2.7 say: any, with a LINF model; others have one factor each. Without it: the
-    model's; a LINF's largest."""
+    """How many times as high and wide, 2.7 say: any, with a LINF model, as linf_any is, which is taken where no model
+    is named; others have one factor each. Without it: the model's; a LINF's largest."""
     size: Annotated[str | None, tyro.conf.arg(metavar="WIDTHxHEIGHT")] = None
     """Size of the results in pixels, in place of --scale: 1920x1080; with a LINF model."""
     workers: int = 1

@@ -12,6 +12,10 @@ SHIPPED = Path(__file__).parents[1] / "data_files" / "hcflow_x4.safetensors"
 """An HCFlow ×4 that our own recipe trained; `flowkit upscale` uses it when it is told nothing else."""
 
 
+ANY_SCALE = "linf_any"
+"""Name of the model for factors that `SHIPPED` does not make."""
+
+
 class Bundled(NamedTuple):
     """A model that comes with the package, as its file describes it; as a string, one line.
 

@@ -59,6 +59,16 @@ def test_what_a_model_made_that_model_opens(here, flowkit):
     assert opened("plain/downscale_x4.png").shape == opened("styled.png").shape == (32, 48, 3)
 
 
+def test_a_factor_that_the_first_model_has_not(here, flowkit):
+    ran = flowkit("upscale", "p.png", "--scale", "2.5")
+    assert ran.code == 2
+    assert "--scale 2.5: hcflow_x4.safetensors is a model of ×4 alone" in ran.err[0]
+    support.bundle(here.parent / "bundled", linf_any="linf_small")
+    assert flowkit("upscale", "p.png", "--scale", "2.5").code == 0
+    assert flowkit("upscale", "p.png", "--size", "31x47").code == 0
+    assert (opened("p_x2.5.png").shape, opened("p_31x47.png").shape) == ((40, 60, 3), (47, 31, 3))
+
+
 @pytest.mark.parametrize(
     "line",
     [
