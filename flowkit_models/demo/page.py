@@ -13,7 +13,7 @@ from flowkit_models.demo.wiring import Wiring
 _GRADIENT = ", ".join(f"rgb({', '.join(str(int(part)) for part in colour)})" for colour in COLOURS)
 
 CSS = f"""
-.gradio-container {{ max-width: 1400px !important; margin: 0 auto; }}
+.gradio-container {{ width: 100% !important; max-width: 1400px !important; margin: 0 auto; }}
 #title p {{ margin: 0; opacity: 0.75; }}
 .legend {{ display: flex; gap: 8px; align-items: center; font-size: 13px; }}
 .legend i {{ flex: 1; height: 12px; border-radius: 3px; background: linear-gradient(to right, {_GRADIENT}); }}

@@ -110,7 +110,7 @@ def screenshots(model, folder):
         _shoot(page, folder / "demo_draws.png")
         page.get_by_role("tab", name="Edit", exact=True).click()
         page.wait_for_timeout(3000)
-        paint(page, [(0.4, 0.1), (0.5, 0.12), (0.5, 0.25), (0.4, 0.3), (0.4, 0.15)])
+        paint(page, [(0.46, 0.3), (0.52, 0.3), (0.52, 0.38), (0.46, 0.38), (0.46, 0.32)])
         page.get_by_label("zero").check()
         page.locator("#brush").click()
         page.wait_for_selector("#brush_result img")
