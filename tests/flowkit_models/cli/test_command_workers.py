@@ -51,6 +51,7 @@ def write_or_die(number: int):
     return do
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_costs_one_picture_and_another_goes_on(tmp_path, capfd) -> None:
     for name in ("a", "b_dies", "c", "d"):
         save(tmp_path / f"{name}.png")
