@@ -71,11 +71,12 @@ def sample_sheet(
         pairs: images by name.
         path: the PNG to write.
         temperature: τ of the samples.
-        draws: number of samples.
+        draws: number of samples; none at τ = 0, whose image is there already.
         seed: of the draws.
         centres: where to look, as fractions of height and width; the middle by default.
     """
     generator = torch.Generator().manual_seed(seed)
+    draws = draws if temperature else 0
     prior = [] if model.prior is None else [None]
     system = FlowSystem(model, type(model).__name__, (0.0, *prior, temperature))
     titles = ["bicubic", f"{system.name} τ = 0", *("learned prior" for _ in prior)]
@@ -83,8 +84,8 @@ def sample_sheet(
     rows = {}
     for key, pair in pairs.items():
         single = [system.draw(key, pair, tau, 1, None).images for tau in (0.0, *prior)]
-        samples = system.draw(key, pair, temperature, draws, generator).images
-        made = zip(titles, (pair.bicubic, *single, *samples.split(1)), strict=True)
+        samples = system.draw(key, pair, temperature, draws, generator).images.split(1) if draws else ()
+        made = zip(titles, (pair.bicubic, *single, *samples), strict=True)
         rows[key] = [
             Shown("LR", pair.lr),
             *(with_psnr(title, image, pair, model.scale) for title, image in made),

@@ -41,6 +41,14 @@ def test_pictures(pairs, tmp_path, monkeypatch) -> None:
     assert sizes["samples"][0] > 800  # two rows for each of two images
 
 
+def test_a_sheet_at_temperature_zero_shows_its_image_once(pairs, tmp_path, monkeypatch) -> None:
+    shown = []
+    monkeypatch.setattr(figures, "draw_sheet", lambda rows, *_: shown.append(rows))
+    for tau in (0.0, 0.5):
+        figures.sample_sheet(tiny_flow().eval(), pairs, tmp_path / "samples.png", tau, 2)
+    assert [{len(row) for row in rows.values()} for rows in shown] == [{4}, {6}]
+
+
 def test_the_note_is_the_psnr_of_the_8_bit_image(pairs) -> None:
     pair = pairs["b"]
     image = to_float(pair.hr) * 0.9
