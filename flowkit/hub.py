@@ -85,14 +85,16 @@ class SharedFlow(Shared):
             **about: notes for file and card: `license="apache-2.0"`, `data="…"`.
 
         Raises:
+            TypeError: if a note is no text.
             ValueError: if a weight is not finite, or of a type that no weight has.
             OSError: if the folder can't be written.
         """
         from safetensors.torch import save_file  # noqa: PLC0415 - only for those who save
 
-        from flowkit.weights_file import check_keys  # noqa: PLC0415 - so does this
+        from flowkit.weights_file import check_keys, check_notes  # noqa: PLC0415 - so does this
 
         folder = Path(folder)
+        check_notes(about)
         state = self.state_dict()
         check_keys(state, state, str(folder))
         folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +140,8 @@ class SharedFlow(Shared):
             FileNotFoundError: if there is no such folder, repository, revision, or no weights in it.
             ImportError: if a repository is meant, without huggingface_hub.
             OSError: if the hub can't be reached.
-            ValueError: if the file is damaged, or weights are missing, unexpected, misshapen or not finite.
+            ValueError: if the file is damaged, or weights are missing, unexpected, misshapen or not finite; or if a
+                revision is asked for, and what has the name is on this machine.
         """
         from flowkit.weights_file import check_keys, read_safetensors  # noqa: PLC0415 - only for those who load
 
@@ -163,9 +166,14 @@ def find_weights(
         FileNotFoundError: if there is none.
         ImportError: without huggingface_hub.
         OSError: if the hub can't be reached.
-        ValueError: if the name is neither a path nor a repository's, or a file is no .safetensors.
+        ValueError: if a file is no .safetensors, or a revision is asked for of what is there under that path.
     """
     path = Path(name)
+    if revision is not None and path.exists():
+        raise ValueError(
+            f"{path}: revision={revision!r} is of a repository, and this is on this machine: leave the revision out, "
+            "or start in another folder"
+        )
     if path.is_dir():
         path = path / WEIGHTS
         if not path.is_file():

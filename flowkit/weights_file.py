@@ -49,6 +49,17 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def check_notes(notes: Mapping[str, Any]) -> None:
+    """Compares a file's notes with what it can hold.
+
+    Raises:
+        TypeError: for one that is no text.
+    """
+    for name, text in notes.items():
+        if not isinstance(text, str):
+            raise TypeError(f"{name}={text!r}: notes are text, write {name}={str(text)!r}")
+
+
 def check_keys(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> None:
     """Compares names, shapes and types, and tells what is wrong in one sentence.
 

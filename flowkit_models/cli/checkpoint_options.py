@@ -68,6 +68,7 @@ class Export:
     output: Annotated[str, tyro.conf.arg(aliases=["-o"], metavar="PATH")] = ""
     """The file. Without it: the checkpoint's name with the format's ending, in the current folder."""
     temperature: float = 0.0
+    """τ of the program; above 0 it takes standard-normal latents as inputs."""
     half: bool = False
     """Store matrices and kernels in 16 bits, for half the space; numbers are computed in float32."""
     overwrite: bool = False

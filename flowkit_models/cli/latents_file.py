@@ -23,6 +23,7 @@ from flowkit_models.images.photo_file import KEPT, Header
 from flowkit_models.images.provenance import LATENTS_NOTE
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import is_safetensors, read_about
+from flowkit_models.models.identity import bundled_of
 
 FORMAT = "1"
 
@@ -76,13 +77,19 @@ def read_latents(path: Path, opened: Opened) -> Latents:
     Raises:
         ValueError: if the file is none of `flowkit encode`, damaged, or another model's.
     """
-    if not is_safetensors(path):
-        raise ValueError(f"{path}: not made by flowkit encode")
+    try:
+        readable = is_safetensors(path)
+    except ValueError:  # a picture, say: its words are of checkpoints
+        readable = False
+    if not readable:
+        raise ValueError(f"{path}: not made by flowkit encode: name the .safetensors that it wrote")
     parts, about = read_safetensors(path)
     if about.get(LATENTS_NOTE) != FORMAT:
         raise ValueError(f"{path}: not made by flowkit encode")
     if about.get("model") != opened.checksum:
-        raise ValueError(f"{path}: another model encoded it than {opened.path}: give that one with -m")
+        own = bundled_of(about.get("model", ""))
+        remedy = "give that one with -m" if own is None else f"decode it with -m {own.stem}"
+        raise ValueError(f"{path}: another model encoded it than {opened.path.name}: {remedy}")
     try:
         size = _size(_parsed(about, "size"))
         header = _header(_parsed(about, "header"))

@@ -241,8 +241,9 @@ class Upscale(DrawOptions):
             raise UsageError(f"--scale {self.scale:g}: a factor above 0, and 64 at most")
         if self.size is not None and not re.fullmatch(r"0*[1-9]\d{0,5}[xX×]0*[1-9]\d{0,5}", self.size, re.ASCII):
             raise UsageError(f"--size {self.size}: width and height in pixels, as 1920x1080")
-        if self.draws < 1 or self.workers < 1:
-            raise UsageError(f"--draws {self.draws}, --workers {self.workers}: at least 1")
+        for name in ("draws", "workers"):
+            if (number := getattr(self, name)) < 1:
+                raise UsageError(f"--{name} {number}: at least 1")
         if self.draws > 1 and self.temperature == 0:
             raise UsageError("--temperature 0 has one result: leave --draws out, or raise the temperature")
 

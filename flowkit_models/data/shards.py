@@ -117,7 +117,10 @@ def find_shards(data: str) -> list[str]:
     if span := _RANGE.search(data):
         first, last = span.groups()
         numbers = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
-        return [shard for number in numbers for shard in find_shards(_RANGE.sub(number, data, count=1))]
+        found = [shard for number in numbers for shard in find_shards(_RANGE.sub(number, data, count=1))]
+        if not found:
+            raise ImageError(f"{data}: no such shards")
+        return found
     if "*" not in data:
         return [data]
     try:
@@ -140,7 +143,7 @@ def _indexed(shard: str) -> tuple[list[ShardImage], list[str]]:
             for member in _pictures(archive):
                 file.seek(member.offset_data)
                 head = file.read(min(member.size, HEAD))
-                path = Path(name, member.name)
+                path = Path(name, member.name.lstrip("/"))
                 digest = hashlib.blake2b(head, digest_size=16).digest()
                 try:
                     height, width = _use(head, path, image_size)
@@ -165,7 +168,7 @@ def _pictures(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 def _use(content: bytes, name: Path, use: Callable[[Path], T]) -> T:
     """Hands an image to a function that takes a file; errors have the image's name."""
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, name.name)
+        file = Path(folder, f"image{name.suffix}")  # its own may be longer than this machine's may be
         file.write_bytes(content)
         try:
             return use(file)

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flowkit.weights_file import MAX_HEADER, read_safetensors
+from flowkit.weights_file import MAX_HEADER, check_notes, read_safetensors
 from flowkit_models.files import atomic_path
 from flowkit_models.models.foreign_files import foreign_kind
 from flowkit_models.models.pickled import read_pickled, read_tensors
@@ -49,6 +49,7 @@ def save(
         notes: further notes for the file's metadata, strings by name.
 
     Raises:
+        TypeError: if a note is no text.
         ValueError: if the name ends otherwise.
         OSError: if the file cannot be written.
     """
@@ -57,6 +58,7 @@ def save(
         raise ValueError(f"{path}: a checkpoint's name ends in .safetensors")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
+    check_notes(notes or {})
     own = dict(zip(OWN_NOTES, (FORMAT, model, json.dumps(config)), strict=True))
     stored = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     stored[CONFIG_TENSOR] = torch.tensor(list(json.dumps(own).encode()), dtype=torch.uint8)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from flowkit.hub import WEIGHTS, Shared, find_weights, front_matter, write_card
+from flowkit.weights_file import check_notes
 from flowkit_models.models.bundled import find_bundled
 from flowkit_models.models.config import PURPOSES
 
@@ -57,7 +58,8 @@ class SharedModel(Shared):
             FileNotFoundError: if there is no such folder, repository, revision, or no weights in it.
             ImportError: if a repository is meant, without huggingface_hub.
             OSError: if the hub can't be reached.
-            ValueError: if the file is no checkpoint, or damaged, or of another class of models.
+            ValueError: if the file is no checkpoint, or damaged, or of another class of models; or if a revision is
+                asked for, and what has the name is no repository.
 
         Example:
             >>> from flowkit_models import ImageFlow
@@ -65,6 +67,10 @@ class SharedModel(Shared):
             4
         """
         bare = "/" not in os.fspath(name) and os.sep not in os.fspath(name) and not Path(name).exists()
+        if bare and revision is not None:
+            raise ValueError(
+                f"{os.fspath(name)}: revision={revision!r} is of a repository, and this would be a model of the package"
+            )
         path = find_bundled(name) if bare else find_weights(name, revision, token, cache_dir, local_files_only)
         if SharedModel.open_file is None:
             raise RuntimeError("from_pretrained: import it with `from flowkit_models import ImageFlow`")
@@ -82,9 +88,11 @@ class SharedModel(Shared):
                 `temperature="0.8"` (recommended τ), `use=`, `license=`, `data=`, `training=`, `scores=`.
 
         Raises:
+            TypeError: if a note is no text.
             OSError: if the folder can't be written.
         """
         folder = Path(folder)
+        check_notes(about)
         folder.mkdir(parents=True, exist_ok=True)
         notes = {**self.notes, **about}
         self.save(folder / WEIGHTS, **notes)

@@ -165,6 +165,23 @@ def test_names_that_are_nothing_are_told_without_asking_anyone() -> None:
             find_weights(name)
 
 
+def test_a_revision_pins_no_folder(tmp_path, monkeypatch) -> None:
+    """A folder that happens to have a repository's name is not taken for the commit that was asked for."""
+    monkeypatch.chdir(tmp_path)
+    made(0).save_pretrained("me/flow")
+    for name in ("me/flow", "me/flow/model.safetensors"):
+        with pytest.raises(
+            ValueError, match=rf"^{name}: revision='v1' is of a repository, and this is on this machine"
+        ):
+            made(1).load_pretrained(name, revision="v1")
+
+
+def test_a_note_that_is_no_text_is_told(tmp_path) -> None:
+    with pytest.raises(TypeError, match=r"^epochs=3: notes are text, write epochs='3'$"):
+        made(0).save_pretrained(tmp_path / "flow", epochs=3)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_library_itself_finds_what_its_cache_holds_and_says_what_not(tmp_path) -> None:
     """Offline, with a pinned revision, in the layout that the library makes of a download."""
     flow, commit = made(0), "0123456789abcdef0123456789abcdef01234567"

@@ -124,6 +124,18 @@ def test_what_decode_refuses(tmp_path, flowkit, checkpoint):
     assert "another model encoded it" in ran.err[0]
 
 
+def test_decode_names_the_packaged_model_of_a_file_that_another_made(tmp_path, flowkit):
+    for name, scale in (("x", 4), ("y", 2)):
+        assert flowkit("encode", save(tmp_path / f"{name}.png"), "--scale", scale).code == 0
+    ran = flowkit("decode", tmp_path / "x_lr.safetensors", tmp_path / "y_lr.safetensors")  # two makers: neither chosen
+    assert ran.err == [
+        f"{tmp_path / 'y_lr.safetensors'}: another model encoded it than rescale_x4.safetensors: "
+        "decode it with -m rescale_x2"
+    ]
+    ran = flowkit("decode", tmp_path / "x_lr.png", "-o", tmp_path / "z.png")
+    assert ran.err == [f"{tmp_path / 'x_lr.png'}: not made by flowkit encode: name the .safetensors that it wrote"]
+
+
 def test_formats_that_change_pixels_say_so(tmp_path, flowkit, checkpoint):
     assert flowkit("encode", "-m", checkpoint(), save(tmp_path / "x.png")).code == 0
     ran = flowkit("decode", "-m", checkpoint(), tmp_path / "x_lr.safetensors", "--format", "jpg")

@@ -87,6 +87,14 @@ def test_what_cannot_be_used_is_left_out_or_named(tmp_path) -> None:
         shard_images(tmp_path / "3.tar", 16)
 
 
+def test_names_in_a_shard_are_names_below_it(tmp_path) -> None:
+    """Absolute and overlong ones as well: no file of this machine is called so."""
+    (tmp_path / "0.tar").write_bytes(shard({"/a.png": encoded(0), "b" * 300 + ".png": encoded(1)}))
+    images = shard_images(tmp_path / "0.tar", 16)
+    assert list(images) == ["0.tar/a.png", f"0.tar/{'b' * 300}.png"]
+    assert all(image.read().shape[0] == 3 for image in images.values())
+
+
 def test_a_shard_that_shrank_is_told_when_an_image_is_read(two) -> None:
     images = shard_images(two / "00.tar", 16)
     (two / "00.tar").write_bytes((two / "00.tar").read_bytes()[:700])
@@ -106,3 +114,5 @@ def test_options_of_recipes_that_go_with_folders_alone_say_so(two) -> None:
 def test_ranges_keep_their_zeros() -> None:
     assert find_shards("s3://bucket/a-{008..010}.tar")[0] == "s3://bucket/a-008.tar"
     assert len(find_shards("x{0..1}/{0..9}.tar")) == 20
+    with pytest.raises(ImageError, match=r"^a-\{2\.\.0\}\.tar: no such shards$"):
+        find_shards("a-{2..0}.tar")

@@ -44,6 +44,15 @@ def test_files_that_are_no_such_model_are_refused(tmp_path) -> None:
     torch.save(tiny_flow().state_dict(), tmp_path / "model.pth")
     with pytest.raises(ValueError, match=r"a \.safetensors file was expected"):
         ImageFlow.from_pretrained(tmp_path / "model.pth")
+    with pytest.raises(ValueError, match=r"^hcflow_x4: revision='v1' is of a repository, and this would be a model of"):
+        ImageFlow.from_pretrained("hcflow_x4", revision="v1")
+
+
+def test_notes_are_text(tmp_path) -> None:
+    for write in (tiny_flow().save_pretrained, lambda path, **about: tiny_flow().save(f"{path}.safetensors", **about)):
+        with pytest.raises(TypeError, match=r"^temperature=0\.8: notes are text, write temperature='0\.8'$"):
+            write(tmp_path / "mine", temperature=0.8)
+    assert not list(tmp_path.iterdir())
 
 
 def test_revision_and_token_reach_the_hub(tmp_path, monkeypatch) -> None:
@@ -66,7 +75,8 @@ def test_revision_and_token_reach_the_hub(tmp_path, monkeypatch) -> None:
 
 def test_torch_hub_lists_and_opens_the_bundled_models() -> None:
     entries = torch.hub._import_module("hubconf", ROOT / "hubconf.py")
-    assert {*flowkit_models.list_bundled(), "load", "create"} <= set(vars(entries))
+    listed = {name for name, entry in vars(entries).items() if callable(entry) and not name.startswith("_")}
+    assert listed == {*flowkit_models.list_bundled(), "load", "create"}  # by torch.hub.list's rule
     model = torch.hub.load(str(ROOT), "hcflow_x4", source="local", precision="bf16")
     assert isinstance(model, ImageFlow)
     assert (model.scale, model.precision) == (4, "bf16")
