@@ -18,6 +18,7 @@ from flowkit_models.images.photo_file import Picture
 from flowkit_models.images.provenance import made_by, noted_maker, signed
 from flowkit_models.inference.enlarging import enlarged_rows, seen, upscaled
 from flowkit_models.inference.latent_field import LatentField
+from flowkit_models.models.bundled import ANY_SCALE
 from flowkit_models.models.linf.model import LINF
 
 
@@ -83,8 +84,8 @@ def result_size(opened: Opened, options: Upscale) -> Callable[[int, int], tuple[
     if not opened.model.any_scale and (target is not None or scale != opened.model.scale):
         asked = f"--size {options.size}" if target else f"--scale {scale:g}"
         raise UsageError(
-            f"{asked}: {opened.path.name} is a model of ×{opened.model.scale} alone; leave it out, or name a LINF "
-            "model with -m, which makes any size"
+            f"{asked}: {opened.path.name} is a model of ×{opened.model.scale} alone; leave it out, or take "
+            f"-m {ANY_SCALE}, or another LINF model, which makes any size"
         )
     return lambda height, width: target or (max(1, round(height * scale)), max(1, round(width * scale)))
 

@@ -52,7 +52,7 @@ def test_a_factor_that_was_not_trained_is_told(asked, says, tmp_path, flowkit, c
     [
         (
             ("--scale", 2.7),
-            "--scale 2.7: hcflow_sr_x4.safetensors is a model of ×4 alone; leave it out, or name a LINF",
+            "--scale 2.7: hcflow_sr_x4.safetensors is a model of ×4 alone; leave it out, or take -m linf_any",
         ),
         (("--size", "64x64"), "--size 64x64: hcflow_sr_x4.safetensors is a model of ×4 alone"),
         (("--scale", 2, "--size", "64x64"), "--scale and --size exclude each other"),
