@@ -107,7 +107,8 @@ class Tiled:
             lr: (3, h, w), float in [0, 1] or uint8, on any device.
             latents: a field, such as `LatentField(seed, draw)`; or tensors for the whole image, as the model's own
                 `upscale` takes them. None: what the model's learned prior predicts; there is no temperature then.
-            temperature: standard deviation of the latents. None: the model's `usual_temperature`.
+            temperature: standard deviation of the latents. None: the model's `usual_temperature`; 1 for tensors where
+                that is 0.
             bits: of the result: 8 (uint8), 16 (uint16, of which 65535 is white) or 32 (float32 in [0, 1]).
             progress: called with (tiles done, tiles in all) after each tile.
             size: (H, W) of the result, for a model of any scale (LINF).
@@ -147,7 +148,10 @@ class Tiled:
             if temperature is not None:
                 raise ValueError("upscale: a learned prior goes without a temperature: draw with a LatentField")
             temperature = 1.0
-        tau = self.model.usual_temperature if temperature is None else temperature
+        elif temperature is None:
+            usual = self.model.usual_temperature
+            temperature = 1.0 if isinstance(latents, tuple | list) and not usual else usual
+        tau = temperature
 
         def run(top: int, left: int, height: int, width: int) -> Tensor:
             window = padded(self._cut(lr, top, left, height, width), self.model.lr_multiple)

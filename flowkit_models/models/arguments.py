@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,7 +17,7 @@ def temperatures(
     prior: object = None,
     usual: float = 0.8,
 ) -> list[float]:
-    """The τ of each of n draws; by default the usual one, and 1 with a learned prior.
+    """The τ of each of n draws; by default 1 with a learned prior, else the usual one, which is not 0 for given latents.
 
     Raises:
         ValueError: for n below 1, latents or a prior together with n above 1, a prior with latents or a temperature, or
@@ -29,11 +30,23 @@ def temperatures(
             "upscale: a learned prior makes one picture, without temperature or latents; a τ draws several"
         )
     if temperature is None:
-        temperature = usual if prior is None else 1.0
+        temperature = 1.0 if prior is not None or (latents is not None and not usual) else usual
     taus = list(temperature) if isinstance(temperature, Sequence) else [temperature] * n
     if len(taus) != n or not all(0 <= tau < math.inf for tau in taus):
         raise ValueError(f"upscale: temperature must be at least 0, one for all draws or {n}, got {temperature}")
     return taus
+
+
+def checked_size(size: object) -> tuple[int, int]:
+    """(height, width) of images that are asked for.
+
+    Raises:
+        ValueError: if that is none.
+    """
+    sides = tuple(size) if isinstance(size, Sequence) else ()
+    if len(sides) != 2 or not all(isinstance(n, Integral) and not isinstance(n, bool) and n >= 1 for n in sides):
+        raise ValueError(f"size: expected (height, width) in whole pixels from 1 on, got {size}")
+    return int(sides[0]), int(sides[1])
 
 
 def check_multiple(x: Tensor, name: str, multiple: int) -> None:

@@ -17,7 +17,7 @@ from flowkit.bases import draw, round_straight_through
 from flowkit.compiling import compiled
 from flowkit.tree import describe
 from flowkit_models.models import checkpoint_file, official_weights
-from flowkit_models.models.arguments import check_image, check_multiple, padded, temperatures
+from flowkit_models.models.arguments import check_image, check_multiple, checked_size, padded, temperatures
 from flowkit_models.models.hub import SharedModel
 from flowkit_models.models.learned_latents import PRIOR, LatentPrior, Prior, predicted
 from flowkit_models.models.refinement import RADIUS, refined_lr
@@ -249,7 +249,7 @@ class ImageFlow(SharedModel):
             n: number of draws.
             temperature: standard deviation τ of the latents, in [0, 1] as a rule; 0 gives one sharpest guess. Or one τ
                 for each of the n draws: what depends on the LR image alone is then computed once for all of them.
-                None: the model's learned prior, if it has one, else `usual_temperature`.
+                None: the model's learned prior, if it has one, else `usual_temperature`; 1 for latents where that is 0.
             generator: source of the draws, made on its device, coarsest latent first.
             latents: tuple of standard-normal tensors used instead of draws, times the temperature; then n is 1.
             size: (H, W) of the HR images, for a model of any scale (LINF); another one has this size alone.
@@ -289,7 +289,7 @@ class ImageFlow(SharedModel):
             ValueError: if another one is asked for.
         """
         height, width = (self.scale * side for side in lr.shape[2:])
-        if size is not None and tuple(size) != (height, width):
+        if size is not None and checked_size(size) != (height, width):
             own = f"{type(self).__name__} ×{self.scale} makes {height} × {width} of {lr.shape[2]} × {lr.shape[3]}"
             raise ValueError(f"size: {own} alone, got {size}; LINF models make any size")
         return height, width
@@ -324,8 +324,9 @@ class ImageFlow(SharedModel):
                 f"downscale: {type(self).__name__} models HR given LR and makes no LR image; "
                 "use flowkit_models.images.resize.bicubic_resize"
             )
-        if refine < 0 or not 0 <= radius < math.inf:
-            raise ValueError(f"downscale: refine and radius must be at least 0, got {refine} and {radius}")
+        if not isinstance(refine, int) or refine < 0 or not 0 <= radius < math.inf:
+            told = f"got {refine} and {radius}"
+            raise ValueError(f"downscale: refine and radius must be at least 0, refine a whole number, {told}")
         height, width = hr.shape[2:]
         whole = padded(hr, self.flow.stride)
         with self.precision_policy(hr):
@@ -359,7 +360,7 @@ class ImageFlow(SharedModel):
         """The weights under the official implementation's names and shapes, equal to the last bit.
 
         Raises:
-            ValueError: if the model has a part that the official implementation has not.
+            ValueError: if the model has a part that the official implementation has not, or no official names are known.
         """
         if self.prior is not None:
             raise ValueError("official_state_dict: official files have no place for the learned prior")

@@ -63,7 +63,7 @@ class LatentPrior(nn.Module):
 
     def __init__(self, model: Any, config: LatentPriorConfig) -> None:
         super().__init__()
-        if model.flow.stride % model.scale:
+        if model.any_scale:
             raise ValueError(f"{type(model).__name__} takes no learned prior: it has no latents of a fixed scale")
         self.config = config
         shapes = model.latent_shapes(model.lr_multiple, model.lr_multiple)

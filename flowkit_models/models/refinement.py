@@ -22,6 +22,7 @@ STEP = 0.29
 Map = Callable[[Tensor], Tensor]
 
 
+@torch.inference_mode(False)  # where it is on, nothing has a gradient
 @torch.no_grad()
 def refined_lr(hr: Tensor, down: Map, up: Map, steps: int, radius: float) -> Tensor:
     """LR images from which HR images are restored with less error, not rounded.
@@ -39,6 +40,7 @@ def refined_lr(hr: Tensor, down: Map, up: Map, steps: int, radius: float) -> Ten
     Returns:
         The LR images, in [0, 1].
     """
+    hr = hr.clone() if hr.is_inference() else hr
     changed = _descended(hr, lambda x: up(round_straight_through(down(x))), hr, steps, radius)
     return _descended(down(changed).clamp(0, 1), lambda y: up(round_straight_through(y)), hr, steps, radius)
 

@@ -14,7 +14,8 @@ from flowkit.bases import draw
 from flowkit.bijector import widest
 from flowkit.nets import LocalFourier
 from flowkit.spatial import Squeeze
-from flowkit_models.models.arguments import check_image, temperatures
+from flowkit.tree import describe
+from flowkit_models.models.arguments import check_image, checked_size, temperatures
 from flowkit_models.models.base import ImageFlow, Memory
 from flowkit_models.models.blocks import FeatureExtractor
 from flowkit_models.models.learned_latents import Prior
@@ -199,7 +200,7 @@ class LINF(ImageFlow):
     def decode(self, lr: Tensor, latents: tuple[Tensor, ...], given: Tensor | None = None) -> Tensor:
         """See `ImageFlow.decode`; the size is that of the latents, in patches."""
         self._check_lr(lr)
-        if not isinstance(latents, tuple | list) or len(latents) != 1 or latents[0].ndim != 4:
+        if not _is_grid(latents):
             raise ValueError(f"latents: expected a tuple of one tensor (B, {self.config.channels}, rows, columns)")
         size = (latents[0].shape[2] * self.config.patch, latents[0].shape[3] * self.config.patch)
         self.check_z(lr, latents, size)
@@ -301,9 +302,7 @@ class LINF(ImageFlow):
         """
         if size is None:
             return self.scale * lr.shape[2], self.scale * lr.shape[3]
-        if len(size) != 2 or not all(isinstance(side, int) and side >= 1 for side in size):
-            raise ValueError(f"size: expected (height, width) in whole pixels from 1 on, got {size}")
-        return size[0], size[1]
+        return checked_size(size)
 
     def doubt(self, low: Sequence[int], size: tuple[int, int]) -> str | None:
         """What to say of the factor from an LR size to an HR size, where the model was not trained for it."""
@@ -315,14 +314,6 @@ class LINF(ImageFlow):
         if any((high - 1) / side > self.scale for high, side in zip(size, low, strict=True)):
             return f"a factor of {told}: this model was trained for 1 to {self.scale}"
         return None
-
-    def official_state_dict(self) -> dict[str, Tensor]:
-        """Refused: official names of LINF are not known here.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError("LINF: no official names are known for it; save() writes flowkit's own file")
 
     def _image(self, lr: Tensor, size: tuple[int, int], z: Tensor, n: int) -> Tensor:
         """Whole patches of n·B images, all B of the first draw first."""
@@ -361,6 +352,12 @@ class LINF(ImageFlow):
     def check_z(self, lr: Tensor, latents: Any, size: tuple[int, int]) -> None:
         """Raises ValueError unless latents are those of images of a size."""
         expected = (len(lr), self.config.channels, *self.queries(size))
-        if not isinstance(latents, tuple | list) or len(latents) != 1 or tuple(latents[0].shape) != expected:
-            got = [tuple(z.shape) if isinstance(z, Tensor) else type(z).__name__ for z in latents]
+        if not _is_grid(latents) or tuple(latents[0].shape) != expected:
+            got = describe(latents)
             raise ValueError(f"latents: expected one of {expected} for HR of {size[0]} × {size[1]}, got {got}")
+
+
+def _is_grid(latents: Any) -> bool:
+    """Tells if latents are a tuple of one tensor of some patches."""
+    one = isinstance(latents, tuple | list) and len(latents) == 1 and isinstance(latents[0], Tensor)
+    return one and latents[0].ndim == 4 and latents[0].numel() > 0

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from torch import Tensor
-
 from flowkit import Bijector, Chain, Haar, Hierarchy, Inverse, Level, Reversible
 from flowkit_models.models.base import ImageFlow, Memory
 from flowkit_models.models.config import check_choice, check_whole, is_whole, power_of_two, shown
@@ -59,11 +57,3 @@ class TIRN(ImageFlow):
         body = Chain(*parts)
         level = Level(Reversible(body) if memory == "lean" else body, keep=3)
         super().__init__(config, Hierarchy([level]), config.scale)
-
-    def official_state_dict(self) -> dict[str, Tensor]:
-        """Refused: official names of T-IRN are not known here.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError("T-IRN: no official names are known for it; save() writes flowkit's own file")

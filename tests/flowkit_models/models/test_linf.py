@@ -156,11 +156,14 @@ def test_own_files_and_encoders(tmp_path) -> None:
 def test_what_makes_no_sense_is_refused_and_what_was_not_trained_is_told() -> None:
     model = tiny()
     hr, lr = images((8, 8), (4, 4))
-    for size in ((0, 8), (8,), (8.0, 8), (-1, 3)):
+    for size in ((0, 8), (8,), (8.0, 8), (-1, 3), 8, (True, True)):
         with pytest.raises(ValueError, match=r"size: expected \(height, width\)"):
             model.upscale(lr, size=size)
     with pytest.raises(ValueError, match="latents: expected one of"):
         model.upscale(lr, latents=(torch.zeros(2, 3, 8, 9),), size=(8, 8))
+    for latents in ((3,), torch.zeros(2, 3, 8, 8), (torch.zeros(2, 3, 0, 8),), (torch.zeros(1, 3, 8, 8),), 3):
+        with pytest.raises(ValueError, match="latents: expected"):
+            model.decode(lr, latents)
     with pytest.raises(ValueError, match="pass lr as well"):
         model.encode(hr)
     with pytest.warns(UserWarning, match=r"a factor of 0\.5 and 2: below 1"):

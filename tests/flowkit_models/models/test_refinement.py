@@ -71,6 +71,11 @@ def test_any_size(size, model, hr) -> None:
     assert model.downscale(hr, refine=1).shape == model.downscale(hr).shape
 
 
+def test_inference_mode(model, hr) -> None:
+    with torch.inference_mode():
+        assert torch.equal(model.downscale(hr + 0, refine=1), model.downscale(hr, refine=1))
+
+
 def test_tiles_are_refined_too(model, hr) -> None:
     tall = torch.cat(list(hr), 1)[None]  # (1, 3, 96, 48), in three tiles
     plain, refined = (Tiled(model, 12, 2).downscale(tall[0], refine=refine)[None] / 255 for refine in (0, 3))
@@ -78,7 +83,7 @@ def test_tiles_are_refined_too(model, hr) -> None:
 
 
 def test_what_makes_no_sense(model, hr) -> None:
-    for refine, radius in ((-1, 1.0), (1, -1.0), (1, float("nan"))):
+    for refine, radius in ((-1, 1.0), (1, -1.0), (1, float("nan")), (1.5, 1.0), (None, 1.0)):
         with pytest.raises(ValueError, match="refine and radius must be at least 0"):
             model.downscale(hr, refine=refine, radius=radius)
     with pytest.raises(ValueError, match="makes no LR image"):

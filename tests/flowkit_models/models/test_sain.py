@@ -117,6 +117,22 @@ def test_a_temperature_scales_about_the_means_of_the_components() -> None:
             assert place.double().mean() == pytest.approx(share, abs=0.01)
 
 
+def test_latents_that_are_given_count_though_none_are_drawn() -> None:
+    model = tiny()
+    hr = torch.rand(2, 3, 8, 8).double()
+    encoded = model.encode(hr)
+    assert torch.allclose(model.upscale(encoded.lr, latents=encoded.latents)[0], hr, atol=1e-9)
+    assert torch.equal(model.upscale(encoded.lr), model.upscale(encoded.lr, temperature=0))
+
+
+def test_what_official_files_and_other_sizes_can_not_hold() -> None:
+    with pytest.raises(ValueError, match="no official names are known"):
+        tiny().official_state_dict()
+    for size in (8, (9, 9)):
+        with pytest.raises(ValueError, match="size: "):
+            tiny().upscale(torch.rand(1, 3, 2, 2).double(), size=size)
+
+
 def test_draws_of_the_mixture_have_its_moments_and_a_gradient() -> None:
     mixture = tiny(components=3).mixture
     with torch.no_grad():
