@@ -18,6 +18,7 @@ from flowkit_models.diagnostics.profile import Cost, Profile, profile_model
 from flowkit_models.models import factory
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import OWN_NOTES, read_about
+from flowkit_models.models.config import factors
 
 
 def show_info(options: Info) -> int:
@@ -88,7 +89,7 @@ def layer_table(model: ImageFlow) -> str:
 def tables(found: Profile, file: Mapping[str, Any], training: Mapping[str, Any]) -> list[Table]:
     """Tables for the terminal."""
     h, w = found.lr_size
-    model = _pairs(f"{found.family} ×{found.scale}, {found.purpose}")
+    model = _pairs(f"{found.family} {factors(found.scale, found.any_scale)}, {found.purpose}")
     model.add_row("file", f"{escape(file['path'])} ({file['bytes'] / 1e6:.1f} MB, {file['format']} format)")
     model.add_row("tensors", f"{file['tensors']}, {', '.join(file['dtypes'])}")
     model.add_row("receptive field", f"{found.receptive_field} × {found.receptive_field} LR pixels, by structure")

@@ -24,7 +24,7 @@ def list_models(options: Models) -> int:
         table.add_column(heading, overflow="fold", no_wrap=heading != "for")  # a name that is cut can't be pasted
     styles = {name: style for style, name in STYLES.items()}
     for name, model in found.items():
-        what = f"×{model.scale} {PURPOSES[model.purpose]}"
+        what = f"{model.factors} {PURPOSES[model.purpose]}"
         table.add_row(name, what, f"{model.temperature:g}", escape(model.use), styles.get(name, ""), model.license)
     Console(highlight=False).print(table)
     return 0

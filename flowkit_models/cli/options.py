@@ -336,7 +336,7 @@ class Evaluate:
         """Refuses values out of range."""
         if self.lr_set is not None and len(self.set) > 1:
             raise UsageError("--lr-set goes with a single --set")
-        scale_is_fine = self.scale is None or self.scale >= 1
+        scale_is_fine = self.scale is None or 1 <= self.scale < math.inf
         if self.draws < 1 or self.pictures < 0 or (self.crop or 0) < 0 or not scale_is_fine:
             raise UsageError("--draws and --scale must be at least 1, --pictures and --crop at least 0")
         if not all(0 <= temperature < math.inf for temperature in self.temperatures):

@@ -19,6 +19,7 @@ from flowkit_models.metrics.full_reference import consistency, psnr
 from flowkit_models.models import factory
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import read_about
+from flowkit_models.models.config import factors
 from flowkit_models.models.registry import default_temperature
 
 Kind = Literal["lr", "bicubic", "model"]
@@ -119,7 +120,7 @@ def describe(model: ImageFlow) -> str:
     """A line on a model: its kind, size, and what it can't do."""
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     able = "makes LR images of its own" if model.makes_lr else "makes no LR image of its own"
-    return f"{type(model).__name__} ×{model.scale} · {millions:.2f} M parameters · {able}"
+    return f"{type(model).__name__} {factors(model.scale, model.any_scale)} · {millions:.2f} M parameters · {able}"
 
 
 def kinds(model: ImageFlow) -> list[tuple[str, Kind]]:

@@ -42,6 +42,7 @@ class Profile:
         encode, draw, further_draw: cost of encoding, of one draw given an LR image, and of each further draw of the
             same image.
         reach: how many LR pixels beside an HR pixel's own LR pixel can change it in `upscale` (see `reach`).
+        any_scale: `scale` is the largest of the factors that it was trained for.
     """
 
     family: str
@@ -55,6 +56,7 @@ class Profile:
     draw: Cost
     further_draw: Cost
     reach: int
+    any_scale: bool = False
 
     @property
     def total(self) -> int:
@@ -94,6 +96,7 @@ def profile_model(model: ImageFlow, lr_size: tuple[int, int] = (160, 160)) -> Pr
         draw,
         Cost(both.per_hr_pixel - draw.per_hr_pixel, both.fixed - draw.fixed),
         reach(model),
+        model.any_scale,
     )
 
 

@@ -17,7 +17,7 @@ def temperatures(
     prior: object = None,
     usual: float = 0.8,
 ) -> list[float]:
-    """The τ of each of n draws; by default 1 with a learned prior, else the usual one, which is not 0 for given latents.
+    """The τ of each of n draws; by default the usual one, and 1 with a learned prior, or given latents where that is 0.
 
     Raises:
         ValueError: for n below 1, latents or a prior together with n above 1, a prior with latents or a temperature, or

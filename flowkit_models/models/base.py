@@ -360,7 +360,7 @@ class ImageFlow(SharedModel):
         """The weights under the official implementation's names and shapes, equal to the last bit.
 
         Raises:
-            ValueError: if the model has a part that the official implementation has not, or no official names are known.
+            ValueError: for a part that the official implementation has not, or if no official names are known.
         """
         if self.prior is not None:
             raise ValueError("official_state_dict: official files have no place for the learned prior")

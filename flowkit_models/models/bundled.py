@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flowkit_models.models.checkpoint_file import noted_number, read_about
-from flowkit_models.models.config import Purpose
+from flowkit_models.models.config import Purpose, factors
 
 SHIPPED = Path(__file__).parents[1] / "data_files" / "hcflow_x4.safetensors"
 """An HCFlow ×4 that our own recipe trained; `flowkit upscale` uses it when it is told nothing else."""
@@ -27,6 +27,7 @@ class Bundled(NamedTuple):
         temperature: recommended τ.
         use: what it is for, a phrase.
         license: of the weights.
+        any_scale: it enlarges by any factor, and was trained for those from 1 to `scale`.
     """
 
     name: str
@@ -36,10 +37,16 @@ class Bundled(NamedTuple):
     temperature: float
     use: str
     license: str
+    any_scale: bool = False
+
+    @property
+    def factors(self) -> str:
+        """Factors that it enlarges by, for people."""
+        return factors(self.scale, self.any_scale)
 
     def __str__(self) -> str:
         """The line on it."""
-        return f"×{self.scale}, τ = {self.temperature:g}: {self.use}"
+        return f"{self.factors}, τ = {self.temperature:g}: {self.use}"
 
 
 def folder() -> Path:
@@ -66,7 +73,10 @@ def _described(name: str, path: Path) -> Bundled:
     config = json.loads(notes["config"])
     temperature = noted_number(notes, "temperature")
     assert temperature is not None, f"{path}: recommends no τ"
-    return Bundled(name, path, config["purpose"], config["scale"], temperature, notes["use"], notes["license"])
+    any_scale = notes["model"] == "LINF"  # the class knows, but imports this file
+    return Bundled(
+        name, path, config["purpose"], config["scale"], temperature, notes["use"], notes["license"], any_scale
+    )
 
 
 def find_bundled(name: str | os.PathLike[str]) -> Path:

@@ -10,6 +10,12 @@ the model itself made small."""
 PURPOSES: dict[Purpose, str] = {"sr": "super-resolution", "rescaling": "rescaling"}
 """Names of the purposes, for people."""
 
+
+def factors(scale: int, any_scale: bool) -> str:
+    """Factors that a model enlarges by, for people: its one, or those that a model of any scale was trained for."""
+    return f"×1 to ×{scale}" if any_scale else f"×{scale}"
+
+
 MOST = 2**16
 """Largest whole number in a config: no sane model has so many steps or channels, or as many grey levels."""
 

@@ -18,7 +18,7 @@ from flowkit_models.models.bundled import find_bundled
 from flowkit_models.models.checkpoint_file import CONFIG_TENSOR, FORMAT, OWN_NOTES
 from flowkit_models.models.detect import known_sizes, looks_like
 from flowkit_models.models.hub import SharedModel
-from flowkit_models.models.learned_latents import PRIOR, LatentPrior, LatentPriorConfig
+from flowkit_models.models.learned_latents import PRIOR, LatentPrior, prior_config
 from flowkit_models.models.official_weights import check_official, load_official
 from flowkit_models.models.presets import PRESETS
 from flowkit_models.models.registry import FAMILIES
@@ -80,7 +80,7 @@ def build(
     model: ImageFlow = make(record.config(**values), memory)
     model.precision = precision  # type: ignore[assignment]
     if prior is not None:
-        model.prior = LatentPrior(model, LatentPriorConfig(**prior))
+        model.prior = LatentPrior(model, prior_config(prior))
     return model
 
 

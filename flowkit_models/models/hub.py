@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 from flowkit.hub import WEIGHTS, Shared, find_weights, front_matter, write_card
 from flowkit.weights_file import check_notes
 from flowkit_models.models.bundled import find_bundled
-from flowkit_models.models.config import PURPOSES
+from flowkit_models.models.config import PURPOSES, factors
 
 
 class SharedModel(Shared):
@@ -25,6 +25,7 @@ class SharedModel(Shared):
     notes: dict[str, str]
     config: Any
     scale: int
+    any_scale: bool
 
     @classmethod
     def from_pretrained(
@@ -107,7 +108,8 @@ class SharedModel(Shared):
             f"hr = model.upscale(lr, temperature={tau})[0]  # lr: (B, 3, h, w), RGB in [0, 1]\n```\n\n"
             "The same file serves `flowkit upscale photo.jpg -m model.safetensors`."
         )
-        what = f"{type(self).__name__} ×{self.scale} of flowkit for {purpose}, {count:,} parameters"
+        name = f"{type(self).__name__} {factors(self.scale, self.any_scale)}"
+        what = f"{name} of flowkit for {purpose}, {count:,} parameters"
         write_card(
             folder,
             front_matter(["image-super-resolution"], told, pipeline_tag="image-to-image"),

@@ -5,8 +5,8 @@ frozen. The latents of the bilinear enlargement are encoded, and a U-Net for eac
 """
 
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowkit.nets import DenseBlock
-from flowkit_models.models.config import check_whole
+from flowkit_models.models.config import check_whole, shown
 
 Latents = tuple[Tensor, ...]
 Prior = Callable[[Latents], Latents]
@@ -41,6 +41,19 @@ class LatentPriorConfig:
 
     def __post_init__(self) -> None:
         check_whole("learned prior", self, ("features", "growth"), 1)
+
+
+def prior_config(values: Any) -> LatentPriorConfig:
+    """Config of a learned prior of its fields by name.
+
+    Raises:
+        TypeError: if it has others.
+        ValueError: if one makes no sense.
+    """
+    names = [field.name for field in fields(LatentPriorConfig)]
+    if not isinstance(values, Mapping) or not values.keys() <= set(names):
+        raise TypeError(f"learned prior: expected some of {', '.join(names)}, got {shown(values)}")
+    return LatentPriorConfig(**values)
 
 
 class LatentPrior(nn.Module):

@@ -86,8 +86,8 @@ def entries(model: Any) -> Iterator[Entry]:
     """Every parameter of a model, and every stored constant, with official name and shape, in the official order.
 
     Raises:
-        ValueError: if the model has a part that the official implementation has not (Haar in an SR model, say), or is of
-            a family whose official names are not known here.
+        ValueError: if the model has a part that the official implementation has not (Haar in an SR model, say), or is
+            of a family whose official names are not known here.
     """
     if not hasattr(model, "official_layout"):
         raise ValueError(

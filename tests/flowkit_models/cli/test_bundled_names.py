@@ -66,6 +66,8 @@ def test_a_factor_that_the_first_model_has_not(here, flowkit):
     support.bundle(here.parent / "bundled", linf_any="linf_small")
     assert flowkit("upscale", "p.png", "--scale", "2.5").code == 0
     assert flowkit("upscale", "p.png", "--size", "31x47").code == 0
+    assert any("×1 to ×4" in line for line in flowkit("models").out)
+    assert flowkit("info", "linf_any").out[0].startswith("LINF ×1 to ×4, super-resolution")
     assert (opened("p_x2.5.png").shape, opened("p_31x47.png").shape) == ((40, 60, 3), (47, 31, 3))
 
 

@@ -352,6 +352,7 @@ BAD = [
     ("--results lonely", "lonely: no image for im1"),
     ("--results tiny/LR_bicubic/X4", "im0x4.png: 10 × 11, but the HR image im0 is 40 × 44"),
     ("--draws 0", "--draws and --scale must be at least 1"),
+    ("--scale inf", "--draws and --scale must be at least 1"),
     ("--temperatures -1", "temperatures must be at least 0"),
     ("--set tiny tiny", "would be one name"),
     ("--set wrong", "is not ×4 of"),

@@ -161,7 +161,7 @@ def test_it_is_examined_and_has_a_row_of_its_own(model, tmp_path) -> None:
 
 
 def test_it_is_made_for_a_model(model) -> None:
-    small, linf = LatentPriorConfig(2, 1), flowkit_models.create("linf_small")
+    small, linf = LatentPriorConfig(2, 1), flowkit_models.create("linf_small", patch=3, scale=3)
     assert [net.last.out_channels for net in LatentPrior(model, small).nets] == [21, 6]
     for refused in (
         lambda prior: linf.upscale(torch.rand(1, 3, 4, 4), prior=prior),
@@ -169,5 +169,8 @@ def test_it_is_made_for_a_model(model) -> None:
     ):
         with pytest.raises(ValueError, match="LINF takes no learned prior"):
             refused(model.prior)
+    for wrong in ({"featres": 4}, 3, {"features": 0}):
+        with pytest.raises((TypeError, ValueError), match="learned prior: "):
+            flowkit_models.create("hcflow_sr_x4_small", learned_prior=wrong)
     published = LatentPrior(flowkit_models.create("srflow_x4", steps=0, blocks=0, taps=()), LatentPriorConfig())
     assert [net.down[-1][0].out_channels for net in published.nets] == [256] * 2
