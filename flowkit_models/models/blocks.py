@@ -148,10 +148,14 @@ class RRDBNet(nn.Module):
         self.hr = conv()
         self.image = nn.Conv2d(features, 3, 3, padding=1)
 
-    def forward(self, lr: Tensor) -> tuple[Tensor, ...]:
-        """LR images (B, 3, h, w) to features (B, (taps + 1)·features, …), finest first: scale/2 times h × w … half."""
+    def forward(self, lr: Tensor, half: bool = True) -> tuple[Tensor, ...]:
+        """LR images (B, 3, h, w) to features (B, (taps + 1)·features, …), finest first: scale/2 times h × w … half.
+
+        Without the half, which an image of one pixel has not, where no level works at that size.
+        """
         base, stack = self._trunk(lr)
-        own = [F.interpolate(base, scale_factor=0.5, mode="bilinear", align_corners=False), base]
+        own = [F.interpolate(base, scale_factor=0.5, mode="bilinear", align_corners=False)] if half else []
+        own.append(base)
         for up in self.up[:-1]:  # the last one is for the encoder's own image
             own.append(_upsampled(own[-1], up))
         return tuple(torch.cat([f, F.interpolate(stack, f.shape[2:])], 1) for f in reversed(own))

@@ -166,8 +166,8 @@ class SRFlow(ImageFlow):
         """
         if lr is None:
             raise ValueError("SRFlow models HR given LR: pass lr as well, as in encode(hr, lr)")
-        every: tuple[Tensor, ...] = self.encoder(lr)  # finest first; the last is of half the LR image's size
-        features = every[-2:-1] if self.config.depth == 1 else every[: self.config.levels]
+        every: tuple[Tensor, ...] = self.encoder(lr, half=self.lr_multiple > 1)  # finest first
+        features = every[-1:] if self.config.depth == 1 else every
         if not self.config.soft:
             return features
         if soft is None:

@@ -57,6 +57,7 @@ def test_laws_and_files(name, pair, tmp_path) -> None:
     again = flowkit_models.load(tmp_path / "m.safetensors")
     assert again.config == model.config
     odd = torch.rand(1, 3, 3, 5, dtype=torch.float64)
+    assert model.upscale(odd[..., :1, :1]).shape == (1, 1, 3, 4, 4)
     draws = [m.upscale(odd, 2, 0.7, torch.Generator().manual_seed(0)) for m in (model, again)]
     assert torch.equal(*draws)
     assert draws[0].shape == (2, 1, 3, 12, 20)
