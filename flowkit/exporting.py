@@ -118,7 +118,7 @@ def _frozen(traced: ExportedProgram, half: bool) -> fx.GraphModule:
             graph.erase_node(node)  # or what it looks at would have to be computed
         elif node.op == "get_attr":
             known[node] = operator.attrgetter(node.target)(graph_module)
-        elif node.op == "call_function" and node.all_input_nodes and known.keys() >= set(node.all_input_nodes):
+        elif node.op == "call_function" and _repeats(node) and known.keys() >= set(node.all_input_nodes):
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), known.__getitem__)
             known[node] = node.target(*args, **kwargs)
     for node, value in known.items():
@@ -132,6 +132,13 @@ def _frozen(traced: ExportedProgram, half: bool) -> fx.GraphModule:
     if half:
         _halve(graph_module)
     return fx.GraphModule(graph_module, graph)  # with what the graph still uses, and nothing else
+
+
+def _repeats(node: fx.Node) -> bool:
+    """Tells if a call's result is the same whenever its inputs are, so that without any, as of arange, it is known."""
+    return bool(node.all_input_nodes) or (
+        isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded not in node.target.tags
+    )
 
 
 def _halve(graph_module: Any) -> None:

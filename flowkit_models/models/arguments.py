@@ -44,7 +44,7 @@ def checked_size(size: object) -> tuple[int, int]:
         ValueError: if that is none.
     """
     sides = tuple(size) if isinstance(size, Sequence) else ()
-    if len(sides) != 2 or not all(isinstance(n, Integral) and not isinstance(n, bool) and n >= 1 for n in sides):
+    if len(sides) != 2 or not all(isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= 1 for n in sides):
         raise ValueError(f"size: expected (height, width) in whole pixels from 1 on, got {size}")
     return int(sides[0]), int(sides[1])
 

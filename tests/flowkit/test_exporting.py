@@ -99,3 +99,9 @@ def test_an_inverse_by_bisection_is_exported_in_a_fixed_number_of_steps() -> Non
     x = torch.randn(3, 4)
     program = exporting.program(exporting.FromLatents(b), (x,))
     torch.testing.assert_close(program.module()(x), b.decode(x), atol=1e-5, rtol=1e-5)
+
+
+def test_a_table_of_weights_and_a_grid_is_a_constant() -> None:
+    exported = exporting.program(flowkit.SharedGaussianization(2), (torch.randn(2, 3),))
+    operations = {str(node.target) for node in exported.graph.nodes if node.op == "call_function"}
+    assert not any("ndtri" in name or "arange" in name or "linspace" in name for name in operations)
