@@ -46,7 +46,7 @@ class Bundled(NamedTuple):
 
     def __str__(self) -> str:
         """The line on it."""
-        return f"{self.factors}, τ = {self.temperature:g}: {self.use}"
+        return f"×{self.scale}, τ = {self.temperature:g}: {self.use}"
 
 
 def folder() -> Path:
