@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("flowkit")
+# hypothesis derives the settings of each parametrized case from those of the case before, and looks them up one by one
+sys.setrecursionlimit(20_000)
 torch.set_num_threads(1)  # tiny tensors: threads only cost here
 
 

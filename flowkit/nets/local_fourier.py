@@ -92,7 +92,8 @@ class LocalFourier(nn.Module):
         first = torch.arange(batch, device=maps.device)[:, None] * (height * width)
         corner = where.floor()
         with full_precision(maps):
-            phase = self.phase(2 * maps.new_tensor(cell))
+            of_height, of_width = self.phase.weight.unbind(1)
+            phase = 2 * (cell[0] * of_height + cell[1] * of_width)  # numbers: no copy to the device
             index, offset = [], []
             for down, right in NEIGHBOURS:
                 row, column = (corner[:, 0] + down).clamp(0, height - 1), (corner[:, 1] + right).clamp(0, width - 1)

@@ -55,6 +55,7 @@ NETS: dict[str, Callable[[], Any]] = {
     "ViT": lambda: (nets.ViT(2, 4, 8, 1, 2), IMAGE),
     "CausalViT": lambda: (nets.CausalViT(2, 4, 8, 1, 2), IMAGE),
     "lipschitz": lambda: (nets.lipschitz(nets.CNN(2, 2, 4)), IMAGE),
+    "LocalFourier": lambda: (nets.LocalFourier(2, 4, 4, 8), IMAGE),
 }
 PARTS = {"ActNormConv2d", "ExactConv2d", "MaskedLinear", "ZeroConv2d"}
 """Layers of the others."""
@@ -64,7 +65,8 @@ PARTS = {"ActNormConv2d", "ExactConv2d", "MaskedLinear", "ZeroConv2d"}
 def test_nets(name: str) -> None:
     net, x = NETS[name]()
     with on_the_device(net, x, torch.rand(2)) as (net, x, t):
-        stays(net(x, t) if name == "WithTime" else net(x))
+        more = {"WithTime": (t,), "LocalFourier": (t.view(1, 2, 1), (0.5, 0.5))}.get(name, ())
+        stays(net(x, *more))
 
 
 def test_every_net_is_tried() -> None:

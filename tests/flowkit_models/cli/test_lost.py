@@ -96,7 +96,7 @@ def test_everything_is_planned_before_anything_is_done(tmp_path, upscale, monkey
     for name in ("a.png", "z.jpg", "z.png"):
         save(tmp_path / name)
     seen = []
-    monkeypatch.setattr("flowkit_models.cli.batch.Batch._fail", lambda *_: seen.append("failed"))
+    monkeypatch.setattr("flowkit_models.cli.batch.Batch.fail", lambda *_: seen.append("failed"))
     read = photo_file.read
     monkeypatch.setattr(photo_file, "read", lambda path: seen.append("read") or read(path))
     upscale(tmp_path, "--suffix", "", "--format", "png", "-o", tmp_path)
