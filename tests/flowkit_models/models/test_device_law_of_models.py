@@ -52,9 +52,7 @@ def objective(model: ImageFlow, name: str) -> Objective:
     return SuperResolution(model, SRWeights(pixel=1.0))
 
 
-@pytest.mark.parametrize(
-    ("name", "memory"), [*((name, "plain") for name in SIZES), ("hcflow_sr_x4_small", "lean")], ids="-".join
-)
+@pytest.mark.parametrize(("name", "memory"), [*((name, "plain") for name in SIZES), ("hcflow_sr_x4_small", "lean")])
 def test_models(name: str, memory: str) -> None:
     model = made(name, memory)
     images = torch.rand(2, 3, 16, 16), torch.rand(2, 3, 4, 4), torch.rand(2, 3, 5, 6)
