@@ -24,10 +24,14 @@ from flowkit_models.images.resize import bicubic_resize
 from flowkit_models.models.presets import PRESETS
 from flowkit_models.training.objective import Objective
 from flowkit_models.training.objectives import (
+    AnyScale,
+    AnyScaleWeights,
     IRNRescaling,
     IRNWeights,
     Rescaling,
     RescalingWeights,
+    SAINRescaling,
+    SAINWeights,
     SRFlowLikelihood,
     SRWeights,
     SuperResolution,
@@ -150,6 +154,10 @@ def objective_of(model: Any) -> Objective:
             return SuperResolution(model, SRWeights()) if model.config.tap else Rescaling(model, RescalingWeights())
         case "SRFlow":
             return SRFlowLikelihood(model)
+        case "LINF":
+            return AnyScale(model, AnyScaleWeights())
+        case "SAIN":
+            return SAINRescaling(model, SAINWeights())
         case _:
             return IRNRescaling(model, IRNWeights())
 
