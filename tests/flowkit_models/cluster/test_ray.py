@@ -34,7 +34,6 @@ def test_without_ray_the_error_says_what_to_install(tmp_path, monkeypatch) -> No
 
 
 def test_files_of_any_file_system_come_and_go_whole(tmp_path) -> None:
-    pytest.importorskip("fsspec")
     with delivered("memory://far/sub/a.txt") as file:
         file.write_text("whole")
     assert exists("memory://far/sub/a.txt")
