@@ -63,9 +63,8 @@ def test_systems_are_trained_tabled_and_not_trained_twice(run, tmp_path) -> None
     assert "RealNVP" not in text  # one column is none to split
 
 
+@pytest.mark.bench  # the job that installs zuko
 def test_the_peers_get_the_same(run, tmp_path) -> None:
-    pytest.importorskip("nflows", reason="an extra: pip install flowkit-torch[nflows]")
-    pytest.importorskip("zuko", reason="of the group bench")
     options = (
         "--sets",
         "one",
