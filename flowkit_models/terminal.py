@@ -1,4 +1,7 @@
-"""Terminal of a program: arguments, streams that print any name, warnings in a line, signals as exit codes."""
+"""Terminal of a program: arguments, streams that print any name, warnings in a line, signals, progress bars.
+
+rich is imported when a bar is made: whoever draws nothing needs none.
+"""
 
 import os
 import signal
@@ -10,6 +13,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import TextIOWrapper
 from types import FrameType
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 PATIENCE = 2.0
 """Seconds in which more signals count as the same one: launchers pass on what the terminal sends already."""
@@ -119,3 +127,39 @@ def exit_code(stop: KeyboardInterrupt) -> int:
 
 def _one_line(message: Warning | str, *_: object, **__: object) -> str:
     return f"warning: {' '.join(str(message).split())}\n"
+
+
+class Tick(Protocol):
+    """Moves a bar on."""
+
+    def __call__(self, description: str | None = None, advance: int = 1) -> None:
+        """Moves the bar on by `advance`, with what it is at, if that is new."""
+
+
+def make_progress(console: "Console", *, status: bool = False, transient: bool = False) -> "Progress":
+    """Bars for any number of tasks: description, bar, done and total, status where tasks have that field, time left.
+
+    Args:
+        console: where they are drawn, if it is a terminal; elsewhere each task gets its last line only.
+        status: every task is added with a field `status`, a text.
+        transient: the bars go away at the end.
+    """
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = [TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()]
+    columns += [TextColumn("{task.fields[status]}", markup=False)] if status else []
+    return Progress(*columns, TimeRemainingColumn(elapsed_when_finished=True), console=console, transient=transient)
+
+
+@contextmanager
+def progress_bar(console: "Console", total: int, description: str = "", *, transient: bool = False) -> Iterator[Tick]:
+    """Progress bar; gives the function that advances it."""
+    with make_progress(console, transient=transient) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda description=None, advance=1: progress.update(task, advance=advance, description=description)

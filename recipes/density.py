@@ -27,7 +27,7 @@ from flowkit_models.devices import find_device
 from flowkit_models.evaluation.tables import markdown, spread, spread_table
 from flowkit_models.files import write_text
 from flowkit_models.images.image_file import check_writable
-from flowkit_models.progress import progress_bar
+from flowkit_models.terminal import progress_bar
 from flowkit_models.training.options import NUMBER, PATH
 from flowkit_models.training.recipe import command_line, main_console, run
 from flowkit_models.training.report import terminal_table

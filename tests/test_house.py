@@ -25,15 +25,15 @@ def named(paths: list[Path]) -> list[str]:
 
 def test_few_modules_lie_beside_the_folders_of_the_image_models() -> None:
     flat = {path.stem for path in PACKAGES[1].glob("*.py")} - {"__init__"}
-    assert flat <= {"files", "devices", "progress", "terminal"}
+    assert flat <= {"files", "devices", "spandrel", "terminal"}
 
 
 def test_the_packages_are_few_folders() -> None:
-    """Beside those of the model families, which have one each."""
+    """Among them those of the model families, which have one each."""
     families = {PACKAGES[1] / "models" / name.lower() for name in FAMILIES}
     folders = {path.parent for path in sources(*PACKAGES)} - set(PACKAGES)
     assert families <= folders
-    assert len(folders - families) <= 16, named(sorted(folders))
+    assert len(folders) <= 20, named(sorted(folders))
 
 
 @pytest.mark.parametrize(("most", "folders"), [(400, ["flowkit", "flowkit_models", "recipes"]), (450, ["tests"])])

@@ -24,11 +24,9 @@ from flowkit_models.cli.errors import one_line
 from flowkit_models.cli.options import FileOptions
 from flowkit_models.cli.paths import Inputs, Naming, Places, plan_work
 from flowkit_models.files import remove_abandoned
-from flowkit_models.images import photo_file
-from flowkit_models.images.photo_file import Header, Picture
+from flowkit_models.images.photo_file import Header, Picture, check_size, format_of, read_photo, write_photo
 from flowkit_models.images.provenance import made_here, marked
-from flowkit_models.progress import make_progress
-from flowkit_models.terminal import stop_if_asked
+from flowkit_models.terminal import make_progress, stop_if_asked
 
 
 class Desk(ABC):
@@ -230,23 +228,23 @@ class Job:
         Args:
             result: height and width of the result, of those of the source.
         """
-        photo_file.format_of(self.targets[0])
-        picture = photo_file.read(self.source)
+        format_of(self.targets[0])
+        picture = read_photo(self.source)
         for line in picture.warnings:
             self.warn(line)
-        photo_file.check_size(self.targets[0], *result(picture.pixels.shape[1], picture.pixels.shape[2]))
+        check_size(self.targets[0], *result(picture.pixels.shape[1], picture.pixels.shape[2]))
         return picture
 
     def fit(self, header: Header) -> Header:
         """Header cut to what the results' format holds; prints a warning for what it doesn't."""
-        fitted, lost = header.fitted(photo_file.format_of(self.targets[0]).name)
+        fitted, lost = header.fitted(format_of(self.targets[0]).name)
         for line in lost:
             self.warn(line)
         return fitted
 
     def write_picture(self, array: NDArray[Any], header: Header, quality: int = 95, number: int = 0) -> None:
-        """Writes result `number`, with the note that flowkit made it; see `photo_file.write`."""
-        photo_file.write(self.targets[number], array, marked(header), quality)
+        """Writes result `number`, with the note that flowkit made it; see `write_photo`."""
+        write_photo(self.targets[number], array, marked(header), quality)
 
 
 def traced(error: BaseException) -> str:

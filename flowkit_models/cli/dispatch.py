@@ -1,11 +1,12 @@
 """The command line `flowkit`: a table of subcommands; arguments in, exit code out."""
 
+import dataclasses
 import importlib
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
-from typing import Any, Union
+from typing import Annotated, Any, Union
 
 from flowkit_models.cli.errors import UsageError, one_line
 from flowkit_models.terminal import CLOSED, empty_argument, exit_code, output_closed, program
@@ -84,8 +85,9 @@ def parse(arguments: Sequence[str]) -> Any:
         raise UsageError(empty)
     import tyro  # noqa: PLC0415 - an extra
 
-    from flowkit_models.cli import options  # noqa: PLC0415 - made of tyro's marks
+    from flowkit_models.cli import options, prepare_options  # noqa: PLC0415 - made of tyro's marks
 
+    _hide_defaults([*vars(options).values(), *vars(prepare_options).values()])
     kinds: Any = Union[tuple(getattr(options, name) for name in SUBCOMMANDS)]  # noqa: UP007 - made of a table
     return tyro.cli(
         kinds,
@@ -99,6 +101,20 @@ def parse(arguments: Sequence[str]) -> Any:
             tyro.conf.DisallowNone,
         ),
     )
+
+
+def _hide_defaults(kinds: Iterable[Any]) -> None:
+    """Leaves out of the help what the texts say in words: defaults that are None, empty or switches.
+
+    Args:
+        kinds: dataclasses of options, among anything else.
+    """
+    import tyro  # noqa: PLC0415 - an extra
+
+    for kind in [kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)]:
+        for field in dataclasses.fields(kind):
+            if field.name in kind.__annotations__ and (field.default in (None, "", ()) or field.type is bool):
+                kind.__annotations__[field.name] = Annotated[field.type, tyro.conf.arg(help_behavior_hint="")]
 
 
 def function_of(options: Any) -> Callable[[Any], int]:

@@ -19,9 +19,8 @@ from flowkit_models.diagnostics.examine import Report, examine_model
 from flowkit_models.diagnostics.findings import Finding
 from flowkit_models.diagnostics.lr_provenance import jpeg_warning
 from flowkit_models.files import jsonable
-from flowkit_models.images import photo_file
 from flowkit_models.images.image_file import read_image
-from flowkit_models.images.photo_file import Header
+from flowkit_models.images.photo_file import Header, read_photo
 from flowkit_models.images.provenance import made_by
 from flowkit_models.models import factory
 from flowkit_models.models.base import ImageFlow
@@ -69,7 +68,7 @@ def _images(options: Doctor, model: ImageFlow) -> Tensor:
 
 def _jpeg(options: Doctor, model: ImageFlow) -> Iterator[Finding]:
     """Finding on an image that is the small one of a downscaling, stored as JPEG, where the model can't take that."""
-    header = photo_file.read(options.image).header if options.image is not None else Header()
+    header = read_photo(options.image).header if options.image is not None else Header()
     warning = jpeg_warning(model, header) if made_by(header) else None
     if warning:
         text, _, remedy = warning.partition("; ")

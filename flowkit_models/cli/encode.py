@@ -16,9 +16,8 @@ from flowkit_models.cli.latents_file import Latents, gets_lr, noted_encoder, rea
 from flowkit_models.cli.model import Opened, open_model, with_maker
 from flowkit_models.cli.options import Decode, Encode
 from flowkit_models.cli.paths import Naming, find_inputs
-from flowkit_models.images import photo_file
 from flowkit_models.images.formats import endings, labels, named_format, written_formats
-from flowkit_models.images.photo_file import Header, Picture, stored
+from flowkit_models.images.photo_file import Header, Picture, check_size, format_of, read_photo, stored
 from flowkit_models.images.provenance import signed
 from flowkit_models.images.resize import bicubic_resize
 
@@ -57,14 +56,14 @@ def decode_files(options: Decode) -> int:
     inputs = find_inputs([*options.files, *options.input], options.output, (".safetensors",), ())
     options = with_maker(options, (noted_encoder(path) for path, _ in inputs.files))
     opened = open_model(options)
-    lr = None if options.lr is None else photo_file.read(options.lr).pixels
+    lr = None if options.lr is None else read_photo(options.lr).pixels
 
     batch = Batch(options, inputs, Naming(options.suffix, options.extension or ".png"))
     for job in batch:
         with job.reported():
-            photo_file.format_of(job.targets[0])
+            format_of(job.targets[0])
             latents = read_latents(job.source, opened)
-            photo_file.check_size(job.targets[0], *latents.size)
+            check_size(job.targets[0], *latents.size)
             pixels, alpha = _decoded(opened, latents, lr)
             header = job.fit(latents.header)
             if not named_format(header.format).keeps_pixels(options.quality):

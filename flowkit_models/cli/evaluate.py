@@ -15,7 +15,7 @@ from flowkit_models.evaluation.results import Results, check_names
 from flowkit_models.evaluation.systems import ResultsFolder, System, open_system, split_name
 from flowkit_models.evaluation.tables import PRESETS
 from flowkit_models.metrics.registry import Rules, jpeg_metric
-from flowkit_models.progress import progress_bar
+from flowkit_models.terminal import progress_bar
 
 
 def evaluate_systems(options: Evaluate) -> int:

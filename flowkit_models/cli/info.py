@@ -18,7 +18,7 @@ from flowkit_models.diagnostics.profile import Cost, Profile, profile_model
 from flowkit_models.models import factory
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import OWN_NOTES, read_about
-from flowkit_models.models.config import factors
+from flowkit_models.models.words import factors
 
 
 def show_info(options: Info) -> int:

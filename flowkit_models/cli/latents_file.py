@@ -17,13 +17,13 @@ from torch import Tensor
 from flowkit.weights_file import read_safetensors
 from flowkit_models.cli.model import Opened
 from flowkit_models.files import write_whole
-from flowkit_models.images import png_text
 from flowkit_models.images.formats import named_format
 from flowkit_models.images.photo_file import KEPT, Header
+from flowkit_models.images.png_file import TEXT_PREFIX
 from flowkit_models.images.provenance import LATENTS_NOTE
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import is_safetensors, read_about
-from flowkit_models.models.identity import bundled_of
+from flowkit_models.models.factory import bundled_of
 
 FORMAT = "1"
 
@@ -191,8 +191,8 @@ def _metadata(name: str, value: Any) -> bytes | str:
             value = base64.b64decode(value["base64"], validate=True)
         except (binascii.Error, ValueError):
             raise _DamagedError(f"its metadata {name[:60]!r} are no base64") from None
-    kind = bytes if name.endswith("-data") and not name.startswith(png_text.PREFIX) else str
-    known = name.startswith((*KEPT, png_text.PREFIX)) and "\0" not in name
+    kind = bytes if name.endswith("-data") and not name.startswith(TEXT_PREFIX) else str
+    known = name.startswith((*KEPT, TEXT_PREFIX)) and "\0" not in name
     _require(known and isinstance(value, kind), f"pictures keep no metadata {name[:60]!r} like its")
     kept: bytes | str = value
     return kept

@@ -15,11 +15,10 @@ from flowkit_models.cli.options import ModelOptions, RescalingOptions, Upscale
 from flowkit_models.devices import find_device
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.bundled import ANY_SCALE, SHIPPED, find_bundled, rescaling_model
-from flowkit_models.models.checkpoint_file import noted_number, read_about
-from flowkit_models.models.factory import find_checkpoint, load
-from flowkit_models.models.identity import bundled_of, checksum
+from flowkit_models.models.checkpoint_file import checksum, noted_number, read_about
+from flowkit_models.models.factory import bundled_of, find_checkpoint, load
 from flowkit_models.models.registry import default_temperature
-from flowkit_models.models.styles import STYLES
+from flowkit_models.models.words import STYLES
 
 Options = TypeVar("Options", bound=ModelOptions)
 

@@ -8,8 +8,7 @@ from rich.table import Table
 
 from flowkit_models.cli.checkpoint_options import Models
 from flowkit_models.models.bundled import list_bundled
-from flowkit_models.models.config import PURPOSES
-from flowkit_models.models.styles import STYLES
+from flowkit_models.models.words import PURPOSES, STYLES
 
 
 def list_models(options: Models) -> int:

@@ -10,7 +10,6 @@ import tyro
 
 from flowkit_models.cli.checkpoint_options import Convert, Doctor, Export, Info, Models, Taps  # noqa: F401 - for the dispatcher
 from flowkit_models.cli.errors import UsageError
-from flowkit_models.cli.help_texts import hide_defaults
 from flowkit_models.cli.prepare_options import Prepare  # noqa: F401 - among the others, for the dispatcher
 from flowkit_models.images.formats import labels, read_formats, written_formats
 
@@ -345,6 +344,3 @@ class Evaluate:
             raise UsageError(f"--jpeg takes qualities from 1 to 100, got {self.jpeg}")
         if unnamed := [given for given in (*self.systems, *self.results) if given.endswith("=")]:
             raise UsageError(f"{unnamed[0]} names no file: NAME=PATH is expected")
-
-
-hide_defaults(globals().values())

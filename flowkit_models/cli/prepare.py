@@ -12,7 +12,7 @@ from flowkit_models.data.layouts import hr_images, lr_place
 from flowkit_models.data.pairs import images_in
 from flowkit_models.data.prepare import CELEBA, Faces, Preparation, open_notes, prepare_all
 from flowkit_models.images.image_file import ImageError, check_writable, list_images
-from flowkit_models.progress import progress_bar
+from flowkit_models.terminal import progress_bar
 
 Plan = list[tuple[Preparation, Path]]
 """A preparation for each source file."""

@@ -6,8 +6,6 @@ from typing import Annotated, Literal
 
 import tyro
 
-from flowkit_models.cli.help_texts import hide_defaults
-
 
 @dataclass(frozen=True, kw_only=True)
 class PreparationOptions:
@@ -92,6 +90,3 @@ class Prepare:
         | Annotated[CelebA, tyro.conf.subcommand("celeba", prefix_name=False)]
         | Annotated[LowResolution, tyro.conf.subcommand("lr", prefix_name=False)]
     )
-
-
-hide_defaults(globals().values())

@@ -108,10 +108,12 @@ def chosen_temperature(opened: Opened, options: DrawOptions) -> float | None:
 
 def foreign_warning(opened: Opened, picture: Picture) -> str | None:
     """Warning for a picture that a rescaling model is to upscale and did not make itself; None: it did, or may have."""
-    maker = made_by(picture.header)
+    if not opened.rescales:
+        return None
     if jpeg := jpeg_warning(opened.model, picture.header):
         return jpeg
-    if not opened.rescales or maker == opened.checksum:
+    maker = made_by(picture.header)
+    if maker == opened.checksum:
         return None
     if maker is None and picture.header.format == "jpeg":  # what it hides is not there to be seen
         return None

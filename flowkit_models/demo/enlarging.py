@@ -24,7 +24,7 @@ from flowkit_models.inference.enlarging import enlarged_rows, seen, upscaled
 from flowkit_models.inference.latent_field import LatentField
 from flowkit_models.inference.tiling import OVERLAP
 from flowkit_models.models.base import ImageFlow
-from flowkit_models.models.identity import checksum
+from flowkit_models.models.checkpoint_file import checksum
 
 WINDOW = (960, 1280)
 """Height and width that is shown at 100 %, in HR pixels at most."""
@@ -122,7 +122,7 @@ class Window:
 
 @functools.lru_cache(maxsize=1)
 def _read(path: str, changed: int) -> Picture:
-    return photo_file.read(path, MOST, "use the command `flowkit upscale`, which takes larger ones")
+    return photo_file.read_photo(path, MOST, "use the command `flowkit upscale`, which takes larger ones")
 
 
 def read_photo(path: str) -> Picture:
@@ -155,8 +155,8 @@ def look(
     picture = read_photo(photo)
     window = Window(picture, model, centre)
     files = {"before": folder / "before.png", "after": folder / "after.png"}
-    photo_file.write(files["before"], window.before(), window.header)
-    photo_file.write(files["after"], window.after(sample, progress), window.header)
+    photo_file.write_photo(files["before"], window.before(), window.header)
+    photo_file.write_photo(files["after"], window.after(sample, progress), window.header)
     seconds = time.monotonic() - start
     return {
         **{name: str(file) for name, file in files.items()},
@@ -184,7 +184,7 @@ def vary(
             progress(i * total + done, len(samples) * total)
 
         file = folder / f"variation{sample.draw + 1}.png"
-        photo_file.write(file, window.after(sample, share), window.header)
+        photo_file.write_photo(file, window.after(sample, share), window.header)
         made.append((str(file), f"variation {sample.draw + 1}"))
     return made
 
@@ -206,7 +206,7 @@ def enlarge_file(model: ImageFlow, photo: str, folder: Path, sample: Sample, pro
     pixels, under = seen(picture, own=made_by(picture.header) == checksum(model))
     rows = None if under is None else enlarged_rows(under, (height, width))
     array = upscaled(model, pixels, None, sample.temperature, rows, header, sample.field, progress)
-    photo_file.write(target, array, marked(header))
+    photo_file.write_photo(target, array, marked(header))
     size = f"{width} × {height} pixels, {target.stat().st_size / 1e6:.1f} MB"
     small = " × ".join(str(side) for side in reversed(picture.pixels.shape[1:]))
     lines = [f"{small} became {width} × {height} pixels in {time.monotonic() - start:.1f} s", *picture.warnings, *lost]

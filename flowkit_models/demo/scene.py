@@ -19,8 +19,8 @@ from flowkit_models.metrics.full_reference import consistency, psnr
 from flowkit_models.models import factory
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import read_about
-from flowkit_models.models.config import factors
 from flowkit_models.models.registry import default_temperature
+from flowkit_models.models.words import factors
 
 Kind = Literal["lr", "bicubic", "model"]
 """Kind of a photograph: the LR image itself, or HR, of which LR is made by bicubic or by the model."""

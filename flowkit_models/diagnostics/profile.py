@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from flowkit_models.models.base import ImageFlow
-from flowkit_models.models.config import PURPOSES
 from flowkit_models.models.factory import build
+from flowkit_models.models.words import PURPOSES
 
 NARROW = {"hidden": 1, "conditional_hidden": 1, "features": 1, "growth": 1}
 """Widths of a twin that looks exactly as far."""

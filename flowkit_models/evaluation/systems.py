@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from flowkit_models.data.image_pair import Pair
 from flowkit_models.data.layouts import same_name
 from flowkit_models.data.pairs import images_in
-from flowkit_models.evaluation.baselines.checkpoints import known_baseline
+from flowkit_models.evaluation.baselines import known_baseline
 from flowkit_models.images.convert import to_float, to_uint8
 from flowkit_models.images.image_file import ImageError, read_image
 from flowkit_models.images.jpeg import jpeg_file

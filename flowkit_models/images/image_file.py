@@ -22,14 +22,8 @@ from flowkit_models.files import atomic_path
 from flowkit_models.images import formats
 from flowkit_models.images.convert import to_uint8, ycc_to_rgb
 from flowkit_models.images.foreign import kind_of, raw_kind, stored_as_ycc
-from flowkit_models.images.mending import (
-    has_late_exif,
-    mended,
-    png_chunk_starts,
-    rewritten_tiff,
-    tiff_tags,
-    upright_png,
-)
+from flowkit_models.images.mending import mended, rewritten_tiff, tiff_tags
+from flowkit_models.images.png_file import with_exif_in_front
 
 T = TypeVar("T")
 
@@ -175,7 +169,7 @@ def _changed(path: Path) -> tuple[bytes | None, bool, bool]:
         return None, False, False
     with path.open("rb") as file:
         if row.name == "png":
-            return (upright_png(path.read_bytes()) if has_late_exif(png_chunk_starts(file)) else None), False, False
+            return with_exif_in_front(file), False, False
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             if row.name == "jpeg" and content[:].count(b"\xff\xda") > _MOST_SCANS:
                 raise ImageError(f"more than {_MOST_SCANS} scans: not a photograph, but made to take long")

@@ -4,16 +4,10 @@ What is wrong with the pixels stays wrong, so a strict decoder still finds it.
 """
 
 import mmap
-import re
 import struct
-import zlib
 from collections.abc import Callable, Iterator
-from typing import IO
 
-_PNG_START = b"\x89PNG\r\n\x1a\n"
-_PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"acTL", b"IDAT", b"IEND"}
-_MOST_EXIF = 2**24
-"""Longest EXIF, in bytes."""
+from flowkit_models.images.png_file import upright_png
 
 # what says how TIFF pixels are stored and looked at; all else (texts, dates, private tags) may be left out
 _TIFF_KEPT = {254, 256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 282, 283, 284, 292, 293, 296, 317, 320}
@@ -74,91 +68,6 @@ def _jpeg(data: bytes) -> bytes:
     for start, end in reversed(short):
         del out[start:end]
     return bytes(out)
-
-
-def png_chunk_starts(file: IO[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and first bytes of the chunks of a PNG file, without reading their rest."""
-    file.seek(8)
-    while len(head := file.read(8)) == 8:
-        length = int.from_bytes(head[:4], "big")
-        start = file.read(min(length, 32))
-        yield head[4:], start
-        file.seek(length - len(start) + 4, 1)
-
-
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """Kind, content and all bytes of each chunk of a PNG file, up to the end of the picture."""
-    at, kind = 8, b""
-    while at + 8 <= len(data) and kind != b"IEND":
-        length = int.from_bytes(data[at : at + 4], "big")
-        kind = data[at + 4 : at + 8]
-        yield kind, data[at + 8 : at + 8 + length], data[at : at + 12 + length]
-        at += 12 + length
-
-
-def upright_png(data: bytes) -> bytes:
-    """A PNG file with its EXIF before the pixels, wherever it was, and without texts but XMP and what is damaged."""
-    exif = b""
-    head: list[bytes] = []
-    rest: list[bytes] = []
-    for kind, content, chunk in _png_chunks(data):
-        right = zlib.crc32(kind + content).to_bytes(4, "big") == chunk[-4:]
-        critical = not kind[0] & 32
-        fine = kind in _PNG_KEPT or (kind == b"pHYs" and len(content) == 9) or (kind == b"iCCP" and _unpacks(content))
-        fine &= kind != b"tRNS" or len(content) in {0: (2,), 2: (6,)}.get(data[25], range(1, 257))
-        fine |= kind == b"iTXt" and content.startswith(b"XML:com.adobe.xmp\0\0")
-        if critical or (right and fine):
-            (head if kind == b"IHDR" else rest).append(chunk)
-        elif right and not exif:
-            exif = content if kind == b"eXIf" else _raw_profile(kind, content)
-    if exif:
-        head.append(len(exif).to_bytes(4, "big") + b"eXIf" + exif + zlib.crc32(b"eXIf" + exif).to_bytes(4, "big"))
-    return _PNG_START + b"".join(head + rest)
-
-
-def _unpacks(profile: bytes) -> bool:
-    """True if a colour profile is whole, and no larger than the 1 MiB that Pillow takes."""
-    unpacker = zlib.decompressobj()
-    try:
-        unpacker.decompress(profile.partition(b"\0")[2][1:], 2**20)
-    except zlib.error:
-        return False
-    return unpacker.eof
-
-
-def has_late_exif(chunks: Iterator[tuple[bytes, bytes]]) -> bool:
-    """True if a PNG file has EXIF where decoders don't look: behind its pixels, or in a text.
-
-    Args:
-        chunks: kind and first bytes of the content, in order.
-    """
-    pixels = False
-    for kind, start in chunks:
-        pixels |= kind == b"IDAT"
-        if (kind == b"eXIf" and pixels) or (kind in (b"tEXt", b"zTXt", b"iTXt") and start.startswith(_RAW)):
-            return True
-    return False
-
-
-_RAW = (b"Raw profile type exif\0", b"Raw profile type APP1\0")
-
-
-def _raw_profile(kind: bytes, content: bytes) -> bytes:
-    """EXIF in a text chunk, as ImageMagick writes it: a line, the length, hexadecimal digits."""
-    if kind not in (b"tEXt", b"zTXt") or not content.startswith(_RAW):
-        return b""
-    text = content.partition(b"\0")[2]
-    if kind == b"zTXt":
-        try:
-            text = zlib.decompressobj().decompress(text[1:], _MOST_EXIF)
-        except zlib.error:
-            return b""
-    digits = b"".join(text.split(b"\n")[3:])
-    try:
-        exif = bytes.fromhex(re.sub(rb"\s", b"", digits).decode("ascii"))
-    except ValueError:
-        return b""
-    return exif.removeprefix(b"Exif\0\0") if exif.removeprefix(b"Exif\0\0")[:2] in (b"II", b"MM") else b""
 
 
 def tiff_tags(data: bytes | mmap.mmap) -> dict[int, tuple[int, ...]]:

@@ -18,14 +18,8 @@ from flowkit_models.devices import available_bytes
 from flowkit_models.images.convert import ycc_to_rgb
 from flowkit_models.images.foreign import raw_kind, stored_as_ycc
 from flowkit_models.images.formats import ImageFormat
-from flowkit_models.images.mending import (
-    has_late_exif,
-    mended,
-    png_chunk_starts,
-    rewritten_tiff,
-    tiff_tags,
-    upright_png,
-)
+from flowkit_models.images.mending import mended, rewritten_tiff, tiff_tags
+from flowkit_models.images.png_file import count_frames, with_exif_in_front
 
 COLOURS = {"b-w": 1, "grey16": 1, "srgb": 3, "rgb16": 3, "rgb": 3}
 """Channels of light by libvips' name of a colour space."""
@@ -135,7 +129,7 @@ def _changed(path: Path, row: ImageFormat) -> tuple[bytes | None, bool]:
     """The file as libvips has to see it (None: as it is), and whether its RGB is YCbCr."""
     with path.open("rb") as file:
         if row.name == "png":
-            return (upright_png(path.read_bytes()) if has_late_exif(png_chunk_starts(file)) else None), False
+            return with_exif_in_front(file), False
         if row.name != "tiff":
             if row.vips_loader == "heif" and file.read(12)[8:] == b"avis":
                 raise PictureError(
@@ -214,7 +208,8 @@ def _check(path: Path, image: Any, form: str, max_pixels: int, otherwise: str) -
     """Refuses what can be told from the head of a file, before its pixels are decoded."""
     frames = image.get("n-pages") if image.get_typeof("n-pages") else 1
     if form == "png":
-        frames = _png_frames(path)
+        with path.open("rb") as file:
+            frames = count_frames(file)
     if frames > 1:
         what = "pages" if form == "tiff" else "frames (animated)"
         raise PictureError(f"{path}: has {frames} {what}; one picture is needed: save them one by one")
@@ -236,17 +231,6 @@ def _check(path: Path, image: Any, form: str, max_pixels: int, otherwise: str) -
             f"{path}: {size} pixels take {need / 2**30:.1f} GiB of memory, and {free / 2**30:.1f} are left: cut it, "
             "or close other programs"
         )
-
-
-def _png_frames(path: Path) -> int:
-    """The number of frames of a PNG file, which libvips doesn't tell: the acTL chunk stands before the pixels."""
-    with path.open("rb") as file:
-        for kind, start in png_chunk_starts(file):
-            if kind == b"acTL":
-                return int.from_bytes(start[:4], "big")
-            if kind in (b"IDAT", b"IEND"):
-                break
-    return 1
 
 
 def _in_rgb(image: Any) -> tuple[Any, list[str]]:

@@ -14,7 +14,6 @@ from PIL.Image import Exif
 from torch import Tensor
 
 from flowkit_models.files import write_whole
-from flowkit_models.images import png_text
 from flowkit_models.images.convert import to_uint8
 from flowkit_models.images.foreign import kind_of
 from flowkit_models.images.formats import (
@@ -27,6 +26,7 @@ from flowkit_models.images.formats import (
     written_formats,
 )
 from flowkit_models.images.photo_decode import COLOURS, PictureError, decode, import_vips, one_line
+from flowkit_models.images.png_file import PNG_NOTE, TEXT_PREFIX, insert_chunks, read_texts, text_chunks
 from flowkit_models.images.transparency import over_white
 
 MAX_PIXELS = 2**28
@@ -36,7 +36,7 @@ RAISE = "raise flowkit_models.images.photo_file.MAX_PIXELS"
 """What a user can do who needs larger ones."""
 
 KEPT = ("exif-", "xmp-data", "iptc-data", "icc-profile-data")
-"""Starts of the names of metadata that are kept, beside texts (`png_text.PREFIX`)."""
+"""Starts of the names of metadata that are kept, beside texts (`png_file.TEXT_PREFIX`)."""
 _LUMA = (0.299, 0.587, 0.114)
 
 
@@ -98,7 +98,7 @@ class Picture:
     warnings: tuple[str, ...] = ()
 
 
-def read(path: str | Path, max_pixels: int | None = None, otherwise: str = RAISE) -> Picture:
+def read_photo(path: str | Path, max_pixels: int | None = None, otherwise: str = RAISE) -> Picture:
     """Reads a photograph in any format with a `vips_loader` in `formats.FORMATS`, told by its content, not its name.
 
     Gray, palette, 1 to 16 bits, alpha; CMYK becomes sRGB through its profile. Nothing is returned of a damaged file.
@@ -123,7 +123,7 @@ def read(path: str | Path, max_pixels: int | None = None, otherwise: str = RAISE
         metadata = _metadata(image)
         if row.name == "png":
             with path.open("rb") as file:
-                metadata |= png_text.read_texts(file)
+                metadata |= read_texts(file)
     if decoded.turned and isinstance(xmp := metadata.get("xmp-data"), bytes):
         metadata["xmp-data"] = upright_xmp(xmp)
     colours = COLOURS[image.interpretation]
@@ -168,7 +168,7 @@ def stored(pixels: Tensor, alpha: Tensor | None, header: Header) -> NDArray[Any]
     return (pixels.clamp(0, 1) * 65535).round().to(torch.int32).cpu().numpy().astype(np.uint16)
 
 
-def write(path: str | Path, array: NDArray[Any], header: Header, quality: int = 95) -> None:
+def write_photo(path: str | Path, array: NDArray[Any], header: Header, quality: int = 95) -> None:
     """Writes a picture wholly or not at all; the end of the name says the format.
 
     Args:
@@ -190,8 +190,8 @@ def write(path: str | Path, array: NDArray[Any], header: Header, quality: int = 
     if path.is_dir():
         raise PictureError(f"{path}: is a folder; name a file")
     with one_line(path, "cannot be written"):
-        texts = png_text.text_chunks(header.metadata) if row.name == "png" else b""
-        image = _wrapped(np.ascontiguousarray(array), header, without="xmp-data" if texts else png_text.PREFIX)
+        texts = text_chunks(header.metadata) if row.name == "png" else b""
+        image = _wrapped(np.ascontiguousarray(array), header, without="xmp-data" if texts else TEXT_PREFIX)
         options = row.options(quality)
         if row.vips_saver == "tiff":
             options = {**options, "bigtiff": array.nbytes > 2**31}
@@ -201,7 +201,7 @@ def write(path: str | Path, array: NDArray[Any], header: Header, quality: int = 
             target = import_vips().Target.new_to_descriptor(file.fileno())
             getattr(image, f"{row.vips_saver}save_target")(target, **options)
             if texts:
-                png_text.insert_chunks(file, texts)
+                insert_chunks(file, texts)
 
         write_whole(path, save)
 
@@ -320,7 +320,7 @@ def _wrapped(array: NDArray[Any], header: Header, without: str) -> Any:
     light = ("grey16" if wide else "b-w") if header.gray else ("rgb16" if wide else "srgb")
     image = image.copy(interpretation=light, xres=header.resolution[0], yres=header.resolution[1])
     for name, value in header.metadata.items():
-        if name.startswith((png_text.PREFIX, png_text.NOTE, without)):
+        if name.startswith((TEXT_PREFIX, PNG_NOTE, without)):
             continue
         image.set_type(vips.GValue.blob_type if isinstance(value, bytes) else vips.GValue.refstr_type, name, value)
     image.set_type(vips.GValue.gint_type, "orientation", 1)  # the EXIF as it was read may still say another

@@ -5,8 +5,8 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from flowkit_models.images import png_text
 from flowkit_models.images.photo_file import Header
+from flowkit_models.images.png_file import PNG_NOTE
 
 _NAMESPACE = "urn:flowkit:origin"
 LATENTS_NOTE = "flowkit_encoded"
@@ -42,7 +42,7 @@ def marked(header: Header) -> Header:
     A packet that can't be read is left as it is, and so is one that says it already.
     """
     if header.format == "png":
-        return replace(header, metadata={**header.metadata, png_text.NOTE: _NAMESPACE})
+        return replace(header, metadata={**header.metadata, PNG_NOTE: _NAMESPACE})
     packet = header.metadata.get("xmp-data", _EMPTY)
     packet = packet if isinstance(packet, bytes) else packet.encode()
     if b"</rdf:RDF>" not in packet or _NAMESPACE.encode() in packet:

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flowkit_models.models.arguments import padded
 from flowkit_models.models.base import ImageFlow
+from flowkit_models.models.checks import padded
 from flowkit_models.models.learned_latents import HALVINGS, Prior, predicted
 
 BLOCK = 64

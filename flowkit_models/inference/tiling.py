@@ -10,8 +10,8 @@ from torch import Tensor
 from flowkit_models.devices import available_bytes
 from flowkit_models.inference.latent_field import Field, LatentField, PredictedField, StoredField, cut_window
 from flowkit_models.inference.memory import is_out_of_memory, peak_tensor_bytes
-from flowkit_models.models.arguments import padded, temperatures
 from flowkit_models.models.base import ImageFlow
+from flowkit_models.models.checks import padded, temperatures
 from flowkit_models.models.linf.model import LINF
 from flowkit_models.models.refinement import RADIUS
 

@@ -17,7 +17,7 @@ from flowkit.bases import draw, round_straight_through
 from flowkit.compiling import compiled
 from flowkit.tree import describe
 from flowkit_models.models import checkpoint_file, official_weights
-from flowkit_models.models.arguments import check_image, check_multiple, checked_size, padded, temperatures
+from flowkit_models.models.checks import check_image, check_multiple, checked_size, padded, temperatures
 from flowkit_models.models.hub import SharedModel
 from flowkit_models.models.learned_latents import PRIOR, LatentPrior, Prior, predicted
 from flowkit_models.models.refinement import RADIUS, refined_lr

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flowkit_models.models.checkpoint_file import noted_number, read_about
-from flowkit_models.models.config import Purpose, factors
+from flowkit_models.models.words import Purpose, factors
 
 SHIPPED = Path(__file__).parents[1] / "data_files" / "hcflow_x4.safetensors"
 """An HCFlow ×4 that our own recipe trained; `flowkit upscale` uses it when it is told nothing else."""

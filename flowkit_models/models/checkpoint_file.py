@@ -1,9 +1,10 @@
-"""Checkpoint files: written atomically, read without executing code. The format alone, whatever the model.
+"""Checkpoint files: written atomically, read without executing code, told by a checksum; whatever the model.
 
 A file of ours is a .safetensors with the weights, and notes (strings by name) in its metadata. What is needed to make
 the model stands in it twice: in the notes, and for programs that see tensors alone as the tensor `flowkit.config`.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -15,7 +16,7 @@ import safetensors
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from flowkit.weights_file import MAX_HEADER, check_notes, read_safetensors
 from flowkit_models.files import atomic_path
@@ -165,3 +166,13 @@ def split_config(state: Mapping[str, Any], source: str) -> tuple[dict[str, Any],
         return weights, {name: str(own[name]) for name in OWN_NOTES}
     except (ValueError, TypeError, KeyError, RecursionError):
         raise ValueError(f"{source}: {CONFIG_TENSOR} is damaged, it is not what flowkit writes") from None
+
+
+def checksum(model: nn.Module) -> str:
+    """SHA-256 over names and values of the flow's weights, without a learned prior's: the same for all its files."""
+    digest = hashlib.sha256()
+    weights = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("prior.")}
+    for name, tensor in sorted(weights.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -14,8 +14,8 @@ from torch.overrides import TorchFunctionMode
 from flowkit.weights_file import check_keys
 from flowkit_models.models import checkpoint_file, state_dicts
 from flowkit_models.models.base import ImageFlow
-from flowkit_models.models.bundled import find_bundled
-from flowkit_models.models.checkpoint_file import CONFIG_TENSOR, FORMAT, OWN_NOTES
+from flowkit_models.models.bundled import find_bundled, list_bundled
+from flowkit_models.models.checkpoint_file import CONFIG_TENSOR, FORMAT, OWN_NOTES, checksum
 from flowkit_models.models.detect import known_sizes, looks_like
 from flowkit_models.models.hub import SharedModel
 from flowkit_models.models.learned_latents import PRIOR, LatentPrior, prior_config
@@ -138,6 +138,12 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     file = Path(path)
     bare = file.name == os.fspath(path) and not file.suffix
     return find_bundled(path) if bare and not file.exists() else file
+
+
+def bundled_of(checksum_of_weights: str) -> Path | None:
+    """The file of the model that comes with the package and has these weights, or None."""
+    paths = (model.path for model in list_bundled().values())
+    return next((path for path in paths if checksum(load(path)) == checksum_of_weights), None)
 
 
 def choose_state(content: Any, source: str) -> state_dicts.State:

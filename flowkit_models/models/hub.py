@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 from flowkit.hub import WEIGHTS, Shared, find_weights, front_matter, write_card
 from flowkit.weights_file import check_notes
 from flowkit_models.models.bundled import find_bundled
-from flowkit_models.models.config import PURPOSES, factors
+from flowkit_models.models.words import PURPOSES, factors
 
 
 class SharedModel(Shared):

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowkit.nets import DenseBlock
-from flowkit_models.models.config import check_whole, shown
+from flowkit_models.models.checks import check_whole, shown
 
 Latents = tuple[Tensor, ...]
 Prior = Callable[[Latents], Latents]

@@ -6,7 +6,6 @@ from typing import Any
 
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import noted_number
-from flowkit_models.models.config import Purpose
 from flowkit_models.models.hcflow.model import HCFlow, HCFlowConfig
 from flowkit_models.models.hcflow.official import sizes as hcflow_sizes
 from flowkit_models.models.irn.model import IRN, IRNConfig
@@ -18,6 +17,7 @@ from flowkit_models.models.sain.model import SAIN, SAINConfig
 from flowkit_models.models.srflow.model import SRFlow, SRFlowConfig
 from flowkit_models.models.srflow.official import sizes as srflow_sizes
 from flowkit_models.models.tirn.model import TIRN, TIRNConfig
+from flowkit_models.models.words import Purpose
 
 
 @dataclass(frozen=True)

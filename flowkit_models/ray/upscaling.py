@@ -115,7 +115,7 @@ def upscale_row(row: Row, spec: Upscaling) -> Row:
 def enlarge(source: Path, target: Path, spec: Upscaling) -> str:
     """Enlarges one file to another; returns what is odd about it, "" as a rule."""
     model, _ = open_model(spec.model, spec.precision, spec.device, spec.cpus)
-    picture = photo_file.read(source)
+    picture = photo_file.read_photo(source)
     height, width = (side * model.scale for side in picture.pixels.shape[1:])
     photo_file.check_size(target, height, width)
     header, lost = signed(picture.header, None).fitted(photo_file.format_of(target).name)
@@ -123,7 +123,7 @@ def enlarge(source: Path, target: Path, spec: Upscaling) -> str:
     rows = None if under is None else enlarged_rows(under, (height, width))
     field = None if spec.temperature is None else LatentField(spec.seed, 0)
     array = upscaled(model, pixels, spec.tile, spec.temperature, rows, header, field, lambda done, total: None)
-    photo_file.write(target, array, marked(header), spec.quality)
+    photo_file.write_photo(target, array, marked(header), spec.quality)
     return "; ".join([*picture.warnings, *lost])
 
 

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from flowkit_models.progress import make_progress
+from flowkit_models.terminal import make_progress
 
 EVERY = 60.0
 """Seconds between lines where there is no terminal."""

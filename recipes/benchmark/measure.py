@@ -19,7 +19,7 @@ from torch.utils.flop_counter import flop_registry
 from benchmark.options import Options
 from flowkit_models.devices import find_device
 from flowkit_models.evaluation.tables import markdown
-from flowkit_models.progress import progress_bar
+from flowkit_models.terminal import progress_bar
 
 Label = tuple[str, ...]
 """First cells of a task's row; they tell tasks apart."""

@@ -11,7 +11,7 @@ from benchmark.measure import Label, Table, duration, interleave
 from benchmark.options import Options
 from benchmark.vector_flows import KINDS, LIBRARIES, VectorFlow, Widths, vector_flow
 from flowkit_models.devices import find_device
-from flowkit_models.progress import progress_bar
+from flowkit_models.terminal import progress_bar
 
 
 @dataclass(frozen=True, kw_only=True)

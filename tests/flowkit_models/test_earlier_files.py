@@ -71,7 +71,7 @@ def test_latents(name, saved_anew, tmp_path, capfd) -> None:
 def test_the_lr_image_still_names_its_model(tmp_path, capfd) -> None:
     opened = open_model(Upscale(files=[], model=EARLIER / "irn.safetensors", device="cpu"))
     assert opened.rescales
-    assert made_by(photo_file.read(EARLIER / "irn_lr.png").header) == opened.checksum
+    assert made_by(photo_file.read_photo(EARLIER / "irn_lr.png").header) == opened.checksum
     assert (
         main(
             [

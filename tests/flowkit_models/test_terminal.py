@@ -1,4 +1,4 @@
-"""The terminal: empty arguments, encodings that lack a character, signals as exit codes, warnings in a line."""
+"""The terminal: empty arguments, encodings that lack a character, signals as exit codes, warnings, progress bars."""
 
 import contextlib
 import io
@@ -9,8 +9,18 @@ import sys
 import warnings
 
 import pytest
+from rich.console import Console
 
-from flowkit_models.terminal import CLOSED, Terminated, empty_argument, exit_code, program, stop_if_asked
+from flowkit_models.terminal import (
+    CLOSED,
+    Terminated,
+    empty_argument,
+    exit_code,
+    make_progress,
+    program,
+    progress_bar,
+    stop_if_asked,
+)
 
 
 @pytest.mark.parametrize(
@@ -100,3 +110,33 @@ def test_a_closed_output_ends_a_program_without_a_word() -> None:
     ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
     os.close(writer)
     assert (ended.returncode, ended.stderr) == (CLOSED, b"")
+
+
+def test_a_bar_says_what_it_is_at_and_how_far() -> None:
+    file = io.StringIO()
+    with progress_bar(Console(file=file, width=80), 3, "first") as tick:
+        tick()
+        tick("[second]", advance=0)
+        tick()
+    (line,) = file.getvalue().splitlines()
+    assert line.startswith("[second] ")  # as it is: no markup
+    assert "2/3" in line
+
+
+def test_tasks_have_a_status_where_it_is_asked_for() -> None:
+    file = io.StringIO()
+    with make_progress(Console(file=file, width=80), status=True) as progress:
+        progress.add_task("a", total=2, completed=2, status="5 it/s")
+    assert "2/2 5 it/s" in file.getvalue()
+
+
+def test_a_transient_bar_leaves_nothing() -> None:
+    file = io.StringIO()
+    with progress_bar(Console(file=file, width=80), 3, transient=True) as tick:
+        tick()
+    assert not file.getvalue().strip()
+
+
+def test_the_module_needs_no_rich() -> None:
+    code = "import sys, flowkit_models.terminal; assert 'rich' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

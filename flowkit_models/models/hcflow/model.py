@@ -29,9 +29,8 @@ from flowkit.conditioning import Given
 from flowkit.nets import DenseBlock, ZeroConv2d
 from flowkit_models.models.base import ImageFlow, Memory
 from flowkit_models.models.blocks import FeatureExtractor, flow_step
-from flowkit_models.models.config import (
+from flowkit_models.models.checks import (
     MOST,
-    Purpose,
     check_choice,
     check_flags,
     check_positive,
@@ -41,6 +40,7 @@ from flowkit_models.models.config import (
     shown,
 )
 from flowkit_models.models.hcflow import official
+from flowkit_models.models.words import Purpose
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from flowkit import Additive, Affine, Bijector, Chain, Coupling, Haar, Hierarchy
 from flowkit.nets import DenseBlock, Interleave
 from flowkit.spatial import Patch
 from flowkit_models.models.base import ImageFlow, Memory
-from flowkit_models.models.config import check_choice, check_positive, check_whole, is_whole, power_of_two, shown
+from flowkit_models.models.checks import check_choice, check_positive, check_whole, is_whole, power_of_two, shown
 from flowkit_models.models.irn import official
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from flowkit_models.models.config import check_choice, check_flags, check_positive, check_whole
+from flowkit_models.models.checks import check_choice, check_flags, check_positive, check_whole
 
 
 @dataclass(frozen=True)

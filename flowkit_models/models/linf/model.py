@@ -15,9 +15,9 @@ from flowkit.bijector import widest
 from flowkit.nets import LocalFourier
 from flowkit.spatial import Squeeze
 from flowkit.tree import describe
-from flowkit_models.models.arguments import check_image, checked_size, temperatures
 from flowkit_models.models.base import ImageFlow, Memory
 from flowkit_models.models.blocks import FeatureExtractor
+from flowkit_models.models.checks import check_image, checked_size, temperatures
 from flowkit_models.models.learned_latents import Prior
 from flowkit_models.models.linf.config import LINFConfig
 from flowkit_models.models.linf.encoder import ResidualEncoder

@@ -22,7 +22,7 @@ from flowkit import (
 from flowkit.compiling import compiled
 from flowkit.nets import DenseBlock, Interleave
 from flowkit_models.models.base import Encoded, ImageFlow, Memory
-from flowkit_models.models.config import check_choice, check_positive, check_whole, power_of_two
+from flowkit_models.models.checks import check_choice, check_positive, check_whole, power_of_two
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from flowkit.nets import FCN, ZeroConv2d
 from flowkit_models.images.resize import bicubic_resize
 from flowkit_models.models.base import ImageFlow, Memory
 from flowkit_models.models.blocks import RRDBNet, transition
-from flowkit_models.models.config import (
+from flowkit_models.models.checks import (
     check_choice,
     check_flags,
     check_positive,

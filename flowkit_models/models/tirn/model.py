@@ -5,7 +5,7 @@ from typing import Literal
 
 from flowkit import Bijector, Chain, Haar, Hierarchy, Inverse, Level, Reversible
 from flowkit_models.models.base import ImageFlow, Memory
-from flowkit_models.models.config import check_choice, check_whole, is_whole, power_of_two, shown
+from flowkit_models.models.checks import check_choice, check_whole, is_whole, power_of_two, shown
 from flowkit_models.models.tirn.branches import block, to_branches
 
 

@@ -9,7 +9,7 @@ from command_files import noise, opened, save, tree
 from PIL import Image
 
 from flowkit_models.models.bundled import list_bundled
-from flowkit_models.models.styles import STYLES
+from flowkit_models.models.words import STYLES
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from flowkit_models.images import photo_file as pictures
 
 
 def stored(path):
-    picture = pictures.read(path)
+    picture = pictures.read_photo(path)
     return pictures.stored(picture.pixels, picture.alpha, picture.header)
 
 
@@ -44,7 +44,7 @@ def test_other_kinds_come_back(kind, tmp_path, flowkit, checkpoint):
     gray, alpha, bits = "gray" in kind, "a" in kind.replace("gray", ""), 16 if "16" in kind else 8
     header = pictures.Header(gray=gray, alpha=alpha, bits=bits)
     array = noise(9, 11, 4, dtype=header.dtype)[..., : header.channels]
-    pictures.write(tmp_path / "x.png", array, header)
+    pictures.write_photo(tmp_path / "x.png", array, header)
     assert flowkit("encode", "-m", checkpoint(), tmp_path / "x.png").code == 0
     assert flowkit("decode", "-m", checkpoint(), tmp_path / "x_lr.safetensors").code == 0
     got = stored(tmp_path / "x_lr_decoded.png")

@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save_file
 from flowkit_models import cli as command
 from flowkit_models.cli import options
 from flowkit_models.cli.dispatch import SUBCOMMANDS
-from flowkit_models.images import photo_file as pictures
 
 
 @pytest.mark.parametrize("name", ["upscale", "downscale", "restore", "encode", "decode"])
@@ -54,7 +53,7 @@ def test_help(name, flowkit):
     ],
 )
 def test_usage_errors(arguments, flowkit, monkeypatch):
-    monkeypatch.setattr(pictures, "read", lambda _: pytest.fail("a picture was read"))
+    monkeypatch.setattr("flowkit_models.cli.batch.read_photo", lambda _: pytest.fail("a picture was read"))
     ran = flowkit(*arguments)
     assert ran.code == 2
     assert ran.err
@@ -103,7 +102,9 @@ def test_a_checkpoint_that_is_none(name, tmp_path, flowkit, checkpoint, monkeypa
     CHECKPOINTS[name](tmp_path / name, checkpoint())
     picture = save(tmp_path / "x.png")
     before = tree(tmp_path)
-    monkeypatch.setattr(pictures, "read", lambda _: pytest.fail("a picture was read before the model"))
+    monkeypatch.setattr(
+        "flowkit_models.cli.batch.read_photo", lambda _: pytest.fail("a picture was read before the model")
+    )
     ran = flowkit("upscale", "-m", tmp_path / name, picture)
     assert ran.code == 1
     assert len(ran.err) == 1, ran.err

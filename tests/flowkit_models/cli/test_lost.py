@@ -97,8 +97,8 @@ def test_everything_is_planned_before_anything_is_done(tmp_path, upscale, monkey
         save(tmp_path / name)
     seen = []
     monkeypatch.setattr("flowkit_models.cli.batch.Batch.fail", lambda *_: seen.append("failed"))
-    read = photo_file.read
-    monkeypatch.setattr(photo_file, "read", lambda path: seen.append("read") or read(path))
+    read = photo_file.read_photo
+    monkeypatch.setattr("flowkit_models.cli.batch.read_photo", lambda path: seen.append("read") or read(path))
     upscale(tmp_path, "--suffix", "", "--format", "png", "-o", tmp_path)
     assert seen == ["failed", "failed", "failed"]
     seen.clear()

@@ -84,7 +84,7 @@ def test_a_rescaling_model_knows_what_it_made(end, tmp_path, flowkit, checkpoint
     jpeg = end == "jpg"  # which the model says first
     own = flowkit("upscale", "-m", model, small)
     assert [line.partition("warning: ")[2][:24] for line in own.err] == ["a JPEG file as LR image,"] * jpeg
-    assert made_by(pictures.read(tmp_path / f"x_lr_x4.{end}").header) is None  # what was upscaled is no LR image
+    assert made_by(pictures.read_photo(tmp_path / f"x_lr_x4.{end}").header) is None  # what was upscaled is no LR image
 
     other = flowkit("upscale", "-m", checkpoint("irn_x4"), small, "--overwrite")
     assert other.code == 0
@@ -148,7 +148,7 @@ def test_restore_keeps_size_and_alpha(tmp_path, flowkit, checkpoint):
 
 @pytest.mark.parametrize("command", ["downscale", "restore"])
 def test_a_model_that_makes_no_small_picture(command, tmp_path, flowkit, checkpoint, monkeypatch):
-    monkeypatch.setattr(pictures, "read", lambda _: pytest.fail("a picture was read first"))
+    monkeypatch.setattr("flowkit_models.cli.batch.read_photo", lambda _: pytest.fail("a picture was read first"))
     ran = flowkit(command, "-m", checkpoint("srflow_x4"), save(tmp_path / "x.png"))
     assert ran.code == 1
     assert len(ran.err) == 1

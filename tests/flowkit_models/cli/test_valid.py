@@ -109,7 +109,7 @@ def test_tiff_keeps_profile_resolution_and_xmp(tmp_path, upscale):
     image.set_type(pyvips.GValue.blob_type, "icc-profile-data", SRGB)
     image.tiffsave(str(tmp_path / "x.tif"))
     assert upscale(tmp_path / "x.tif").code == 0
-    after = pictures.read(tmp_path / "x_x4.tif").header
+    after = pictures.read_photo(tmp_path / "x_x4.tif").header
     assert after.resolution == pytest.approx((10, 10))
     assert after.metadata["xmp-data"] == b"<x/>"
     assert after.metadata["icc-profile-data"] == SRGB
@@ -119,9 +119,9 @@ def test_tiff_keeps_profile_resolution_and_xmp(tmp_path, upscale):
 def test_16_bit_rgba(end, tmp_path, upscale, expected):
     pixels = noise(channels=4, dtype=np.uint16) // 4 + 20000
     path = tmp_path / f"x.{end}"
-    pictures.write(path, pixels, pictures.Header(bits=16, alpha=True))
+    pictures.write_photo(path, pixels, pictures.Header(bits=16, alpha=True))
     assert upscale(path).code == 0
-    got = pictures.read(tmp_path / f"x_x4.{end}")
+    got = pictures.read_photo(tmp_path / f"x_x4.{end}")
     assert (got.header.bits, got.header.alpha) == (16, True)
     got = stored(got.pixels, got.alpha, got.header)
     assert got.dtype == np.uint16
@@ -210,10 +210,10 @@ def test_cmyk_becomes_srgb(tmp_path, upscale):
     ran = upscale(path, "-o", tmp_path / "y.png", "--temperature", 0)
     assert ran.code == 0
     assert ran.err == [f"{path}: warning: CMYK was converted to sRGB"]
-    header = pictures.read(tmp_path / "y.png").header
+    header = pictures.read_photo(tmp_path / "y.png").header
     assert header.channels == 3
     assert header.metadata["icc-profile-data"][16:20] == b"RGB "
-    red = pictures.read(path).pixels.mean((1, 2))
+    red = pictures.read_photo(path).pixels.mean((1, 2))
     assert red[0] > 0.8
     assert red[1:].max() < 0.25
 
@@ -229,14 +229,14 @@ def test_thin_pictures(height, width, end, tmp_path, upscale):
 def test_very_long_pictures(size, tmp_path, upscale, checkpoint, flowkit):
     path = save(tmp_path / "x.png", noise(*size))
     assert upscale(path).code == 0
-    assert pictures.read(tmp_path / "x_x4.png").pixels.shape == (3, 4 * size[0], 4 * size[1])
+    assert pictures.read_photo(tmp_path / "x_x4.png").pixels.shape == (3, 4 * size[0], 4 * size[1])
     ran = upscale(path, "--format", "jpg")
     assert ran.code == 1
     assert len(ran.err) == 1
     assert "ends at 65500: choose another (png, tif)" in ran.err[0]
     assert tree(tmp_path) == ["x.png", "x_x4.png"]
     assert flowkit("downscale", "-m", checkpoint("hcflow_rescale_x4"), path).code == 0
-    assert pictures.read(tmp_path / "x_lr.png").pixels.shape == (3, -(-size[0] // 4), -(-size[1] // 4))
+    assert pictures.read_photo(tmp_path / "x_lr.png").pixels.shape == (3, -(-size[0] // 4), -(-size[1] // 4))
 
 
 @pytest.mark.parametrize(("really", "called"), [("PNG", "x.jpg"), ("JPEG", "x.png"), ("WEBP", "x.tif"), ("TIFF", "x")])

@@ -14,7 +14,7 @@ from support import formula_weights, hashed
 from torch import nn
 from torch.testing import assert_close
 
-from flowkit_models.evaluation.baselines.checkpoints import known_baseline
+from flowkit_models.evaluation.baselines import known_baseline
 from flowkit_models.images.convert import luma
 from flowkit_models.images.resize import bicubic_resize
 

@@ -10,7 +10,7 @@ from support import SIZES, edsr, tiny_flow
 
 import flowkit_models
 from flowkit_models.data.image_pair import make_pairs
-from flowkit_models.evaluation.baselines.checkpoints import known_baseline
+from flowkit_models.evaluation.baselines import known_baseline
 from flowkit_models.evaluation.systems import Bicubic, FlowSystem, Network, ResultsFolder, open_system
 from flowkit_models.images.convert import to_float, to_uint8
 from flowkit_models.images.image_file import ImageError, write_image

@@ -111,7 +111,7 @@ def main(folder: Path) -> None:
     from flowkit_models.images import photo_file  # noqa: PLC0415 - only this process needs it
     from flowkit_models.images.image_file import read_image  # noqa: PLC0415
 
-    readers = (photo_file.read, read_image)
+    readers = (photo_file.read_photo, read_image)
     for read in readers:
         read(folder / "good.png")
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")

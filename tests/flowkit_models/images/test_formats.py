@@ -11,7 +11,7 @@ from PIL import Image, ImageCms
 from flowkit_models.images import formats
 from flowkit_models.images.formats import FORMATS, recognised_format
 from flowkit_models.images.image_file import ImageError, read_image
-from flowkit_models.images.photo_file import Header, read, write
+from flowkit_models.images.photo_file import Header, read_photo, write_photo
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 DOCS = Path(__file__).parents[3] / "docs"
@@ -77,9 +77,9 @@ def test_what_a_format_holds_is_written_and_read_by_both_readers(row, tmp_path):
         header = Header(alpha=row.alpha, bits=16 if row.wide else 8, metadata=metadata)
         array = np.full((4, 5, header.channels), np.iinfo(header.dtype).max, header.dtype)
         array[0, 0, 3:] = 0  # all opaque, WebP would store no alpha
-        write(path, array, header, quality=100)
+        write_photo(path, array, header, quality=100)
         assert recognised_format(path.read_bytes()[:16]) is row
-        got = read(path).header
+        got = read_photo(path).header
         assert (got.format, got.alpha, got.bits) == (row.name, row.alpha, header.bits)
         assert ("icc-profile-data" in got.metadata, "exif-data" in got.metadata) == (row.profile, row.exif)
         assert read_image(path).float().mean() > 254

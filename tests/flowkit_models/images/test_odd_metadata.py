@@ -108,7 +108,7 @@ def test_whole_pixels_are_read_by_both_readers(name, tmp_path):
     content, plain, sentence = ODD[name]
     (tmp_path / name).write_bytes(content)
     (tmp_path / f"plain {name}").write_bytes(plain)
-    got, wanted = (photo_file.read(tmp_path / n) for n in (name, f"plain {name}"))
+    got, wanted = (photo_file.read_photo(tmp_path / n) for n in (name, f"plain {name}"))
     assert wanted.warnings == ()
     assert torch.equal(got.pixels, wanted.pixels)
     if sentence is None:
@@ -131,7 +131,7 @@ def test_whole_pixels_are_read_by_both_readers(name, tmp_path):
 def test_a_channel_more_that_is_not_declared(channels, dtype, tmp_path):
     pixels = noise(12, 10, channels, dtype=dtype)
     (tmp_path / "x.tif").write_bytes(tiff(pixels))
-    picture = photo_file.read(tmp_path / "x.tif")
+    picture = photo_file.read_photo(tmp_path / "x.tif")
     assert len(picture.warnings) == 1
     assert "ExtraSamples" in picture.warnings[0]
     levels = picture.pixels.movedim(0, -1)[..., : channels - 1] * np.iinfo(dtype).max
@@ -160,7 +160,7 @@ def test_lost_pixels_are_an_error_with_the_reason(name, tmp_path):
     path = tmp_path / name
     path.write_bytes(LOST[name])
     with pytest.raises(PictureError, match=r"damaged or truncated \(.{8,}\)$") as error:
-        photo_file.read(path)
+        photo_file.read_photo(path)
     assert "\n" not in str(error.value)
     if "early" not in name and "codes" not in name:  # of which Pillow says nothing
         with pytest.raises(ImageError, match=r"damaged or truncated|not an image"):
@@ -192,7 +192,7 @@ def test_a_turned_photograph_with_odd_exif_is_turned(kind, end, tmp_path):
         assert image_size(tmp_path / f"x.{end}") == (24, 16)
         assert torch.equal(read_image(tmp_path / f"x.{end}"), upright)
     assert all(str(w.message).startswith(str(tmp_path)) for w in said)
-    assert photo_file.read(tmp_path / f"x.{end}").pixels.shape == (3, 24, 16)
+    assert photo_file.read_photo(tmp_path / f"x.{end}").pixels.shape == (3, 24, 16)
 
 
 PLACES = {
@@ -212,10 +212,10 @@ def test_png_orientation_is_seen_wherever_it_stands(place, orientation, tmp_path
     upright = torch.from_numpy(RGB).movedim(-1, 0).rot90({1: 0, 3: 2, 6: -1, 8: 1}[orientation], (1, 2))
     assert torch.equal(read_image(tmp_path / "x.png"), upright)
     assert image_size(tmp_path / "x.png") == tuple(upright.shape[1:])
-    picture = photo_file.read(tmp_path / "x.png")
+    picture = photo_file.read_photo(tmp_path / "x.png")
     assert torch.equal((picture.pixels * 255).round().byte(), upright)
     levels = photo_file.stored(picture.pixels, None, picture.header)
-    photo_file.write(tmp_path / "y.png", levels, picture.header)
+    photo_file.write_photo(tmp_path / "y.png", levels, picture.header)
     assert torch.equal(read_image(tmp_path / "y.png"), upright), "nothing says turn again"
     assert b"Raw profile" not in (tmp_path / "y.png").read_bytes()
 
@@ -241,11 +241,11 @@ def test_after_turning_xmp_says_so(said, tmp_path):
     packet = segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp)
     jpeg = encoded("JPEG")
     (tmp_path / "x.jpg").write_bytes(with_exif(jpeg[:2] + packet + jpeg[2:], exif_bytes(6)))
-    assert photo_file.read(tmp_path / "x.jpg").header.metadata["xmp-data"] == XMP.replace(
+    assert photo_file.read_photo(tmp_path / "x.jpg").header.metadata["xmp-data"] == XMP.replace(
         b"%s", said.replace(b"6", b"1")
     )
     (tmp_path / "upright.jpg").write_bytes(jpeg[:2] + packet + jpeg[2:])
-    assert photo_file.read(tmp_path / "upright.jpg").header.metadata["xmp-data"] == xmp
+    assert photo_file.read_photo(tmp_path / "upright.jpg").header.metadata["xmp-data"] == xmp
 
 
 @pytest.mark.parametrize("late", [False, True])
@@ -253,7 +253,7 @@ def test_after_turning_a_png_its_xmp_says_so_and_stays(late, tmp_path):
     xmp = XMP.replace(b"%s", b'tiff:Orientation="6"/>')
     png = with_chunk(PNG, chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp))
     (tmp_path / "x.png").write_bytes(with_chunk(png, chunk(b"eXIf", exif_bytes(6)), late))
-    picture = photo_file.read(tmp_path / "x.png")
+    picture = photo_file.read_photo(tmp_path / "x.png")
     assert picture.header.metadata["xmp-data"] == xmp.replace(b'"6"', b'"1"')
-    photo_file.write(tmp_path / "y.png", photo_file.stored(picture.pixels, None, picture.header), picture.header)
+    photo_file.write_photo(tmp_path / "y.png", photo_file.stored(picture.pixels, None, picture.header), picture.header)
     assert b'Orientation="6"' not in (tmp_path / "y.png").read_bytes()

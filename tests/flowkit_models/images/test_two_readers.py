@@ -92,7 +92,7 @@ def levels_away(name):
 def test_both_readers_give_one_picture(name, tmp_path):
     path = tmp_path / "x"
     path.write_bytes(CONTENT[name]())
-    picture = photo_file.read(path)
+    picture = photo_file.read_photo(path)
     theirs = picture.pixels if picture.alpha is None else over_white(picture.pixels, picture.alpha)
     ours = read_image(path)
     assert image_size(path) == tuple(ours.shape[1:]) == tuple(theirs.shape[1:])
@@ -113,7 +113,7 @@ def test_what_neither_reads_is_named_by_both(tmp_path):
         "psd": b"8BPS\0\1" + bytes(80),
     }.items():
         (tmp_path / name).write_bytes(content)
-        for read in (photo_file.read, read_image):
+        for read in (photo_file.read_photo, read_image):
             with pytest.raises(
                 ValueError, match=r"YCbCr|raw photograph|a video|SVG|a web page|macOS's notes|a Photoshop document"
             ) as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from flowkit_models.evaluation.baselines.networks import RDN, SRCNN, ResidualNet, ResidualSizes
+from flowkit_models.evaluation.baseline_networks import RDN, SRCNN, ResidualNet, ResidualSizes
 
 State = Mapping[str, Tensor]
 Baseline = SRCNN | ResidualNet | RDN

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import noted_number, split_config
-from flowkit_models.models.config import PURPOSES
 from flowkit_models.models.detect import known_sizes
 from flowkit_models.models.factory import choose_state, from_weights, read_weights
 from flowkit_models.models.registry import FAMILIES
+from flowkit_models.models.words import PURPOSES
 
 try:
     from spandrel import (  # type: ignore[import-untyped]
