@@ -56,6 +56,7 @@ class Shared(Compilable):
             OSError: if the hub refuses or can't be reached; one line.
             ValueError: for a name that can't be a repository's.
         """
+        check_named(repo_id)
         hub = _hub("push_to_hub")
         with tempfile.TemporaryDirectory() as folder, _Explained(repo_id, revision, CARD):
             self.save_pretrained(folder, **about)
@@ -86,13 +87,14 @@ class SharedFlow(Shared):
 
         Raises:
             TypeError: if a note is no text.
-            ValueError: if a weight is not finite, or of a type that no weight has.
+            ValueError: if a weight is not finite, or of a type that no weight has, or the folder's name is empty.
             OSError: if the folder can't be written.
         """
         from safetensors.torch import save_file  # noqa: PLC0415 - only for those who save
 
         from flowkit.weights_file import check_keys, check_notes  # noqa: PLC0415 - so does this
 
+        check_named(folder)
         folder = Path(folder)
         check_notes(about)
         state = self.state_dict()
@@ -166,8 +168,10 @@ def find_weights(
         FileNotFoundError: if there is none.
         ImportError: without huggingface_hub.
         OSError: if the hub can't be reached.
-        ValueError: if a file is no .safetensors, or a revision is asked for of what is there under that path.
+        ValueError: if the name is empty, a file is no .safetensors, or a revision is asked for of what is there under
+            that path.
     """
+    check_named(name)
     path = Path(name)
     if revision is not None and path.exists():
         raise ValueError(
@@ -199,6 +203,16 @@ def find_weights(
                 library_name="flowkit",
             )
         )
+
+
+def check_named(name: str | os.PathLike[str]) -> None:
+    """Refuses an empty name, which would stand for the current folder.
+
+    Raises:
+        ValueError: if it is empty.
+    """
+    if not os.fspath(name).strip():
+        raise ValueError("the name of the model is empty: is a variable not set? The current folder is called .")
 
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

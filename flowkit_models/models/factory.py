@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from flowkit.hub import check_named
 from flowkit.weights_file import check_keys
 from flowkit_models.models import checkpoint_file, state_dicts
 from flowkit_models.models.base import ImageFlow
@@ -134,7 +135,9 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path:
     Raises:
         FileNotFoundError: for a bare name that is neither; it lists those bundled. Other paths are returned as they
             are.
+        ValueError: if it is empty.
     """
+    check_named(path)
     file = Path(path)
     bare = file.name == os.fspath(path) and not file.suffix
     return find_bundled(path) if bare and not file.exists() else file

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from flowkit.hub import WEIGHTS, Shared, find_weights, front_matter, write_card
+from flowkit.hub import WEIGHTS, Shared, check_named, find_weights, front_matter, write_card
 from flowkit.weights_file import check_notes
 from flowkit_models.models.bundled import find_bundled
 from flowkit_models.models.words import PURPOSES, factors
@@ -59,14 +59,15 @@ class SharedModel(Shared):
             FileNotFoundError: if there is no such folder, repository, revision, or no weights in it.
             ImportError: if a repository is meant, without huggingface_hub.
             OSError: if the hub can't be reached.
-            ValueError: if the file is no checkpoint, or damaged, or of another class of models; or if a revision is
-                asked for, and what has the name is no repository.
+            ValueError: if the name is empty, the file is no checkpoint, or damaged, or of another class of models; or
+                if a revision is asked for, and what has the name is no repository.
 
         Example:
             >>> from flowkit_models import ImageFlow
             >>> ImageFlow.from_pretrained("hcflow_x4").scale
             4
         """
+        check_named(name)
         bare = "/" not in os.fspath(name) and os.sep not in os.fspath(name) and not Path(name).exists()
         if bare and revision is not None:
             raise ValueError(
@@ -90,8 +91,10 @@ class SharedModel(Shared):
 
         Raises:
             TypeError: if a note is no text.
+            ValueError: if the folder's name is empty.
             OSError: if the folder can't be written.
         """
+        check_named(folder)
         folder = Path(folder)
         check_notes(about)
         folder.mkdir(parents=True, exist_ok=True)

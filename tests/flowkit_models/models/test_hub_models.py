@@ -6,6 +6,7 @@ import pytest
 import torch
 from support import tiny_flow
 
+import flowkit
 import flowkit_models
 from flowkit_models import ImageFlow
 from flowkit_models.models.irn.model import IRN
@@ -46,6 +47,25 @@ def test_files_that_are_no_such_model_are_refused(tmp_path) -> None:
         ImageFlow.from_pretrained(tmp_path / "model.pth")
     with pytest.raises(ValueError, match=r"^hcflow_x4: revision='v1' is of a repository, and this would be a model of"):
         ImageFlow.from_pretrained("hcflow_x4", revision="v1")
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_name_is_not_the_current_folder(empty, tmp_path, monkeypatch) -> None:
+    """What a shell or os.environ.get(…, "") makes of a variable that is not set."""
+    monkeypatch.chdir(tmp_path)
+    tiny_flow().save_pretrained(".")
+    flow = flowkit.Flow(flowkit.ActNorm(2), flowkit.StandardNormal())
+    for take in (
+        ImageFlow.from_pretrained,
+        flowkit_models.load,
+        tiny_flow().save_pretrained,
+        flow.save_pretrained,
+        flow.load_pretrained,
+        flow.push_to_hub,
+    ):
+        with pytest.raises(ValueError, match=r"^the name of the model is empty: is a variable not set\? The current"):
+            take(empty)
+    assert ImageFlow.from_pretrained(".").scale == 4
 
 
 def test_notes_are_text(tmp_path) -> None:
