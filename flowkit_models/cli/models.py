@@ -2,10 +2,6 @@
 
 import json
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 from flowkit_models.cli.checkpoint_options import Models
 from flowkit_models.models.bundled import list_bundled
 from flowkit_models.models.words import PURPOSES, STYLES
@@ -18,12 +14,15 @@ def list_models(options: Models) -> int:
         told = {name: {**model._asdict(), "path": str(model.path)} for name, model in found.items()}
         print(json.dumps(told, indent=2))
         return 0
-    table = Table(box=None, pad_edge=False)
-    for heading in ("name", "", "τ", "for", "style", "licence"):
-        table.add_column(heading, overflow="fold", no_wrap=heading != "for")  # a name that is cut can't be pasted
     styles = {name: style for style, name in STYLES.items()}
+    rows = [("name", "", "τ", "style", "licence")]
     for name, model in found.items():
         what = f"{model.factors} {PURPOSES[model.purpose]}"
-        table.add_row(name, what, f"{model.temperature:g}", escape(model.use), styles.get(name, ""), model.license)
-    Console(highlight=False).print(table)
+        rows.append((name, what, f"{model.temperature:g}", styles.get(name, ""), model.license))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    uses = ["", *(f"  {model.use}" for model in found.values())]
+    for row, use in zip(rows, uses, strict=True):  # a line of its own for a phrase: names are not folded, nor it
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        if use:
+            print(use)
     return 0
