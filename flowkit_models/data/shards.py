@@ -28,12 +28,17 @@ T = TypeVar("T")
 HEAD = 2**18
 """Bytes of an image that are read to know its size."""
 
+_PACKED = {".gz": "gunzip", ".bz2": "bunzip2", ".xz": "unxz", ".zst": "unzstd"}
+_MAGIC = {b"\x1f\x8b": ".gz", b"BZh": ".bz2", b"\xfd7zXZ": ".xz", b"(\xb5/\xfd": ".zst"}
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 def is_sharded(data: str | os.PathLike[str]) -> bool:
-    """Tells whether training data are shards: a path or URL that ends in .tar, perhaps with * or {000..127}."""
-    return os.fspath(data).lower().endswith(".tar")
+    """Tells whether training data are shards: a path or URL that ends in .tar, perhaps with * or {000..127}.
+
+    Compressed ones count, for the message that they can't be read at random.
+    """
+    return os.fspath(data).lower().endswith((".tar", ".tgz", *(f".tar{ending}" for ending in _PACKED)))
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,14 @@ def _indexed(shard: str) -> tuple[list[ShardImage], list[str]]:
     name = PurePosixPath(shard).name
     try:
         system, inner = opened_system(shard)
+        with system.open(inner, "rb") as file:
+            start = file.read(8)
+        for magic, ending in _MAGIC.items():
+            if start.startswith(magic):
+                raise ImageError(
+                    f"{shard}: is compressed, and images are read at random: unpack it to a plain .tar "
+                    f"({_PACKED[ending]}); photographs hardly get smaller by it"
+                )
         with system.open(inner, "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
             for member in _pictures(archive):
                 file.seek(member.offset_data)
@@ -153,6 +166,8 @@ def _indexed(shard: str) -> tuple[list[ShardImage], list[str]]:
                 images.append(ShardImage(path, height, width, shard, member.offset_data, member.size, digest))
     except FileNotFoundError:
         raise ImageError(f"{shard}: no such shard") from None
+    except ImageError:
+        raise
     except Exception as error:  # of tar, or of whatever file system
         raise ImageError(f"{shard}: no tar archive that can be read ({' '.join(str(error).split())})") from None
     return images, problems

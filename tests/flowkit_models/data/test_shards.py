@@ -1,5 +1,6 @@
 """Shards as training data: the samples are those of a folder, wherever the shards lie; what is wrong is named."""
 
+import gzip
 import io
 import pickle
 import tarfile
@@ -85,6 +86,14 @@ def test_what_cannot_be_used_is_left_out_or_named(tmp_path) -> None:
     (tmp_path / "3.tar").write_bytes(shard({"bad.png": b"no picture"}))
     with pytest.warns(UserWarning, match="bad.png"), pytest.raises(ImageError, match="none of its images can be used"):
         shard_images(tmp_path / "3.tar", 16)
+
+
+@pytest.mark.parametrize("name", ["a.tar.gz", "a.tgz", "a.tar"])
+def test_a_compressed_shard_says_what_to_do(name, tmp_path) -> None:
+    """Whatever its name: an image of it can't be read without all that is before it."""
+    (tmp_path / name).write_bytes(gzip.compress(shard({"a.png": encoded(0)})))
+    with pytest.raises(ImageError, match=r"is compressed, .*: unpack it to a plain \.tar \(gunzip"):
+        RandomCrops(tmp_path / name, 16)
 
 
 def test_names_in_a_shard_are_names_below_it(tmp_path) -> None:
