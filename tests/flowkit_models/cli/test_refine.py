@@ -11,7 +11,7 @@ from flowkit_models.data.sample_photos import test_photos as photographs
 @pytest.fixture
 def photo(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    return save(tmp_path / "p.png", photographs()["chelsea"][:, 100:148, 200:248].movedim(0, -1).numpy())
+    return save(tmp_path / "p.png", photographs()["chelsea"][:, 100:132, 200:232].movedim(0, -1).numpy())
 
 
 def test_a_refined_picture_is_restored_better(photo, flowkit):

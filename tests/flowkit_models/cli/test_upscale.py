@@ -162,13 +162,12 @@ def test_srflow_upscales(tmp_path, flowkit, checkpoint):
 
 
 def test_tiles_differ_by_as_many_levels_as_the_help_says(tmp_path, flowkit):
-    photo = bicubic_resize(test_photos()["chelsea"], Fraction(1, 4))[:, :70, :100]
+    photo = bicubic_resize(test_photos()["chelsea"], Fraction(1, 4))[:, 20:60, :72]
     path = save(tmp_path / "x.png", photo.movedim(0, -1).numpy())
     results = {}
-    for tile in (0, 64, 32, 16):
+    for tile in (0, 32, 16):
         assert flowkit("upscale", path, "--tile", tile, "-o", tmp_path / f"{tile}.png").code == 0
         results[tile] = opened(tmp_path / f"{tile}.png").astype(int)
-    off = [np.abs(results[tile] - results[0]).max() for tile in (64, 32, 16)]
-    assert off[0] <= 1
-    assert off[1] <= 4
-    assert off[2] <= 20
+    off = [np.abs(results[tile] - results[0]).max() for tile in (32, 16)]
+    assert off[0] <= 4
+    assert off[1] <= 20
