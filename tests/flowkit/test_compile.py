@@ -1,5 +1,7 @@
 """torch.compile takes every row of the registry in both directions, in one graph."""
 
+from typing import Any
+
 import pytest
 import torch
 from example import Example
@@ -36,7 +38,17 @@ def compiled(example: Example, backend: str) -> None:
     laws.compiled(its.b.eval(), its.x, its.context, backend)
 
 
-@rows([example for example in EXAMPLES if example.name not in SLOW])
+def of_new_parts(examples: list[Example]) -> list[Any]:
+    """Rows in which every one made of the classes of an earlier one is for the slow run: their code is the same."""
+    seen, marked = set(), []
+    for example in examples:
+        parts = frozenset(part for m in example.make().modules() for part in (type(m), type(getattr(m, "kind", None))))
+        marked.append(pytest.param(example, id=example.name, marks=[pytest.mark.slow] if parts in seen else []))
+        seen.add(parts)
+    return marked
+
+
+@pytest.mark.parametrize("example", of_new_parts([example for example in EXAMPLES if example.name not in SLOW]))
 def test_no_graph_break(example: Example) -> None:
     compiled(example, "eager")
 

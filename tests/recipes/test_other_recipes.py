@@ -47,6 +47,7 @@ def test_small_rescaling_starts_from_the_haar_transform(train, tmp_path) -> None
     assert torch.allclose(model.encode(hr).lr, torch.nn.functional.avg_pool2d(hr, 4), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_irn_plus_starts_from_an_irn(recipe, train, tmp_path, monkeypatch) -> None:
     torch.manual_seed(0)
     network = torch.nn.Conv2d(3, 4, 3).requires_grad_(False)

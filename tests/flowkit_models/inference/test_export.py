@@ -28,6 +28,7 @@ def test_a_program_enlarges_pictures_of_any_size(tmp_path) -> None:
         assert largest(program(lr), model.upscale(lr, temperature=0)[0]) < 1e-5
 
 
+@pytest.mark.slow
 def test_above_zero_the_latents_are_inputs(tmp_path) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="pip install flowkit-torch[all]")
     pytest.importorskip("onnxscript", reason="pip install flowkit-torch[all]")

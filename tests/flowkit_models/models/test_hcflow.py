@@ -178,7 +178,7 @@ NO_BLOCKS = ((0, 0), (0, 0))
 SIZES = {"steps": 2, "conditional_steps": 1, "hidden": 5, "conditional_hidden": 4, "features": 3, "growth": 2}
 
 
-@pytest.mark.parametrize("scale", [2, 4, 8])
+@pytest.mark.parametrize("scale", [2, 4, pytest.param(8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("squeeze", ["squeeze", "haar"])
 @pytest.mark.parametrize("name", ["hcflow_sr_x4", "hcflow_rescale_x4"])
 def test_laws(name, scale, squeeze) -> None:

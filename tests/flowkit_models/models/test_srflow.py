@@ -142,7 +142,7 @@ def test_full_size_by_formula(name, keys, golden, shared, tmp_path) -> None:
         assert error <= 3 * accuracy["out." + key]["max_abs_diff_f32_vs_f64"], key
 
 
-@pytest.mark.parametrize("scale", [2, 4, 8])
+@pytest.mark.parametrize("scale", [2, 4, pytest.param(8, marks=pytest.mark.slow)])
 def test_laws(scale) -> None:
     torch.manual_seed(0)
     model = perturb(flowkit_models.create("srflow_x4", scale=scale, **SIZES))
