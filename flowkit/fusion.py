@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from flowkit.bijector import full_precision, widest
 from flowkit.fixed_linear import Scale, Shift
 from flowkit.linear import (
+    LONG,
     ActNorm,
     InvertibleConv1x1,
     LinAlgError,
@@ -36,9 +37,6 @@ _DIAGONAL = (*_SHIFTS_FIRST, Permutation)
 
 _UNSHIFTED = (InvertibleConv1x1, Permutation, Scale)
 """They have no bias."""
-
-_LONG = 64
-"""Vectors of more numbers than this go part by part: their matrix would cost more than all the rest."""
 
 
 class Pixelwise(NamedTuple):
@@ -141,7 +139,7 @@ def _worth_a_matrix(run: Run, authors: list[Any], like: Tensor) -> bool:
         return False
     mixes = any(author not in _DIAGONAL for author in authors)
     channels: Any = run[0].in_channels
-    return mixes and (like.ndim > 2 or channels <= _LONG)
+    return mixes and (like.ndim > 2 or channels <= LONG)
 
 
 def _stacked(

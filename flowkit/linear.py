@@ -13,6 +13,9 @@ from flowkit.bijector import TensorMap, full_precision, no_logdet, widest
 from flowkit.matrices import FORMS, Named
 from flowkit.tree import Value
 
+LONG = 64
+"""Vectors of more numbers than this are no matter of a chain's matrices: those would cost more than all the rest."""
+
 LinAlgError: type[RuntimeError] = torch.linalg.LinAlgError  # type: ignore[attr-defined]
 """What a matrix without an inverse raises."""
 
@@ -152,6 +155,9 @@ def mark_initialized(state_dict: dict[str, Tensor], prefix: str) -> None:
 class InvertibleConv1x1(ChannelLinear):
     """A learned invertible matrix over the channels, log-det = pixels · log|det W| (Glow, section 3.2).
 
+    Fewer vectors than channels, more than 64 of them, are moved by the factors of W, or by solves with these in
+    float64, for all but "dense" and "expm": no matrix is made.
+
     Args:
         channels: C of x.
         parametrization: how W is written; L, U are triangular, Q, V products of reflections, d are C numbers.
@@ -206,11 +212,30 @@ class InvertibleConv1x1(ChannelLinear):
 
     def forward(self, x: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
         """Multiplies every pixel by W."""
-        return mix_channels(x, self.matrix()), self._logdet(x)
+        if not self._by_factors(x, "matrix"):
+            return mix_channels(x, self.matrix()), self._logdet(x)
+        with full_precision(x):
+            return FORMS[self.parametrization].times(self._at(None), x), self._logdet(x)
 
     def inverse(self, y: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
         """Multiplies every pixel by W⁻¹, which is solved in float64."""
-        return mix_channels(y, self.inverse_matrix()), -self._logdet(y)
+        if not self._by_factors(y, "inverse_matrix"):
+            return mix_channels(y, self.inverse_matrix()), -self._logdet(y)
+        wide = widest(y.device)
+        with full_precision(y):
+            x = FORMS[self.parametrization].solve(self._at(wide), y.to(wide)).to(y.dtype)
+            return x, -self._logdet(y)
+
+    def _by_factors(self, x: Tensor, method: str) -> bool:
+        """Whether x is so few long vectors that moving them by the factors is less work than `method`.
+
+        That is n·C² against C³. A program that is exported has the matrix among its constants.
+        """
+        if x.ndim > 2 or x.shape[1] <= LONG or torch.compiler.is_exporting() or not x.shape[0] < x.shape[1]:
+            return False
+        form = self.form()
+        own = method not in self.__dict__ and getattr(type(self), method) is getattr(InvertibleConv1x1, method)
+        return own and form is not None and FORMS[form].by_factors
 
     def matrix(self) -> Tensor:
         """W, shape (C, C)."""

@@ -26,6 +26,8 @@ class Form(ABC):
 
     rotates: bool = True
     """Whether it can start at a random rotation."""
+    by_factors: bool = False
+    """Whether a few vectors are moved with less work than W takes to be made: `times` and `solve` then make no W."""
 
     @abstractmethod
     def start(self, channels: int, identity: bool) -> Start:
@@ -42,6 +44,14 @@ class Form(ABC):
     @abstractmethod
     def log_slope(self, at: Named) -> Tensor:
         """log|det W|, (…)."""
+
+    def times(self, at: Named, x: Tensor) -> Tensor:
+        """W x of vectors x, (n, C)."""
+        return x @ self.product(at).mT
+
+    def solve(self, at: Named, y: Tensor) -> Tensor:
+        """W⁻¹ y of vectors y, (n, C)."""
+        return y @ self.inverse(at).mT
 
 
 class Dense(Form):
@@ -67,6 +77,8 @@ class Dense(Form):
 class PLU(Form):
     """W = P L (U + diag(s·eᵈ)), P and the signs s fixed (Glow, eq. 10)."""
 
+    by_factors = True
+
     def start(self, channels: int, identity: bool) -> Start:
         """The factors of the matrix."""
         permutation, lower, upper = torch.linalg.lu(_rotation(channels, identity))
@@ -87,14 +99,29 @@ class PLU(Form):
         """The sum of d."""
         return at("log_diagonal").sum(-1)
 
+    def times(self, at: Named, x: Tensor) -> Tensor:
+        """Factor by factor."""
+        mixed = _lower_times(at, _upper_times(at, self._diagonal(at), x))
+        return mixed.index_select(1, _order(at("permutation")))
+
+    def solve(self, at: Named, y: Tensor) -> Tensor:
+        """By two triangular solves."""
+        half = _lower_solve(at, y.index_select(1, _order(at("permutation").mT)))
+        return _upper_solve(at, self._diagonal(at), half)
+
     def _upper(self, at: Named) -> Tensor:
-        return at("upper").triu(1) + (at("sign") * at("log_diagonal").exp()).diag_embed()
+        return at("upper").triu(1) + self._diagonal(at).diag_embed()
+
+    @staticmethod
+    def _diagonal(at: Named) -> Tensor:
+        return at("sign") * at("log_diagonal").exp()
 
 
 class LU(Form):
     """W = L (U + diag(eᵈ)), from the identity."""
 
     rotates = False
+    by_factors = True
 
     def start(self, channels: int, identity: bool) -> Start:
         """Zeros."""
@@ -115,9 +142,19 @@ class LU(Form):
         """The sum of d."""
         return at("log_diagonal").sum(-1)
 
+    def times(self, at: Named, x: Tensor) -> Tensor:
+        """Factor by factor."""
+        return _lower_times(at, _upper_times(at, at("log_diagonal").exp(), x))
+
+    def solve(self, at: Named, y: Tensor) -> Tensor:
+        """By two triangular solves."""
+        return _upper_solve(at, at("log_diagonal").exp(), _lower_solve(at, y))
+
 
 class Householder(Form):
     """A rotation, the product of C or C + 1 reflections I − 2vvᵀ/|v|², an even number (Tomczak and Welling, 2016)."""
+
+    by_factors = True
 
     def start(self, channels: int, identity: bool) -> Start:
         """Vectors in pairs of equal ones for the identity."""
@@ -135,9 +172,19 @@ class Householder(Form):
         """Nothing."""
         return at("vectors").new_zeros(at("vectors").shape[:-2])
 
+    def times(self, at: Named, x: Tensor) -> Tensor:
+        """All reflections in one solve."""
+        return _reflected(at("vectors"), x)
+
+    def solve(self, at: Named, y: Tensor) -> Tensor:
+        """The same, in the other order."""
+        return _reflected(at("vectors"), y, back=True)
+
 
 class QR(Form):
     """W = Q (U + diag(eᵈ)), Q by reflections (Hoogeboom et al., 2019)."""
+
+    by_factors = True
 
     def start(self, channels: int, identity: bool) -> Start:
         """A rotation and zeros."""
@@ -157,9 +204,19 @@ class QR(Form):
         """The sum of d."""
         return at("log_diagonal").sum(-1)
 
+    def times(self, at: Named, x: Tensor) -> Tensor:
+        """Factor by factor."""
+        return _reflected(at("vectors"), _upper_times(at, at("log_diagonal").exp(), x))
+
+    def solve(self, at: Named, y: Tensor) -> Tensor:
+        """The rotation back, and one triangular solve."""
+        return _upper_solve(at, at("log_diagonal").exp(), _reflected(at("vectors"), y, back=True))
+
 
 class SVD(Form):
     """W = U diag(eᵈ) V, two rotations by reflections: the singular values are parameters, and can be bounded."""
+
+    by_factors = True
 
     def start(self, channels: int, identity: bool) -> Start:
         """Two rotations and zeros."""
@@ -178,6 +235,15 @@ class SVD(Form):
     def log_slope(self, at: Named) -> Tensor:
         """The sum of d."""
         return at("log_diagonal").sum(-1)
+
+    def times(self, at: Named, x: Tensor) -> Tensor:
+        """Factor by factor."""
+        return _reflected(at("left"), _reflected(at("right"), x) * at("log_diagonal").exp())
+
+    def solve(self, at: Named, y: Tensor) -> Tensor:
+        """Factor by factor, from the other end."""
+        scale = (-at("log_diagonal")).exp()
+        return _reflected(at("right"), _reflected(at("left"), y, back=True) * scale, back=True)
 
 
 class Exponential(Form):
@@ -203,6 +269,8 @@ class Exponential(Form):
 class Cayley(Form):
     """A rotation W = (I − A)(I + A)⁻¹, A the skew part of a free matrix: one solve, and no parameter is forbidden."""
 
+    by_factors = True
+
     def start(self, channels: int, identity: bool) -> Start:
         """Zeros, or a matrix of random numbers."""
         return Start({"weight": torch.zeros(channels, channels) if identity else _drawn(channels)}, {})
@@ -220,6 +288,18 @@ class Cayley(Form):
     def log_slope(self, at: Named) -> Tensor:
         """Nothing."""
         return at("weight").new_zeros(at("weight").shape[:-2])
+
+    def times(self, at: Named, x: Tensor) -> Tensor:
+        """One solve."""
+        return self._quotient(_skew(at("weight")), x)
+
+    def solve(self, at: Named, y: Tensor) -> Tensor:
+        """One solve: the inverse is the rotation of −A."""
+        return self._quotient(-_skew(at("weight")), y)
+
+    @staticmethod
+    def _quotient(skew: Tensor, x: Tensor) -> Tensor:
+        return torch.linalg.solve(_eye(skew) + skew, (x - x @ skew.mT).mT).mT
 
 
 FORMS: dict[str, Form] = {
@@ -255,6 +335,14 @@ def reflections(vectors: Tensor) -> Tensor:
     return _eye(units) - units.mT @ torch.linalg.solve_triangular(inner + 0.5 * _eye(inner), units, upper=True)
 
 
+def _reflected(vectors: Tensor, x: Tensor, back: bool = False) -> Tensor:
+    """`reflections` of vectors x (n, C), or their transpose, without the matrix."""
+    units = vectors / vectors.norm(dim=-1, keepdim=True)
+    inner = (units @ units.mT).triu(1) + 0.5 * _eye(units)
+    parts = torch.linalg.solve_triangular(inner.mT if back else inner, units @ x.mT, upper=not back)
+    return x - parts.mT @ units
+
+
 def diagonal(matrix: Tensor) -> Tensor:
     """The diagonal, without `torch.diagonal`, which inductor takes with a warning."""
     return (matrix * _eye(matrix)).sum(-2)
@@ -275,3 +363,25 @@ def _lower(at: Named) -> Tensor:
 
 def _upper(at: Named) -> Tensor:
     return at("upper").triu(1) + at("log_diagonal").exp().diag_embed()
+
+
+def _lower_times(at: Named, x: Tensor) -> Tensor:
+    return torch.addmm(x, x, at("lower").tril(-1).mT)
+
+
+def _upper_times(at: Named, diagonal: Tensor, x: Tensor) -> Tensor:
+    return torch.addmm(x * diagonal, x, at("upper").triu(1).mT)
+
+
+def _lower_solve(at: Named, y: Tensor) -> Tensor:
+    return torch.linalg.solve_triangular(at("lower"), y.mT, upper=False, unitriangular=True).mT
+
+
+def _upper_solve(at: Named, diagonal: Tensor, y: Tensor) -> Tensor:
+    """U + diag(d) is (U diag(d)⁻¹ + I) diag(d): the solver takes the ones, and what lies below them, as read."""
+    return torch.linalg.solve_triangular(at("upper") / diagonal, y.mT, upper=True, unitriangular=True).mT / diagonal
+
+
+def _order(permutation: Tensor) -> Tensor:
+    """The column of the one in each row: cheaper than a product with the matrix, or a search in it."""
+    return (permutation @ torch.arange(len(permutation), dtype=permutation.dtype, device=permutation.device)).long()
