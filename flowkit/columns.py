@@ -111,10 +111,12 @@ class PerChannel(constraints.Constraint):
 
     Args:
         sides: channels to their constraints.
+        dim: the dimension that the channels are along; −1 for vectors, −3 for images, if there are any leading ones.
     """
 
-    def __init__(self, sides: Mapping[int, constraints.Constraint]) -> None:
+    def __init__(self, sides: Mapping[int, constraints.Constraint], dim: int = 1) -> None:
         self.sides = dict(sides)
+        self.dim = dim
         super().__init__()
 
     def __repr__(self) -> str:
@@ -122,11 +124,15 @@ class PerChannel(constraints.Constraint):
 
     def at(self, place: Callable[[int], int]) -> "PerChannel":
         """The same constraints, of channel i at channel place(i)."""
-        return PerChannel({place(i): side for i, side in self.sides.items()})
+        return PerChannel({place(i): side for i, side in self.sides.items()}, self.dim)
+
+    def along(self, dim: int) -> "PerChannel":
+        """The same constraints, of channels along another dimension."""
+        return PerChannel(self.sides, dim)
 
     def check(self, value: Tensor) -> Tensor:
         """Which numbers lie in their set."""
-        return _by_channel(value, {i: side.check for i, side in self.sides.items()}, torch.isfinite)
+        return _by_channel(value, {i: side.check for i, side in self.sides.items()}, torch.isfinite, self.dim)
 
 
 class _PerChannelTransform(Transform):
@@ -139,25 +145,26 @@ class _PerChannelTransform(Transform):
         super().__init__()
         self.codomain = constraint
         self.each = {i: biject_to(side) for i, side in constraint.sides.items()}
+        self.dim = constraint.dim
 
     def _call(self, x: Tensor) -> Tensor:
-        return _by_channel(x, self.each, lambda column: column)
+        return _by_channel(x, self.each, lambda column: column, self.dim)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        return _by_channel(y, {i: transform.inv for i, transform in self.each.items()}, lambda column: column)
+        return _by_channel(y, {i: transform.inv for i, transform in self.each.items()}, lambda column: column, self.dim)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """The logarithms of the slopes, number by number."""
-        columns = zip(x.split(1, 1), y.split(1, 1), strict=True)
+        columns = zip(x.split(1, self.dim), y.split(1, self.dim), strict=True)
         slopes = [
             self.each[i].log_abs_det_jacobian(a, b) if i in self.each else torch.zeros_like(a)
             for i, (a, b) in enumerate(columns)
         ]
-        return torch.cat(slopes, 1)
+        return torch.cat(slopes, self.dim)
 
 
 biject_to.register(PerChannel, _PerChannelTransform)
 
 
-def _by_channel(value: Tensor, listed: Mapping[int, Any], other: Callable[[Tensor], Tensor]) -> Tensor:
-    return torch.cat([listed.get(i, other)(column) for i, column in enumerate(value.split(1, 1))], 1)
+def _by_channel(value: Tensor, listed: Mapping[int, Any], other: Callable[[Tensor], Tensor], dim: int) -> Tensor:
+    return torch.cat([listed.get(i, other)(column) for i, column in enumerate(value.split(1, dim))], dim)

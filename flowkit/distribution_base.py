@@ -20,7 +20,7 @@ from torch.distributions.constraints import Constraint
 
 from flowkit.bases import draw, uniform
 from flowkit.torch_objects import copied, deep_copy, first_tensor, keep_inside
-from flowkit.tree import Value, describe, leaves, map_leaves
+from flowkit.tree import Value, describe, leaves, map_leaves, sum_per_sample
 
 LOCATION_SCALE = (Cauchy, Gumbel, Laplace, LowRankMultivariateNormal, MultivariateNormal, Normal, StudentT)
 """Families that a temperature scales about their location."""
@@ -89,6 +89,8 @@ class DistributionBase(nn.Module):
             )
 
         def drawn(leaf: Tensor) -> Tensor:
+            if not leaf.shape[0]:  # nor draws for no rows
+                return leaf.new_empty(leaf.shape)
             z = self._draw(inner, leaf, generator).to(leaf)
             return z if temperature == 1 else inner.loc + temperature * (z - inner.loc)
 
@@ -97,11 +99,15 @@ class DistributionBase(nn.Module):
     def _log_prob(self, z: Tensor) -> Tensor:
         if self.shape is not None and tuple(z.shape[1:]) != self.shape:
             raise ValueError(f"Flow: the base {self.distribution} has the shape {self.shape}, the latent {describe(z)}")
+        if not z.shape[0]:  # torch's own sums have no shape for no rows
+            return sum_per_sample(z)
+        odd = z
         z, outside = keep_inside(self.support, z)
         log_density = self.distribution.log_prob(z)
-        if outside is not None:
+        if outside is not None:  # with bounds, NaN has a density in some of torch's
             log_density = torch.where(outside, -torch.inf, log_density)
-        return log_density if log_density.ndim == 1 else log_density.flatten(1).sum(1)
+            return torch.where(odd.isnan().flatten(1).any(1), torch.nan, sum_per_sample(log_density.unsqueeze(-1)))
+        return log_density if log_density.ndim == 1 else sum_per_sample(log_density)
 
     def _draw(self, inner: Distribution, leaf: Tensor, generator: torch.Generator | None) -> Tensor:
         distribution: Any = self.distribution

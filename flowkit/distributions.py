@@ -6,11 +6,12 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, Transform, constraints
 from torch.distributions.constraints import Constraint
 
 from flowkit.bijector import Bijector, Inverse
+from flowkit.columns import PerChannel
 from flowkit.shapes import blank, outline
 from flowkit.torch_objects import copied, deep_copy, first_tensor, keep_inside
 from flowkit.tree import Value, as_rows, leaves, map_leaves, sum_per_sample
@@ -51,6 +52,7 @@ def from_transform(t: Transform) -> Bijector:
             with log-det −inf, so that the log-density of a whole flow is −inf there.
 
     Raises:
+        TypeError: if it is no transform.
         ValueError: if it is not bijective.
 
     Example:
@@ -69,12 +71,15 @@ class FlowTransform(Transform):
     """What `transform` makes of a bijector.
 
     Raises:
+        TypeError: for what is no bijector.
         ValueError: for an event_dim below 1, or from a call, if b does not map one tensor to one tensor.
     """
 
     bijective = True
 
     def __init__(self, bijector: Bijector, event_dim: int = 1, context: Value = None, cache_size: int = 0) -> None:
+        if not isinstance(bijector, nn.Module) or not hasattr(bijector, "inverse"):
+            raise TypeError(f"transform: expected a bijector, got {type(bijector).__name__}")
         if event_dim < 1:
             raise ValueError(f"transform: event_dim must be at least 1, got {event_dim}")
         super().__init__(cache_size)
@@ -149,6 +154,8 @@ class _FromTransform(Bijector):
 
     def __init__(self, t: Transform) -> None:
         super().__init__()
+        if not isinstance(t, Transform):
+            raise TypeError(f"from_transform: expected a transform of torch.distributions, got {type(t).__name__}")
         if not t.bijective:
             raise ValueError(f"from_transform: {t} is not bijective, so it has no density")
         self.transform = copied(t, lambda tensor: tensor)
@@ -178,12 +185,15 @@ class _FromTransform(Bijector):
 
 
 def _masked(t: Transform, x: Tensor) -> tuple[Tensor, Tensor]:
-    x, outside = keep_inside(t.domain, x)
+    x, outside = keep_inside(t.domain, x, edges=True)
     y = t(x)
+    if not x.shape[0]:  # torch's own sums have no shape for no rows
+        return y, sum_per_sample(x)
     logdet = t.log_abs_det_jacobian(x, y)
+    logdet = logdet if logdet.ndim == 1 else sum_per_sample(logdet)
     if outside is not None:
-        logdet = torch.where(outside, -torch.inf, logdet)
-    return y, logdet if logdet.ndim == 1 else sum_per_sample(logdet)
+        logdet = torch.where(outside.view(len(x), -1).any(1), -torch.inf, logdet)
+    return y, logdet
 
 
 def _keeps_size(t: Transform) -> bool:
@@ -191,7 +201,7 @@ def _keeps_size(t: Transform) -> bool:
         return True
     try:
         return t.forward_shape(torch.Size((7,))) == torch.Size((7,))
-    except ValueError:  # of matrices
+    except (ValueError, RuntimeError):  # of matrices, or of vectors of its own size
         return False
 
 
@@ -284,5 +294,7 @@ class FlowDistribution(Distribution):
 def event_constraint(constraint: Constraint | None, event_dim: int) -> Constraint:
     """A constraint of numbers as one of events; all reals where nothing is stated."""
     constraint = constraints.real if constraint is None else constraint
+    if isinstance(constraint, PerChannel):  # of channels behind any leading sizes
+        constraint = constraint.along(-event_dim)
     missing = event_dim - constraint.event_dim
     return constraints.independent(constraint, missing) if missing > 0 else constraint

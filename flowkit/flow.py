@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Transform
 
 from flowkit.bijector import Inverse, facts
 from flowkit.checks import any_parameter
@@ -39,7 +39,7 @@ class Flow(SharedFlow):
     last of the sizes is B: what `sample(n, context)` returns goes in as it is.
 
     Raises:
-        TypeError: if the base is neither a module nor a distribution.
+        TypeError: if the bijector has no inverse, or the base is neither a module nor a distribution.
         ValueError: for a distribution without a density; from a call, without the context that `embed` needs.
 
     Example:
@@ -63,6 +63,9 @@ class Flow(SharedFlow):
         embed: Callable[[Any], Value] | None = None,
     ) -> None:
         super().__init__()
+        if not callable(bijector) or not hasattr(bijector, "inverse"):
+            hint = "; flowkit.distributions.from_transform makes one of it" if isinstance(bijector, Transform) else ""
+            raise TypeError(f"Flow: the bijector must have forward and inverse, got {type(bijector).__name__}{hint}")
         if isinstance(base, Distribution):
             base = DistributionBase(base)
         elif not isinstance(base, nn.Module):

@@ -1,13 +1,28 @@
 """Masks of couplings: which numbers pass and steer, and which are moved."""
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from flowkit.tree import describe
+
+
+def whole_numbers(what: str, numbers: Iterable[Any]) -> list[int]:
+    """Indices of channels as integers.
+
+    Raises:
+        TypeError: that says what they are, if one is no whole number.
+    """
+    listed = list(numbers)
+    try:
+        return [operator.index(number) for number in listed]
+    except TypeError:
+        raise TypeError(f"{what} must be whole numbers, got {listed}") from None
 
 
 class _Channels:
@@ -66,7 +81,7 @@ class Listed(_Channels, nn.Module):
 
     def __init__(self, channels: Sequence[int], flip: bool = False) -> None:
         super().__init__()
-        listed = [int(channel) for channel in channels]
+        listed = whole_numbers("Coupling: keep", channels)
         if not listed or min(listed) < 0 or len(set(listed)) < len(listed):
             raise ValueError(f"Coupling: keep must list different channels, 0 or more each, got {list(channels)}")
         self.register_buffer("channels", torch.tensor(listed))
@@ -183,4 +198,8 @@ def mask_of(keep: int | Sequence[int] | Checkerboard, flip: bool) -> Mask:
     """The mask that a coupling's `keep` and `flip` stand for."""
     if isinstance(keep, Checkerboard):
         return Checkerboard(keep.parity ^ flip)
-    return Leading(int(keep), flip) if isinstance(keep, int | Integral) else Listed(keep, flip)
+    if isinstance(keep, int | Integral):
+        return Leading(int(keep), flip)
+    if isinstance(keep, str) or not isinstance(keep, Iterable):
+        raise TypeError(f"Coupling: keep must be a number, indices of channels or Checkerboard(), got {keep!r}")
+    return Listed(keep, flip)

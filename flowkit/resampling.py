@@ -33,7 +33,8 @@ class Resampled(nn.Module):
         decay: weight of the past in the moving average.
 
     Raises:
-        ValueError: if the base states no shape, or truncation is below 1. From `sample`, if the temperature is not 1.
+        ValueError: if the base states no shape, or an option makes no sense. From `sample`, if the temperature is
+            not 1.
 
     Example:
         >>> import flowkit
@@ -53,8 +54,11 @@ class Resampled(nn.Module):
         base = DistributionBase(base) if isinstance(base, Distribution) else base
         if getattr(base, "shape", None) is None:
             raise ValueError(f"Resampled: {type(base).__name__} states no shape; use Normal(features), say")
-        if truncation < 1:
-            raise ValueError(f"Resampled: truncation must be at least 1, got {truncation}")
+        if truncation < 1 or draws < 1 or not 0 <= decay < 1:
+            raise ValueError(
+                f"Resampled: truncation and draws must be at least 1, and decay in [0, 1), got {truncation}, {draws} "
+                f"and {decay}"
+            )
         self.net = net
         self.base = base
         self.shape = tuple(base.shape)
@@ -110,7 +114,12 @@ class Resampled(nn.Module):
 
         Returns:
             The standard error of log Z, which is that of every log-density where a(z)·(1 − α)/Z is most of it.
+
+        Raises:
+            ValueError: if draws is below 1.
         """
+        if draws < 1:
+            raise ValueError(f"Resampled.normalize: draws must be at least 1, got {draws}")
         mode = self.net.training
         try:
             return float(self._estimate(draws, generator))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any
@@ -34,6 +35,7 @@ def biject_to(target: Constraint | Distribution) -> Bijector:
             along the last dimension) coordinate by coordinate; all else by what torch registers.
 
     Raises:
+        TypeError: if it is neither.
         ValueError: if the support is not known or discrete, or no map onto it is.
 
     Example:
@@ -46,7 +48,9 @@ def biject_to(target: Constraint | Distribution) -> Bijector:
         tensor([[0.3333, 0.3333, 0.3333]])
     """
     constraint = _support(target) if isinstance(target, Distribution) else target
-    if constraint.is_discrete:
+    if not isinstance(constraint, Constraint):
+        raise TypeError(f"biject_to: expected a constraint or a distribution of torch, got {type(target).__name__}")
+    if _discrete(constraint):
         raise ValueError(f"biject_to: {target} is discrete, and no map of the reals reaches it")
     inner = _unwrapped(constraint)
     if inner is constraints.real:
@@ -72,6 +76,15 @@ def _support(distribution: Distribution) -> Any:
     return support
 
 
+def _discrete(constraint: Constraint) -> bool:
+    try:
+        return bool(constraint.is_discrete)
+    except NotImplementedError:
+        raise ValueError(
+            f"biject_to: {constraint} depends on a distribution's parameters; give the distribution"
+        ) from None
+
+
 def _unwrapped(constraint: Constraint) -> Constraint:
     while isinstance(constraint, constraints.independent):
         constraint = constraint.base_constraint
@@ -79,10 +92,24 @@ def _unwrapped(constraint: Constraint) -> Constraint:
 
 
 def _between(low: Constant, high: Constant) -> Bijector:
-    infinite = [bool(torch.as_tensor(end).isinf().any()) for end in (low, high)]
-    if not any(infinite):
-        return _Interval(low, high)
-    return _HalfLine(high, -1) if infinite[0] else _HalfLine(low, 1)
+    infinite = [torch.as_tensor(end).isinf() for end in (low, high)]
+    if any(bool(some.any() != some.all()) for some in infinite):  # coordinate by coordinate
+        pairs = zip(*(end.unbind() for end in torch.broadcast_tensors(*map(torch.as_tensor, (low, high)))), strict=True)
+        targets = [_bounded(float(left), float(right)) for left, right in pairs]
+        return _Columns(targets, [1] * len(targets))
+    below, above = (bool(some.all()) for some in infinite)
+    if below and above:
+        return Chain()
+    if below or above:
+        return _HalfLine(high, -1) if below else _HalfLine(low, 1)
+    return _Interval(low, high)
+
+
+def _bounded(low: float, high: float) -> Constraint:
+    """The constraint of numbers between two ends, of which either may be infinite."""
+    if math.isinf(low):
+        return constraints.real if math.isinf(high) else constraints.less_than(high)
+    return constraints.greater_than(low) if math.isinf(high) else constraints.interval(low, high)
 
 
 class _Interval(Sigmoid):

@@ -67,20 +67,27 @@ def unbounded(constraint: Constraint | None) -> bool:
     return constraint is None or constraint is constraints.real
 
 
-def keep_inside(constraint: Constraint | None, x: Tensor) -> tuple[Tensor, Tensor | None]:
+def keep_inside(constraint: Constraint | None, x: Tensor, edges: bool = False) -> tuple[Tensor, Tensor | None]:
     """Puts what lies outside a set at a point inside, so that what is computed of it is finite, and its gradient too.
 
     Args:
         constraint: the set; None for all reals.
         x: (…, *event), in the shapes of the constraint. NaN stays NaN.
+        edges: the ends of an interval, and the faces of a simplex, are outside, too: a map onto the reals does not
+            take them, whatever the constraint says.
 
     Returns:
         x, and a mask (…) of the events that were outside; None where there is no outside.
     """
-    if constraint is None or unbounded(constraint):
+    if constraint is None or unbounded(constraint) or not x.shape[0]:  # torch's own checks may fail on no rows
         return x, None
     event = constraint.event_dim
-    outside = ~constraint.check(x) & ~(x.isnan().flatten(x.ndim - event).any(-1) if event else x.isnan())
+    inside = constraint.check(x)
+    if edges:
+        inside = inside & _off_the_edge(constraint, x)
+    if event and inside.ndim == x.ndim:  # constraints.stack looks at numbers, and says that it looks at events
+        inside = inside.flatten(x.ndim - event).all(-1)
+    outside = ~inside & ~(x.isnan().flatten(x.ndim - event).any(-1) if event else x.isnan())
     try:
         inner = transform_to(constraint)(torch.zeros_like(x))
     except NotImplementedError:  # nobody registered a way into the set
@@ -88,3 +95,24 @@ def keep_inside(constraint: Constraint | None, x: Tensor) -> tuple[Tensor, Tenso
     if inner.shape != x.shape:
         return x, outside
     return torch.where(outside.reshape(*outside.shape, *(1 for _ in range(event))), inner, x), outside
+
+
+def _off_the_edge(constraint: Constraint, x: Tensor) -> Any:
+    """Where x is on no end of an interval, and on no face of a simplex, in the shapes of `constraint.check`."""
+    if isinstance(constraint, constraints.independent):
+        inner = _off_the_edge(constraint.base_constraint, x)
+        sizes = constraint.reinterpreted_batch_ndims
+        return inner.flatten(inner.ndim - sizes).all(-1) if isinstance(inner, Tensor) and sizes else inner
+    if isinstance(constraint, constraints.cat | constraints.stack):
+        lengths = getattr(constraint, "lengths", [1] * len(constraint.cseq))
+        if any(part.event_dim for part in constraint.cseq):
+            return True
+        parts = zip(constraint.cseq, x.split(list(lengths), constraint.dim), strict=True)
+        return torch.cat(
+            [torch.ones_like(part, dtype=torch.bool) & _off_the_edge(c, part) for c, part in parts], constraint.dim
+        )
+    if constraint is constraints.simplex:
+        return (x > 0).all(-1)
+    low, high = getattr(constraint, "lower_bound", None), getattr(constraint, "upper_bound", None)
+    off = True if low is None else x > low
+    return off if high is None else off & (x < high)

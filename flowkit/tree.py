@@ -57,6 +57,9 @@ def as_rows(x: Value, context: Value, event: int | None) -> tuple[Value, Value, 
 
     Returns:
         x, the context, and the sizes; None if x is as it was.
+
+    Raises:
+        ValueError: for a context of neither these sizes nor B rows nor one: its rows would go to the wrong x.
     """
     if event is None or not isinstance(x, Tensor) or x.ndim == event + 1 or x.ndim < event:
         return x, context, None
@@ -64,6 +67,11 @@ def as_rows(x: Value, context: Value, event: int | None) -> tuple[Value, Value, 
 
     def flat(c: Tensor) -> Tensor:
         one_each = c.shape[: len(sizes)] == sizes and (c.ndim > len(sizes) or not c.is_floating_point())
+        if not one_each and c.shape[:1] not in (sizes[-1:], (1,)):
+            raise ValueError(
+                f"a context for x of the leading sizes {tuple(sizes)} has the same in front, or {sizes[-1]} rows, or "
+                f"one; got {describe(c)}"
+            )
         return c.reshape(math.prod(sizes), *c.shape[len(sizes) :]) if one_each else c
 
     return x.reshape(math.prod(sizes), *x.shape[len(sizes) :]), map_leaves(flat, context), sizes

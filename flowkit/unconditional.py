@@ -4,10 +4,14 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
 
 from flowkit.bijector import TensorMap
+from flowkit.columns import PerChannel
 from flowkit.coupling import check_kind, per_channel
 from flowkit.kinds import Kind
+from flowkit.masks import whole_numbers
 from flowkit.shortcuts import author
 from flowkit.tree import Value, describe
 
@@ -37,13 +41,15 @@ class Elementwise(TensorMap):
     def __init__(self, kind: Kind, channels: int | Sequence[int]) -> None:
         super().__init__()
         check_kind("Elementwise", kind)
-        self.channels = list(range(channels)) if isinstance(channels, int) else [int(c) for c in channels]
+        listed = range(channels) if isinstance(channels, int) else channels
+        self.channels = whole_numbers("Elementwise: channels", listed)
         if not self.channels or min(self.channels) < 0 or len(set(self.channels)) < len(self.channels):
             raise ValueError(f"Elementwise: channels must be a number of them, or different indices, got {channels}")
         self.kind = kind
         self.raw = nn.Parameter(torch.zeros(kind.parameters_of(len(self.channels))))
         if author(self, "forward") is Elementwise:
             self.constant_logdet = kind.affine
+            self.domain = self.codomain = self._side()
 
     def extra_repr(self) -> str:
         """Kind and channels."""
@@ -60,6 +66,13 @@ class Elementwise(TensorMap):
         active, parameters = self._active(y)
         active, logdet = self.kind.inverse(active, parameters)
         return self._joined(y, active), logdet
+
+    def _side(self) -> Constraint | None:
+        """Where x and y live, channel by channel."""
+        side = self.kind.support
+        if isinstance(side, PerChannel):
+            return side.at(lambda i: self.channels[i])
+        return side if side is None or side is constraints.real else PerChannel(dict.fromkeys(self.channels, side))
 
     def _active(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if x.shape[1] <= max(self.channels):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from flowkit.bases import draw, uniform
+from flowkit.checks import unreadable
 from flowkit.tree import Value, describe, leaves, map_leaves, sum_per_sample
 
 LOG_2PI = math.log(2 * math.pi)
@@ -21,8 +22,8 @@ class Box(nn.Module):
         low, high: its edges: numbers, for latents of any shape, or tensors of the shape of one latent.
 
     Raises:
-        ValueError: if low is not below high. From `sample`, if the temperature is not 1: a box has no scale to shrink
-            by without leaving its support.
+        ValueError: if low is not below high, or an edge is infinite or of another shape. From `sample`, if the
+            temperature is not 1: a box has no scale to shrink by without leaving its support.
 
     Example:
         >>> import flowkit
@@ -36,9 +37,14 @@ class Box(nn.Module):
     def __init__(self, low: float | Tensor, high: float | Tensor) -> None:
         super().__init__()
         dtype = _dtype(low, high)
-        left, right = torch.broadcast_tensors(torch.as_tensor(low, dtype=dtype), torch.as_tensor(high, dtype=dtype))
-        if not bool((left < right).all()):
-            raise ValueError(f"Box: low must be below high, got {left.tolist()} and {right.tolist()}")
+        edges = [torch.as_tensor(edge, dtype=dtype) for edge in (low, high)]
+        try:
+            left, right = torch.broadcast_tensors(*edges)
+        except RuntimeError:
+            shapes = " and ".join(str(tuple(edge.shape)) for edge in edges)
+            raise ValueError(f"Box: low and high must be of one shape, got {shapes}") from None
+        if not bool((left < right).all()) or not bool((right - left).isfinite().all()):
+            raise ValueError(f"Box: low must be below high, and finite, got {left.tolist()} and {right.tolist()}")
         self.register_buffer("low", left.clone())
         self.register_buffer("high", right.clone())
         self.shape = tuple(left.shape) or None
@@ -117,7 +123,7 @@ class StudentT(nn.Module):
         df: degrees of freedom ν, a number or one for each feature. None learns them, 2 + exp(raw), from 30 on.
 
     Raises:
-        ValueError: if a number of degrees of freedom is not positive.
+        ValueError: if a number of degrees of freedom is not positive, or they are of another shape.
 
     Example:
         >>> import flowkit
@@ -132,7 +138,10 @@ class StudentT(nn.Module):
         if df is None:
             self.raw = nn.Parameter(torch.full(self.shape, math.log(28.0)))
         else:
-            fixed = torch.as_tensor(df, dtype=_dtype(df)).expand(self.shape).clone()
+            given = torch.as_tensor(df, dtype=_dtype(df))
+            if given.ndim and given.shape != self.shape:
+                raise ValueError(f"StudentT: df must be a number or {self.shape}, got {describe(given)}")
+            fixed = given.expand(self.shape).clone()
             if not bool((fixed > 0).all()):
                 raise ValueError(f"StudentT: degrees of freedom must be positive, got {fixed.tolist()}")
             self.register_buffer("fixed", fixed)
@@ -242,10 +251,11 @@ class Mixture(nn.Module):
             raise ValueError(
                 f"Mixture: with classes the flow's context is labels, integers ({rows},), got {describe(context)}"
             )
-        try:
-            return self.logits[context], self.means[context], self.log_stds[context]
-        except IndexError as error:
-            raise ValueError(f"Mixture: labels must be below {self.classes}: {error}") from None
+        if context.device.type == "cpu" and not unreadable(context):  # elsewhere a look would wait for the device
+            odd = context[(context < 0) | (context >= self.classes)]
+            if len(odd):
+                raise ValueError(f"Mixture: labels must be 0 to {self.classes - 1}, got {odd[0]}")
+        return self.logits[context], self.means[context], self.log_stds[context]
 
 
 def _log_normal(z: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:

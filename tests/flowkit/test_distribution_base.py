@@ -164,3 +164,17 @@ def test_parameters_inside_are_followed() -> None:
     for _ in range(2):
         flow.log_prob(torch.ones(3, 2)).sum().backward()
     assert scale.grad is not None
+
+
+@pytest.mark.parametrize("family", range(len(families())))
+def test_no_rows_and_rows_of_nan(family: int) -> None:
+    flow = Flow(ActNorm(2), families()[family])
+    assert flow.log_prob(torch.zeros(0, 2)).shape == (0,)
+    assert flow.sample(0).shape == (0, 2)
+    assert flow.log_prob(torch.tensor([[math.nan, 0.5]])).isnan()
+
+
+def test_nan_has_no_density_between_bounds() -> None:
+    odd = torch.tensor([[math.nan, 0.5], [0.5, 0.5], [math.nan, 2.0]])
+    for base in (d.Uniform(ZERO, ONE), d.Uniform(0.0, 1.0), d.Independent(d.Uniform(ZERO, ONE), 1)):
+        assert Flow(ActNorm(2), base).log_prob(odd).isnan().tolist() == [True, False, True]

@@ -13,18 +13,22 @@ import flowkit
 from flowkit import (
     ActNorm,
     Affine,
+    Autoregressive,
     Chain,
+    Columns,
     Coupling,
+    Elementwise,
     Flow,
     InvertibleConv1x1,
     Mixture,
     Normal,
+    RationalQuadratic,
     Split,
     Squeeze,
     StandardNormal,
 )
 from flowkit.distributions import from_transform, transform
-from flowkit.nets import MLP
+from flowkit.nets import MADE, MLP
 from flowkit.testing import check_bijector, perturb
 
 
@@ -231,3 +235,74 @@ def test_draws_without_gradients_say_so() -> None:
 def test_a_shape_that_is_not_known() -> None:
     with pytest.raises(ValueError, match="the shape of x is not known"):
         Flow(Squeeze(), StandardNormal()).distribution()
+
+
+def columns() -> Columns:
+    return Columns({0: RationalQuadratic(3, 2.0, ends="circular"), 1: RationalQuadratic(3, 2.0, ends="box")})
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda kind: Autoregressive(MADE(3, kind.counts(3)), kind),
+        lambda kind: Coupling(MLP(1, kind.parameters_of(2)), 1, kind),
+        lambda kind: Elementwise(kind, [2, 0]),
+        lambda kind: Elementwise(kind.kinds[1], [0, 1]),
+    ],
+)
+def test_supports_that_differ_by_column_hold_for_any_leading_sizes(made: Any) -> None:
+    b = perturb(made(columns())).double()
+    p = Flow(b, Normal(3).double()).distribution()
+    bounded = [i for i in range(3) if not p.support.check(torch.eye(3)[i].double() * 9)]
+    assert len(bounded) == 2
+    x = (torch.rand(2, 5, 3) * 2 - 1).double()
+    torch.testing.assert_close(p.log_prob(x)[1, 2], p.log_prob(x[1, 2]))
+    torch.testing.assert_close(transform(b)(x)[1, 2], transform(b)(x[1, 2]))
+    with pytest.raises(ValueError, match="within the support"):
+        p.log_prob(torch.full((2, 3, 3), 9.0).double())
+    images = Flow(Elementwise(columns(), 2), StandardNormal(), shape=(2, 1, 3)).distribution()
+    assert images.log_prob(torch.zeros(4, 5, 2, 1, 3)).shape == (4, 5)
+
+
+@pytest.mark.parametrize(
+    ("t", "edge"),
+    [
+        (d.SigmoidTransform(), 1.0),
+        (d.TanhTransform(), -1.0),
+        (d.TanhTransform(), 1.0),
+        (d.ExpTransform(), 0.0),
+        (d.IndependentTransform(d.SigmoidTransform(), 1), 0.0),
+        (d.StackTransform([d.SigmoidTransform(), d.TanhTransform()], -1), 1.0),
+        (d.CatTransform([d.SigmoidTransform(), d.TanhTransform()], -1, [1, 1]), 2.0),
+    ],
+)
+def test_on_the_edge_of_a_transforms_range_there_is_no_density(t: Any, edge: float) -> None:
+    flow = Flow(from_transform(t).inv >> ActNorm(2), StandardNormal(), shape=(2,))
+    x = torch.tensor([[0.5, edge], [0.2, 0.3]], requires_grad=True)
+    log_prob = flow.log_prob(x)
+    assert log_prob[0] == -math.inf
+    assert log_prob[1].isfinite()
+    assert torch.autograd.grad(log_prob.sum(), x)[0].isfinite().all()
+    assert flow.log_prob(x[:0]).shape == (0,)
+    assert flow.log_prob(torch.tensor([[math.nan, 0.5]])).isnan()
+
+
+def test_the_edge_of_the_simplex_has_no_density() -> None:
+    b = from_transform(d.StickBreakingTransform())
+    assert b.inverse(torch.tensor([[0.5, 0.5, 0.0], [0.2, 0.3, 0.5]]))[1].isinf().tolist() == [True, False]
+
+
+def test_transforms_of_vectors_of_a_size() -> None:
+    b = from_transform(d.AffineTransform(torch.zeros(2), torch.full((2,), 3.0), event_dim=1))
+    torch.testing.assert_close(b(torch.ones(4, 2))[1], torch.full((4,), 2 * math.log(3)))
+
+
+def test_what_is_no_transform_and_no_map() -> None:
+    with pytest.raises(TypeError, match="from_transform: expected a transform of torch"):
+        from_transform(3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="transform: expected a bijector, got Linear"):
+        transform(nn.Linear(2, 2))  # type: ignore[arg-type]
+    with pytest.raises(
+        TypeError, match=r"must have forward and inverse, got ExpTransform; flowkit\.distributions\.from_"
+    ):
+        Flow(d.ExpTransform(), StandardNormal())

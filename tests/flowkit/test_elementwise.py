@@ -228,3 +228,8 @@ def test_a_learned_map_of_some_channels_lets_the_others_pass() -> None:
 def test_channels_of_a_learned_map_are_there_and_different(channels: int | list[int]) -> None:
     with pytest.raises(ValueError, match="Elementwise: channels must be"):
         Elementwise(Affine(), channels)
+
+
+def test_channels_of_a_learned_map_are_whole_numbers() -> None:
+    with pytest.raises(TypeError, match=r"Elementwise: channels must be whole numbers, got \[0.5\]"):
+        Elementwise(Affine(), [0.5])  # type: ignore[list-item]

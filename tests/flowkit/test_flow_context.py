@@ -163,3 +163,15 @@ class Rows(nn.Module):
     def forward(self, context: Tensor) -> Tensor:
         context = context[:, None] if context.ndim == 1 else context
         return self.linear(context.movedim(1, -1)).movedim(-1, 1)
+
+
+def test_contexts_that_fit_no_leading_size_are_refused() -> None:
+    """Their rows would go to the wrong x wherever the sizes happen to divide."""
+    flow = Flow(Coupling(MLP(1, 2, 8, context_features=3), 1, Affine("tanh")), StandardNormal(), shape=(2,))
+    x = torch.randn(5, 6, 4, 2)
+    for rows in (4, 1):
+        c = torch.randn(rows, 3)
+        assert torch.equal(flow.log_prob(x, c)[2, 3], flow.log_prob(x[2, 3], c))
+    for rows in (3, 24):
+        with pytest.raises(ValueError, match=r"leading sizes \(5, 6, 4\) has the same in front, or 4 rows, or one"):
+            flow.log_prob(x, torch.randn(rows, 3))

@@ -175,3 +175,9 @@ def test_what_is_refused(keep: Any, shape: Any, message: str) -> None:
 def test_a_parity_is_0_or_1() -> None:
     with pytest.raises(ValueError, match="parity must be 0 or 1, got 2"):
         Checkerboard(2)
+
+
+@pytest.mark.parametrize("keep", [[0.5, 1.5], "02", 1.5])
+def test_channels_are_whole_numbers(keep: Any) -> None:
+    with pytest.raises(TypeError, match="Coupling: keep must be"):
+        Coupling(MLP(2, 4), keep, Affine())

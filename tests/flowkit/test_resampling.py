@@ -77,8 +77,12 @@ def test_densities_stay_finite_where_the_net_is_sure() -> None:
 def test_what_it_can_be_made_of() -> None:
     with pytest.raises(ValueError, match="Resampled: StandardNormal states no shape"):
         Resampled(MLP(2, 1), StandardNormal())
-    with pytest.raises(ValueError, match="truncation must be at least 1"):
+    with pytest.raises(ValueError, match="truncation and draws must be at least 1"):
         Resampled(MLP(2, 1), Normal(2), 0)
+    with pytest.raises(ValueError, match="draws must be at least 1"):
+        Resampled(MLP(2, 1), Normal(2), draws=0)
+    with pytest.raises(ValueError, match="normalize: draws must be at least 1, got 0"):
+        Resampled(MLP(2, 1), Normal(2)).normalize(0)
     normal = torch.distributions.MultivariateNormal(torch.zeros(2), torch.eye(2))
     flow = Flow(ActNorm(2), Resampled(MLP(2, 1, 8), normal))
     assert flow.sample((3, 2)).shape == (3, 2, 2)

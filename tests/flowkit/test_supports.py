@@ -127,3 +127,24 @@ def test_other_sets_of_torch() -> None:
 def test_what_no_map_reaches(target: Any, text: str) -> None:
     with pytest.raises(ValueError, match=f"biject_to: .*{text}"):
         biject_to(target)
+
+
+def test_coordinates_may_be_bounded_on_different_sides() -> None:
+    inf = math.inf
+    ends = torch.tensor([[0.0, -inf, 2.0, -inf], [1.0, 3.0, inf, inf]])
+    b = biject_to(constraints.interval(*ends))
+    check_bijector(b, torch.randn(2, 4))
+    y = b(100 * torch.randn(50, 4))[0]
+    assert constraints.interval(*ends).check(y).all()
+    outside = b.inverse(torch.tensor([[0.5, 4.0, 3.0, 0.0], [0.5, 1.0, 3.0, 0.0]]))[1]
+    assert outside.isfinite().tolist() == [False, True]
+    torch.testing.assert_close(
+        biject_to(constraints.greater_than(torch.tensor([0.0, -inf])))(torch.ones(1, 2))[0], torch.tensor([[math.e, 1]])
+    )
+
+
+def test_what_is_no_set() -> None:
+    with pytest.raises(TypeError, match="biject_to: expected a constraint or a distribution of torch, got str"):
+        biject_to("positive")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="depends on a distribution's parameters"):
+        biject_to(constraints.dependent)

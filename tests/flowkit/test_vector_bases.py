@@ -121,7 +121,7 @@ def test_a_class_has_a_mixture_of_its_own() -> None:
 
 @pytest.mark.parametrize("context", [None, torch.zeros(2), torch.zeros(3, dtype=torch.long), torch.tensor([0, 3])])
 def test_labels_of_a_mixture(context: Any) -> None:
-    text = "labels, integers \\(2,\\), got|labels must be below 3"
+    text = "labels, integers \\(2,\\), got|labels must be 0 to 2"
     with pytest.raises(ValueError, match=text):
         Mixture(2, 2, classes=3).log_prob(torch.zeros(2, 2), context)
 
@@ -149,7 +149,7 @@ def test_a_box_has_no_temperature_and_edges() -> None:
     assert torch.autograd.grad(log_prob[:2].sum(), z)[0][:3].eq(0).all()
     with pytest.raises(ValueError, match=r"temperature of the base Box must be 1, got 0\.5"):
         Flow(ActNorm(2), box).sample(2, temperature=0.5)
-    with pytest.raises(ValueError, match=r"Box: low must be below high, got \[0.0, 1.0\] and \[1.0, 1.0\]"):
+    with pytest.raises(ValueError, match=r"Box: low must be below high, and finite, got \[0.0, 1.0\] and \[1.0, 1.0\]"):
         Box(torch.tensor([0.0, 1.0]), 1.0)
     assert Box(-1.0, 1.0).log_prob((torch.zeros(2, 3), torch.zeros(2, 1, 4, 4))).shape == (2,)
     drawn = Flow(Permutation(2), box.double()).sample(1000)
@@ -168,6 +168,11 @@ def test_a_latent_of_another_shape(make: Any) -> None:
 def test_numbers_that_make_no_base() -> None:
     with pytest.raises(ValueError, match="degrees of freedom must be positive"):
         StudentT(2, df=0.0)
+    with pytest.raises(ValueError, match=r"df must be a number or \(2,\), got \(3,\)"):
+        StudentT(2, df=torch.ones(3))
+    for low, high, text in ((0.0, math.inf, "and finite"), (torch.zeros(2), torch.ones(3), "must be of one shape")):
+        with pytest.raises(ValueError, match=f"Box: low .*{text}"):
+            Box(low, high)
     with pytest.raises(ValueError, match="features must be at least 1"):
         Normal(0)
     with pytest.raises(ValueError, match="at least one component"):
