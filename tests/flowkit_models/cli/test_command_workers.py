@@ -37,6 +37,15 @@ def test_results_lines_and_exit_code_are_those_of_one_process(tmp_path, upscale)
         assert np.array_equal(*(opened(tmp_path / place / "out" / f"sub{i}" / "x_x4.png") for place in ("one", "two")))
 
 
+@pytest.mark.slow
+def test_results_that_are_there_are_skipped(tmp_path, upscale) -> None:
+    for i in range(3):
+        save(tmp_path / "in" / f"sub{i}" / "x.png", noise(seed=i))
+    assert upscale(tmp_path / "in", "-o", tmp_path / "out").code == 0
+    again = upscale(tmp_path / "in", "-o", tmp_path / "out", "--workers", 2)
+    assert again.out[-1].startswith("0 done, 3 skipped")
+
+
 def write_or_die(number: int):
     """Stands for a model: copies its source, or the process is killed, as the kernel does it."""
 

@@ -154,6 +154,16 @@ def test_as_a_process_of_its_own(tmp_path, checkpoint):
     assert done.stdout.startswith("1 done, 0 skipped, 0 failed in ")
 
 
+@pytest.mark.slow
+def test_a_process_of_its_own_that_fails(tmp_path, checkpoint):
+    path = save(tmp_path / "x.png")
+    save(tmp_path / "x_x4.png")
+    run = [sys.executable, "-m", "flowkit_models.cli", "upscale", "-m", str(checkpoint()), str(path)]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_help_needs_no_torch():
     code = (
         "import sys; from flowkit_models.cli import main;"

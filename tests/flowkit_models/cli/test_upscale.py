@@ -161,13 +161,19 @@ def test_srflow_upscales(tmp_path, flowkit, checkpoint):
     assert opened(tmp_path / "x_x4.png").shape == (48, 40, 3)
 
 
-def test_tiles_differ_by_as_many_levels_as_the_help_says(tmp_path, flowkit):
-    photo = bicubic_resize(test_photos()["chelsea"], Fraction(1, 4))[:, 20:60, :72]
+@pytest.mark.parametrize(
+    ("top", "height", "width", "levels"),
+    [
+        (20, 40, 72, {32: 4, 16: 20}),
+        pytest.param(0, 70, 100, {64: 1, 32: 4, 16: 20}, marks=pytest.mark.slow),  # so that there are tiles of 64
+    ],
+)
+def test_tiles_differ_by_as_many_levels_as_the_help_says(top, height, width, levels, tmp_path, flowkit):
+    photo = bicubic_resize(test_photos()["chelsea"], Fraction(1, 4))[:, top : top + height, :width]
     path = save(tmp_path / "x.png", photo.movedim(0, -1).numpy())
     results = {}
-    for tile in (0, 32, 16):
+    for tile in (0, *levels):
         assert flowkit("upscale", path, "--tile", tile, "-o", tmp_path / f"{tile}.png").code == 0
         results[tile] = opened(tmp_path / f"{tile}.png").astype(int)
-    off = [np.abs(results[tile] - results[0]).max() for tile in (32, 16)]
-    assert off[0] <= 4
-    assert off[1] <= 20
+    for tile, most in levels.items():
+        assert np.abs(results[tile] - results[0]).max() <= most

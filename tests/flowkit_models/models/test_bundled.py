@@ -137,26 +137,27 @@ def test_it_beats_bicubic_on_set5(model, shared) -> None:
     assert sum(found) / 5 > 2.6
 
 
-def unlike_photographs() -> dict[str, torch.Tensor]:
-    """LR images (1, 3, 24, 24): noise, 1-bit noise, a checkerboard, pure red dots, black, white, text."""
-    noise = torch.rand(1, 3, 24, 24, generator=torch.Generator().manual_seed(0))
-    board = ((torch.arange(24)[:, None] + torch.arange(24)) % 2).float().expand(1, 3, 24, 24)
+def unlike_photographs(size: int) -> dict[str, torch.Tensor]:
+    """LR images (1, 3, size, size): noise, 1-bit noise, a checkerboard, pure red dots, black, white, text."""
+    noise = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    board = ((torch.arange(size)[:, None] + torch.arange(size)) % 2).float().expand(1, 3, size, size)
     red = noise.round() * torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1)
-    page = Image.new("RGB", (24, 24), "white")
-    ImageDraw.Draw(page).multiline_text((0, 0), "Sph\njudge", "black")
+    page = Image.new("RGB", (size, size), "white")
+    ImageDraw.Draw(page).multiline_text((0, 0), "Sphinx of\nblack\nquartz,\njudge", "black")
     text = torch.from_numpy(np.array(page)).movedim(-1, 0)[None] / 255
     names = ("noise", "bits", "board", "red", "black", "white", "text")
     images = (noise, noise.round(), board, red, torch.zeros_like(noise), torch.ones_like(noise), text)
     return dict(zip(names, images, strict=True))
 
 
+@pytest.mark.parametrize("size", [24, pytest.param(48, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [name for name, model in list_bundled().items() if model.purpose == "sr"])
-def test_samples_are_pictures_on_images_unlike_photographs(name) -> None:
+def test_samples_are_pictures_on_images_unlike_photographs(name, size) -> None:
     """A learned deviation acts exponentially: where it runs away, so does the image, at τ = 0 as well (∞ · 0)."""
     model = flowkit_models.load(name)
     likely = max(list_bundled()[name].temperature, 0.2)
     generator = torch.Generator().manual_seed(0)
-    for what, lr in unlike_photographs().items():
+    for what, lr in unlike_photographs(size).items():
         with torch.no_grad():
             mode, *samples = (
                 model.decode(lr, tuple(tau * z for z in model.draw(lr, generator))) for tau in (0.0, likely, 0.5, 1.0)
@@ -167,11 +168,12 @@ def test_samples_are_pictures_on_images_unlike_photographs(name) -> None:
         assert far[-1] < 0.5, f"{what}: {far[-1]:.3f} of the range from τ = 0"
 
 
+@pytest.mark.parametrize("size", [24, pytest.param(48, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [name for name, model in list_bundled().items() if model.purpose == "rescaling"])
-def test_round_trips_are_pictures_on_images_unlike_photographs(name) -> None:
+def test_round_trips_are_pictures_on_images_unlike_photographs(name, size) -> None:
     model, recommended = flowkit_models.load(name), list_bundled()[name].temperature
     generator = torch.Generator().manual_seed(0)
-    for what, lr in unlike_photographs().items():
+    for what, lr in unlike_photographs(size).items():
         with torch.no_grad():
             hr = bicubic_resize(lr, model.scale).clamp(0, 1)
             small = model.downscale(hr)
