@@ -133,7 +133,10 @@ def _check(x: Tensor, quality: int | Tensor, subsampling: str, batched: bool) ->
         raise ValueError(f"JPEG: expected images ({'B,' if batched else '[B,]'} 3, H, W), got {tuple(x.shape)}")
     if subsampling not in ("4:4:4", "4:2:0"):
         raise ValueError(f'JPEG: subsampling is "4:4:4" or "4:2:0", got {subsampling!r}')
-    given = torch.as_tensor(quality)
+    try:
+        given = torch.as_tensor(quality)
+    except (TypeError, ValueError, RuntimeError):  # no number
+        given = torch.tensor(math.nan)
     if given.is_floating_point() or given.shape not in ((), x.shape[:1] if batched else ()):
         raise ValueError(f"JPEG: quality is a whole number, or one for each image, got {quality}")
     if not bool(((given >= 1) & (given <= 100)).all()):

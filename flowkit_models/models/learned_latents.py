@@ -80,10 +80,21 @@ class LatentPrior(nn.Module):
             raise ValueError(f"{type(model).__name__} takes no learned prior: it has no latents of a fixed scale")
         self.config = config
         shapes = model.latent_shapes(model.lr_multiple, model.lr_multiple)
-        self.nets = nn.ModuleList(LatentUNet(channels, config.features, config.growth) for channels, *_ in shapes)
+        self.channels = tuple(channels for channels, *_ in shapes)
+        self.nets = nn.ModuleList(LatentUNet(channels, config.features, config.growth) for channels in self.channels)
 
     def forward(self, latents: Latents) -> Latents:
-        """Latents of the bilinear enlargement, coarsest first, to latents to decode."""
+        """Latents of the bilinear enlargement, coarsest first, to latents to decode.
+
+        Raises:
+            ValueError: if they are those of another model.
+        """
+        given = tuple(z.shape[1] for z in latents)
+        if given != self.channels:
+            raise ValueError(
+                f"LatentPrior: made for a model whose latents have {self.channels} channels, got {given}: a prior is "
+                "trained for one model (recipes/learned_latents.py)"
+            )
         return tuple(net(standardized(z)) for net, z in zip(self.nets, latents, strict=True))
 
 

@@ -62,6 +62,8 @@ def test_each_image_has_its_quality_and_nothing_of_its_neighbours():
         (lambda: simulate_jpeg(to_float(PHOTO)[None], 0), "quality is 1 to 100, got 0"),
         (lambda: simulate_jpeg(to_float(PHOTO)[None], torch.tensor([50, 60])), "one for each image"),
         (lambda: simulate_jpeg(to_float(PHOTO)[None], 50.0), "whole number"),
+        (lambda: simulate_jpeg(to_float(PHOTO)[None], None), "whole number"),
+        (lambda: jpeg_file(PHOTO, "high"), "whole number"),
         (lambda: simulate_jpeg(to_float(PHOTO)[None], 50, "4:1:1"), 'subsampling is "4:4:4" or "4:2:0"'),
         (lambda: simulate_jpeg(to_float(PHOTO)[None], 50, rounding="none"), 'rounding is "real" or "smooth"'),
         (lambda: jpeg_file(to_float(PHOTO), 50), "takes uint8 images"),

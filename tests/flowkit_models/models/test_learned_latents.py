@@ -174,3 +174,10 @@ def test_it_is_made_for_a_model(model) -> None:
             flowkit_models.create("hcflow_sr_x4_small", learned_prior=wrong)
     published = LatentPrior(flowkit_models.create("srflow_x4", steps=0, blocks=0, taps=()), LatentPriorConfig())
     assert [net.down[-1][0].out_channels for net in published.nets] == [256] * 2
+
+
+def test_a_prior_of_another_model_is_refused(model, lr) -> None:
+    other = flowkit_models.create("irn_x4_small")
+    prior = LatentPrior(other, LatentPriorConfig(features=4, growth=2))
+    with pytest.raises(ValueError, match=r"LatentPrior: made for a model whose latents have \(.*\) channels, got \("):
+        model.upscale(lr, prior=prior)
