@@ -33,8 +33,8 @@ class Options:
     """Options of every training recipe. The defaults shown are those of the chosen preset."""
 
     data: Annotated[Path | None, PATH] = None
-    """HR photographs to train on: a folder, searched recursively; or shards, tar archives as WebDataset's: a path or
-    URL, with * or {000..127} for several. Without it: the photographs in the wheels."""
+    """HR photographs to train on: a folder, searched recursively; or shards, tar archives as WebDataset's or Parquet
+    files: a path or URL, with * or {000..127} for several. Without it: the photographs in the wheels."""
     source_weights: Annotated[dict[str, float], UNSAID] = field(default_factory=dict)
     """How often to see some photographs, by patterns of their paths in --data: "nature_*" 0.5 "old/*" 0. Others: 1."""
     paired: bool = False

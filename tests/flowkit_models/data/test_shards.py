@@ -104,6 +104,19 @@ def test_names_in_a_shard_are_names_below_it(tmp_path) -> None:
     assert all(image.read().shape[0] == 3 for image in images.values())
 
 
+def test_an_image_whose_head_lies_at_its_end_is_found(tmp_path) -> None:
+    """TIFF may tell its size behind its pixels; they are more than the piece that is read at first."""
+    pixels = np.random.default_rng(0).integers(0, 256, (320, 320, 3), np.uint8)
+    with io.BytesIO() as file:
+        Image.fromarray(pixels).save(file, format="tiff")
+        plain = file.getvalue()
+    start = int.from_bytes(plain[4:8], "little")
+    entries = plain[start : start + 2 + 12 * int.from_bytes(plain[start : start + 2], "little") + 4]
+    moved = plain[:4] + len(plain).to_bytes(4, "little") + plain[8:] + entries
+    (tmp_path / "0.tar").write_bytes(shard({"a.tif": moved}))
+    assert torch.equal(shard_images(tmp_path / "0.tar", 16)["0.tar/a.tif"].read(), torch.tensor(pixels).movedim(-1, 0))
+
+
 def test_a_shard_that_shrank_is_told_when_an_image_is_read(two) -> None:
     images = shard_images(two / "00.tar", 16)
     (two / "00.tar").write_bytes((two / "00.tar").read_bytes()[:700])
