@@ -1,16 +1,17 @@
 """Autoregressive maps: every number is moved by an elementwise map that the numbers before it steer."""
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from flowkit.bijector import TensorMap
+from flowkit.checks import autocasting
 from flowkit.coupling import check_kind, per_channel
 from flowkit.kinds import Kind
 from flowkit.linear import Permutation
-from flowkit.shortcuts import author
+from flowkit.shortcuts import author, decoding
 from flowkit.sweeps import settle
 from flowkit.tree import Value, leaves, map_leaves, repeat_rows
 
@@ -18,9 +19,10 @@ from flowkit.tree import Value, leaves, map_leaves, repeat_rows
 class Autoregressive(TensorMap):
     """Every channel is moved by an elementwise map whose parameters come from the channels before it (MAF, NSF-AR).
 
-    Forward is one pass of the net, so densities are fast. The inverse takes up to D passes for D channels; `.inv` is
-    the inverse autoregressive flow (IAF), which draws in one pass. Beside a Gaussian base and `Affine`, forward is MAF;
-    with `RationalQuadratic` it is the autoregressive neural spline flow.
+    Forward is one pass of the net, so densities are fast. The inverse takes D steps for D channels, which of a
+    `flowkit.nets.MADE` are together the work of one pass, and of another net one pass each; `.inv` is the inverse
+    autoregressive flow (IAF), which draws in one pass. Beside a Gaussian base and `Affine`, forward is MAF; with
+    `RationalQuadratic` it is the autoregressive neural spline flow.
 
     Both directions have exact first and second derivatives, by x, context and parameters; those of the inverse are
     implicit, and its memory is that of a few passes, not of D. A net with dropout has no inverse in train mode.
@@ -28,11 +30,14 @@ class Autoregressive(TensorMap):
     Args:
         net: called `net(x, context)`; returns (B, kind.parameters_of(D), *spatial), the parameters of one channel side
             by side, those of channel d a function of the channels before d: `flowkit.nets.MADE`. A context that draws
-            share is repeated, unless the net has `shares_context = True`.
+            share is repeated, unless the net has `shares_context = True`. Its method `decoder(x, context)`, if it has
+            one, returns a function from x_(d−1), None at first, to the parameters of channel d: the steps of the
+            inverse; or None where they have to be passes.
         kind: the elementwise map, such as `Affine("softplus")`.
         order: the channels from the first to the last; None is 0 … D−1. The net gets x[:, order].
-        inverse: "sequential", exactly D passes; or "jacobi", which stops once no number changes by more than
-            10·eps·max(1, |x|), after D passes at most. It is often several times faster, and equal to rounding.
+        inverse: "sequential", exactly D steps; or "jacobi", passes of the net which stop once no number changes by more
+            than 10·eps·max(1, |x|), after D at most. Where steps are passes it is often several times faster, and equal
+            to rounding.
 
     Raises:
         ValueError: for another inverse or an order that is no permutation; from a call, if the net returns another
@@ -95,13 +100,43 @@ class Autoregressive(TensorMap):
         return self.kind.forward(x, self._parameters_of(x, self._repeated(context, x)))
 
     def inverse(self, y: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
-        """Up to D passes: each solves all channels, given those of the pass before."""
+        """One channel after the other; or passes, each of which solves all of them, given those of the pass before."""
         context = self._repeated(context, y)
 
         def sweep(x: Tensor) -> tuple[Tensor, Tensor]:
             return self.kind.inverse(y, self._parameters_of(x, context))
 
-        return settle(sweep, y, y.shape[1], self.early, (y, *leaves(context), *self.parameters()))
+        alike = self.kind.alike and type(self.kind).counts is Kind.counts
+        sources = (y, *leaves(context), *self.parameters())
+        solve = (lambda: self._channel_by_channel(y, context)) if alike else None
+        return settle(sweep, y, y.shape[1], self.early, sources, solve)
+
+    def _channel_by_channel(self, y: Tensor, context: Value) -> tuple[Tensor, Tensor]:
+        """Solves each channel alone, by a kind that moves all alike."""
+        due = y.index_select(1, self.order) if self.ordered else y
+        parameters_after = self._decoder(due, context) or self._passes(due, context)
+        channel, found = None, []
+        for its_y in due.split(1, 1):
+            found.append(per_channel("Autoregressive", self.kind, parameters_after(channel), its_y))
+            channel = self.kind.solve(its_y, found[-1])
+        x, logdet = self.kind.inverse(due, torch.cat(found, 1))
+        return x.index_select(1, self.back) if self.ordered else x, logdet
+
+    def _decoder(self, like: Tensor, context: Value) -> Any:
+        make = None if autocasting(like) or like.ndim > 2 else decoding(self.net)
+        return None if make is None else make(like, context)
+
+    def _passes(self, like: Tensor, context: Value) -> Callable[[Tensor | None], Tensor]:
+        """What a decoder does, by a pass of the net for each channel."""
+        known: list[Tensor] = []
+
+        def after(channel: Tensor | None) -> Tensor:
+            known.extend(() if channel is None else (channel,))
+            x = torch.cat([*known, like.new_zeros(like.shape)[:, len(known) :]], 1)
+            table = per_channel("Autoregressive", self.kind, self.net(x, context), like)
+            return table[:, len(known)]
+
+        return after
 
     def _parameters_of(self, x: Tensor, context: Value) -> Tensor:
         seen = x.index_select(1, self.order) if self.ordered else x

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -51,6 +51,8 @@ class Gaussianization(NumericKind):
         >>> b.inverse(b(x)[0])[0].detach()
         tensor([[0.5000, 1.0000]])
     """
+
+    alike: ClassVar[bool] = True
 
     components: int
     offset: float = 0.1

@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -70,6 +70,8 @@ class SumOfSquares(Integral):
         >>> b.inverse(b(x)[0])[0].detach()
         tensor([[0.5000, 1.0000]])
     """
+
+    alike: ClassVar[bool] = True
 
     squares: int
     degree: int
@@ -151,6 +153,8 @@ class Monotonic(Integral):
         >>> b.inverse(b(x)[0])[0].detach()
         tensor([[0.5000, 1.0000]])
     """
+
+    alike: ClassVar[bool] = True
 
     hidden: int
     nodes: int = 32

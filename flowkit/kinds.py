@@ -23,18 +23,22 @@ class Kind(ABC):
     Attributes:
         affine: for given parameters it is affine in x, so its log-det does not depend on x.
         keeps_volume: its log-det is zero.
+        alike: every channel is moved alike, whichever it is, so one can be moved without the others.
         support: where its x and y live, a constraint of `torch.distributions`; None for "not stated".
     """
 
     affine: ClassVar[bool] = False
     keeps_volume: ClassVar[bool] = False
+    alike: ClassVar[bool] = False
     support: constraints.Constraint | None = constraints.real
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for fact in ("affine", "keeps_volume"):
+        for fact in ("affine", "keeps_volume", "alike"):
             if of_another_map(cls, fact):
                 setattr(cls, fact, False)
+        if "inverse" in vars(cls) and "solve" not in vars(cls):
+            cls.solve = Kind.solve  # type: ignore[method-assign]  # an inherited one undoes another map
 
     def __str__(self) -> str:
         """The class with the arguments that are not defaults."""
@@ -62,6 +66,10 @@ class Kind(ABC):
     def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Maps y to x."""
 
+    def solve(self, y: Tensor, parameters: Tensor) -> Tensor:
+        """Maps y to x alone: of D steps, one after the other, none needs a log-det before all are done."""
+        return self.inverse(y, parameters)[0]
+
 
 @dataclass(frozen=True)
 class Additive(Kind):
@@ -69,6 +77,7 @@ class Additive(Kind):
 
     affine: ClassVar[bool] = True
     keeps_volume: ClassVar[bool] = True
+    alike: ClassVar[bool] = True
 
     @property
     def parameters(self) -> int:
@@ -112,6 +121,7 @@ class Affine(Kind):
     """
 
     affine: ClassVar[bool] = True
+    alike: ClassVar[bool] = True
 
     scale: Literal["atan", "sigmoid", "tanh", "exp", "soft", "softplus"] = "atan"
     order: Literal["shift_first", "scale_first"] = "shift_first"
@@ -165,20 +175,30 @@ class Affine(Kind):
         """The other direction."""
         return self._do(y, parameters) if self.inverted else self._undo(y, parameters)
 
+    def solve(self, y: Tensor, parameters: Tensor) -> Tensor:
+        """The other direction, without a logarithm."""
+        shift, raw = parameters.unbind(2)
+        scale = self._scale(raw)[0]
+        return self._there(y, shift, scale) if self.inverted else self._back(y, shift, scale)
+
     def _do(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         shift, raw = parameters.unbind(2)
         scale, log_scale = self._scale(raw)
-        y = (x + shift) * scale if self.order == "shift_first" else (x * scale).add_(shift)
-        return y, sum_per_sample(log_scale)
+        return self._there(x, shift, scale), sum_per_sample(scale.log() if log_scale is None else log_scale)
 
     def _undo(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         shift, raw = parameters.unbind(2)
         scale, log_scale = self._scale(raw)
-        x = (y / scale).sub_(shift) if self.order == "shift_first" else (y - shift) / scale
-        return x, -sum_per_sample(log_scale)
+        return self._back(y, shift, scale), -sum_per_sample(scale.log() if log_scale is None else log_scale)
 
-    def _scale(self, raw: Tensor) -> tuple[Tensor, Tensor]:
-        """S and log s."""
+    def _there(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return (x + shift) * scale if self.order == "shift_first" else (x * scale).add_(shift)
+
+    def _back(self, y: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        return (y / scale).sub_(shift) if self.order == "shift_first" else (y - shift) / scale
+
+    def _scale(self, raw: Tensor) -> tuple[Tensor, Tensor | None]:
+        """S, and log s where that comes first."""
         if self.scale == "sigmoid":
             part = torch.sigmoid(raw + self.offset if self.offset else raw)
             return self._floored(part if self.factor == 1 else self.factor * part, 1e-4)
@@ -196,10 +216,9 @@ class Affine(Kind):
             log_scale = log_scale + self.centre if self.centre else log_scale
         return log_scale.exp(), log_scale
 
-    def _floored(self, scale: Tensor, default: float) -> tuple[Tensor, Tensor]:
+    def _floored(self, scale: Tensor, default: float) -> tuple[Tensor, None]:
         floor = default if self.floor is None else self.floor
-        scale = scale + floor if floor else scale
-        return scale, scale.log()
+        return scale + floor if floor else scale, None
 
 
 def softplus_from_one(raw: Tensor, least: float = 1e-3) -> Tensor:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +32,8 @@ class MixtureLogistic(NumericKind):
     Raises:
         ValueError: without components, or for a negative or infinite offset.
     """
+
+    alike: ClassVar[bool] = True
 
     components: int
     bisections: int = 32

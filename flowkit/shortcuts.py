@@ -65,6 +65,14 @@ def replaceable(part: nn.Module, description: str) -> type | None:
     return None if hooked(part) or _has_any_global_hook() else author(part, description)
 
 
+def decoding(net: nn.Module) -> Any:
+    """The `decoder` of a net, item after item, if it may stand in for calls of the net; else None."""
+    classes = type(net).__mro__
+    own = next((vars(cls) for cls in classes if {"forward", "decoder"} & vars(cls).keys()), {})
+    changed = "decoder" not in own or "forward" in vars(net) or hooked(net) or _has_any_global_hook()
+    return None if changed else net.decoder
+
+
 def of_another_map(cls: type, fact: str) -> bool:
     """Whether a class has a fact from one whose `forward` or `inverse` it, or a class between, overrides."""
     defining = [i for i, c in enumerate(cls.__mro__) if {"forward", "inverse"} & vars(c).keys()]

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -54,6 +54,8 @@ class DeepDenseSigmoid(NumericKind):
         >>> b.inverse(b(x)[0])[0].detach()
         tensor([[0.5000, 1.0000]])
     """
+
+    alike: ClassVar[bool] = True
 
     units: int
     layers: int

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -47,6 +47,8 @@ class RationalQuadratic(Kind):
         >>> b.inverse(y)[0].detach()
         tensor([[0., 3.]])
     """
+
+    alike: ClassVar[bool] = True
 
     bins: int
     tail_bound: float = 1.0
@@ -95,14 +97,22 @@ class RationalQuadratic(Kind):
 
     def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Solves the quadratic of the piece that y lies in."""
+        x, piece, theta, inside = self._solved(y, parameters)
+        return x, self._total(-piece.at(theta)[1], inside)
+
+    def solve(self, y: Tensor, parameters: Tensor) -> Tensor:
+        """The same, without the slope there."""
+        return self._solved(y, parameters)[0]
+
+    def _solved(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, "_Piece", Tensor, Tensor]:
+        """X, its piece, where in it x lies, and which numbers are inside."""
         table = parameters.movedim(2, 0)
         if self.ends == "circular":
             y = self._around(y - table[-1])
         inside, safe = self._inside(y)
         piece = self._piece(safe, table, given_y=True)
         theta = piece.solve(safe)
-        x = piece.x + piece.width * theta
-        return self._placed(x, y, inside, None), self._total(-piece.at(theta)[1], inside)
+        return self._placed(piece.x + piece.width * theta, y, inside, None), piece, theta, inside
 
     def _inside(self, x: Tensor) -> tuple[Tensor, Tensor]:
         inside = x.abs() <= self.tail_bound

@@ -14,9 +14,17 @@ from torch import Tensor
 from flowkit.checks import unreadable
 
 Sweep = Callable[[Tensor], tuple[Tensor, Tensor]]
+Solve = Callable[[], tuple[Tensor, Tensor]]
 
 
-def settle(sweep: Sweep, like: Tensor, items: int, early: bool, sources: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+def settle(
+    sweep: Sweep,
+    like: Tensor,
+    items: int,
+    early: bool,
+    sources: Iterable[Tensor],
+    solve: Solve | None = None,
+) -> tuple[Tensor, Tensor]:
     """The x that a sweep leaves as it is, with first and second derivatives, found from zeros.
 
     Derivatives are implicit: no sweep but the last three is kept for the backward pass, and all are accounted for.
@@ -31,6 +39,7 @@ def settle(sweep: Sweep, like: Tensor, items: int, early: bool, sources: Iterabl
         early: stop once no number changes by more than 10·eps·max(1, |x|).
         sources: what the sweep depends on beside x: y, the context, parameters. Derivatives are made if one of them
             wants some.
+        solve: finds x and its log-det item by item, in place of the sweeps that keep nothing; not if early.
 
     Returns:
         x, and the log-det of the last sweep.
@@ -41,10 +50,15 @@ def settle(sweep: Sweep, like: Tensor, items: int, early: bool, sources: Iterabl
             x = _finite(sweep(x)[0])
         return sweep(x)
     wanted = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
+    result: Any
     with torch.no_grad():
-        x, result = _swept(sweep, torch.zeros_like(like), items - wanted, early)
+        if solve is None or early:
+            x, result = _swept(sweep, torch.zeros_like(like), items - wanted, early)
+        else:
+            result = solve()
+            x = _finite(result[0]) if wanted else result[0]
     if not wanted:
-        return result
+        return result  # type: ignore[no-any-return]
     return sweep(_with_derivatives(sweep, x, items) if items > 1 else x)
 
 

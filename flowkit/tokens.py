@@ -4,6 +4,7 @@ A token is a pixel, with its channels; a patch of an image becomes one by `Squee
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -11,12 +12,12 @@ from torch import Tensor, nn
 
 from flowkit.bijector import TensorMap
 from flowkit.chain import Chain
-from flowkit.checks import autocasting, unreadable
+from flowkit.checks import autocasting
 from flowkit.coupling import Coupling, check_kind, per_channel
 from flowkit.kinds import Affine, Kind
 from flowkit.linear import Permutation
 from flowkit.nets import CausalViT, ViT
-from flowkit.shortcuts import author
+from flowkit.shortcuts import author, decoding
 from flowkit.spatial import Squeeze
 from flowkit.sweeps import settle
 from flowkit.tree import Value, describe, leaves, map_leaves, repeat_rows
@@ -138,8 +139,8 @@ class TokenAutoregressive(TensorMap):
     Forward, so densities, is one pass of the net. The inverse takes one step a token, with the keys and values of the
     tokens before kept ("sequential"); or passes over all tokens, each solving them given those of the pass before,
     until nothing changes ("jacobi"): at most as many as there are tokens, and often far fewer. Passes are also taken
-    where gradients are wanted, which are implicit and exact, and under autocast, where a step would round other than
-    forward did.
+    under autocast, where a step would round other than forward did, and of a net that somebody hooks or patches.
+    Gradients are implicit and exact.
 
     Args:
         net: called `net(x, context)`; returns (B, kind.parameters · C, *spatial), side by side per channel; what
@@ -195,21 +196,17 @@ class TokenAutoregressive(TensorMap):
     def inverse(self, y: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
         """One token after the other, or all at once and again."""
         y, context = self._turned(y, context)
+
+        def sweep(x: Tensor) -> tuple[Tensor, Tensor]:
+            return self.kind.inverse(y, self._parameters_of(x, context))
+
+        decoder = None if autocasting(y) else decoding(self.net)
+        solve = None if decoder is None else lambda: self._token_by_token(y, decoder(y, context))
         sources = (y, *leaves(context), *self.parameters())
-        differentiated = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
-        steps = not (self.early or differentiated or autocasting(y) or unreadable(y)) and hasattr(self.net, "decoder")
-        if steps:
-            x, logdet = self._token_by_token(y, context)
-        else:
-
-            def sweep(x: Tensor) -> tuple[Tensor, Tensor]:
-                return self.kind.inverse(y, self._parameters_of(x, context))
-
-            x, logdet = settle(sweep, y, math.prod(y.shape[2:]), self.early, sources)
+        x, logdet = settle(sweep, y, math.prod(y.shape[2:]), self.early, sources, solve)
         return self._turned(x, None)[0], logdet
 
-    def _token_by_token(self, y: Tensor, context: Value) -> tuple[Tensor, Tensor]:
-        parameters_after = self.net.decoder(y, context)  # type: ignore[operator]
+    def _token_by_token(self, y: Tensor, parameters_after: Callable[[Tensor | None], Tensor]) -> tuple[Tensor, Tensor]:
         token, found = None, []
         for due in y.flatten(2).split(1, 2):
             found.append(parameters_after(token))

@@ -1,6 +1,9 @@
 """Masked networks, whose outputs see the inputs before their own only."""
 
+import functools
 from collections.abc import Callable, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
@@ -8,6 +11,8 @@ from torch import Tensor, nn
 
 from flowkit.bijector import full_precision
 from flowkit.nets.contexts import fitting_context
+from flowkit.shortcuts import hooked
+from flowkit.tree import repeat_rows
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -69,6 +74,7 @@ class MADE(nn.Module):
                 f"{' and a context' if context_features else ''}; take at least {features - lowest}"
             )
         self.features = features
+        self.counts = counts
         self.context_features = context_features
         self.activation = activation
         self.residual = residual
@@ -102,23 +108,66 @@ class MADE(nn.Module):
             out: Tensor = self.last(h.to(self.last.weight.dtype))
         return out
 
+    def decoder(self, like: Tensor, context: Tensor | None = None) -> Callable[[Tensor | None], Tensor] | None:
+        """Parameters of one number after the other: all of them together take the work of one pass.
+
+        Every unit is computed once, as soon as the last of the numbers that it sees is known. It is for draws, without
+        gradients.
+
+        Args:
+            like: a tensor of x's shape.
+            context: as for a call.
+
+        Returns:
+            A function of the number before, (B, 1) and None for the first, that returns the parameters of the next,
+            (B, P). None where only passes say the same: of a net whose layers somebody hooks, patches or replaces, with
+            dropout in train mode, an activation that is not torch's or has parameters, or masks that no degrees
+            explain.
+        """
+        if not self._is_as_made():
+            return None
+        steps = _degrees(self)
+        return None if steps is None else _Steps(self, *steps, like, self._of_context(like, context))
+
+    def _of_context(self, like: Tensor, context: Tensor | None) -> Tensor | None:
+        """The context, in the rows and the dtype of x."""
+        if self.context is None:
+            return None
+        return repeat_rows(fitting_context(like, context, self.context_features), len(like)).to(like.dtype)
+
+    def _is_as_made(self) -> bool:
+        """Whether every layer is what the constructor put there, and nobody watches it."""
+        act = self.activation
+        own = {MADE, MaskedLinear, _Residual, _Plain, nn.Linear, nn.Dropout, nn.ModuleList}
+        return _by_unit(act) and all(
+            (type(part) in own or part is act)
+            and not hooked(part)
+            and "forward" not in vars(part)
+            and not (isinstance(part, nn.Dropout) and part.training and part.p)
+            for part in self.modules()
+        )
+
 
 class MaskedLinear(nn.Linear):
     """A linear layer in which only some weights count.
 
     Args:
-        mask: (out_features, in_features), True where a weight counts. It is in the state dict.
+        mask: (out_features, in_features), nonzero where a weight counts. It is in the state dict, as booleans.
     """
 
     mask: Tensor
 
     def __init__(self, mask: Tensor) -> None:
         super().__init__(mask.shape[1], mask.shape[0])
-        self.register_buffer("mask", mask.to(self.weight.device, copy=True))
+        self.register_buffer("mask", mask.to(self.weight, copy=True))  # products with booleans take far longer
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_features) to (B, out_features)."""
         return F.linear(x, self.weight * self.mask, self.bias)
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[prefix + "mask"] = self.mask.bool()  # a quarter of the bytes, and what earlier files have
 
 
 class _Residual(nn.Module):
@@ -154,3 +203,126 @@ class _Plain(nn.Module):
     def forward(self, h: Tensor, context: Tensor | None) -> Tensor:
         out: Tensor = self.dropout(self.activation(self.linear(h)))
         return out
+
+
+class _Steps:
+    """A MADE, number by number: what each unit that is computed adds to those above it is added at once.
+
+    Units are rows, and sorted by degree. Weights that don't count are zeros, so sums go over all units, and all the
+    steps together have the products of one pass.
+
+    Args:
+        net: the MADE.
+        order: its hidden units by degree.
+        units: how many of them have degree 0, 1, …
+        like: a tensor of x's shape.
+        context: (B, C), or None.
+    """
+
+    def __init__(self, net: MADE, order: Tensor, units: list[int], like: Tensor, context: Tensor | None) -> None:
+        self.activation, self.residual, self.number = net.activation, net.residual, 0
+        inner = [layer for block in net.blocks for layer in block.children() if isinstance(layer, MaskedLinear)]
+        given: list[Tensor | None] = [None] * (1 + len(inner))
+        if context is not None:
+            given[0] = net.activation(net.context(context)).mT.index_select(0, order)  # type: ignore[misc]
+            for i, block in enumerate(net.blocks if net.residual else ()):
+                given[1 + 2 * i] = block.context(context).mT.index_select(0, order)  # type: ignore[operator]
+        self.layers = [
+            _Sums(layer, None if i == 0 else order, order, units, like, added)
+            for i, (layer, added) in enumerate(zip([net.first, *inner], given, strict=True))
+        ]
+        weight, bias = _counting(net.last).index_select(1, order), net.last.bias[:, None]
+        self.last = list(zip(weight.split(net.counts), bias.split(net.counts), strict=True))  # type: ignore[arg-type]
+        self.known = like.new_zeros(len(order), len(like))
+        self.found = self.known.split(units)
+
+    def __call__(self, before: Tensor | None) -> Tensor:
+        """Parameters of the next number, (B, P), given the one before, (B, 1)."""
+        if before is not None:
+            self.layers[0].add(self.number, before.mT)
+            self.number += 1
+        number, act, layers = self.number, self.activation, self.layers
+        h = layers[0].units[number]
+        if self.residual:
+            for inner, outer in zip(layers[1::2], layers[2::2], strict=True):
+                inner.add(number, act(h))
+                outer.add(number, act(inner.units[number]))
+                h = h + outer.units[number]
+        else:
+            for layer in layers[1:]:
+                layer.add(number, act(h))
+                h = layer.units[number]
+            h = act(h)
+        self.found[number].copy_(h)
+        weight, bias = self.last[number]
+        return torch.addmm(bias, weight, self.known).mT
+
+
+class _Sums:
+    """What reaches the units of a layer, (hidden, B), as the units below it become known, group by group."""
+
+    def __init__(
+        self,
+        layer: MaskedLinear,
+        below: Tensor | None,
+        order: Tensor,
+        units: list[int],
+        like: Tensor,
+        given: Tensor | None,
+    ) -> None:
+        weight, bias = _counting(layer).index_select(0, order), layer.bias.index_select(0, order)[:, None]
+        self.weights = weight.split(1, 1) if below is None else weight.index_select(1, below).split(units, 1)
+        self.sums = bias.repeat(1, len(like)) if given is None else bias + given
+        self.units = self.sums.split(units)
+
+    def add(self, group: int, below: Tensor) -> None:
+        """Adds what comes from a group of those below."""
+        self.sums.addmm_(self.weights[group], below)
+
+
+def _counting(layer: MaskedLinear) -> Tensor:
+    return layer.weight * layer.mask
+
+
+_Degrees = tuple[Tensor, list[int]]
+
+# beside the nets, not in them: masks hardly ever change, and what is read of them takes longer than a step
+_read: WeakKeyDictionary[MADE, tuple[list[tuple[Tensor, int]], _Degrees | None]] = WeakKeyDictionary()
+
+
+def _degrees(net: MADE) -> _Degrees | None:
+    """The hidden units by degree, and how many have degree 0, 1, …, D; None if no degrees explain the masks.
+
+    The masks say, not the constructor: a state dict may bring others.
+    """
+    masks = [part.mask for part in net.modules() if isinstance(part, MaskedLinear)]
+    if any(mask.is_inference() for mask in masks):  # nobody counts their changes
+        return _degrees_of(net)
+    known, found = _read.get(net, ([], None))
+    same = len(known) == len(masks)
+    if not same or any(a is not b or b._version != version for (a, version), b in zip(known, masks, strict=True)):
+        found = _degrees_of(net)
+        _read[net] = [(mask, mask._version) for mask in masks], found
+    return found
+
+
+def _degrees_of(net: MADE) -> _Degrees | None:
+    first, features = net.first.mask != 0, len(net.counts)
+    device = first.device
+    degrees = (first * torch.arange(1, features + 1, device=device)).amax(1)
+    numbers = torch.arange(features, device=device).repeat_interleave(torch.tensor(net.counts, device=device))
+    above = [(part.mask, degrees) for part in net.blocks.modules() if isinstance(part, MaskedLinear)]
+    above.append((net.last.mask, numbers))
+    if any(bool(((mask != 0) & (own[:, None] < degrees)).any()) for mask, own in above):
+        return None
+    return degrees.argsort(), degrees.bincount(minlength=features + 1).tolist()
+
+
+def _by_unit(activation: Any) -> bool:
+    """Whether an activation is known to move all units alike: it comes from torch and has no parameters."""
+    if isinstance(activation, functools.partial):
+        given = (*activation.args, *activation.keywords.values())
+        return not any(isinstance(one, Tensor) for one in given) and _by_unit(activation.func)
+    if isinstance(activation, nn.Module):
+        return type(activation).__module__.startswith("torch.nn.") and not [*activation.parameters()]
+    return (getattr(activation, "__module__", None) or "torch").startswith("torch")

@@ -9,9 +9,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowkit import Additive, Affine, Coupling, MixtureLogistic, RationalQuadratic
+from flowkit import (
+    Additive,
+    Affine,
+    Autoregressive,
+    Bernstein,
+    Coupling,
+    DeepDenseSigmoid,
+    DeepSigmoid,
+    Gaussianization,
+    MixtureLogistic,
+    Monotonic,
+    RationalQuadratic,
+    SumOfSquares,
+)
 from flowkit.kinds import Kind
-from flowkit.nets import MLP
+from flowkit.nets import MADE, MLP
 
 T, R = np.array([0.7, -1.2, 2.0]), np.array([0.5, -2.0, 3.0])
 SCALES = {
@@ -282,3 +295,50 @@ def test_mixture_is_finite_in_the_far_tails(dtype: torch.dtype) -> None:
             assert gradient.isfinite().all()
     back = kind.inverse(kind.forward(x, p)[0], p)[0]
     torch.testing.assert_close(back, x, rtol=1e-5, atol=1e-3)
+
+
+ALIKE = [
+    Additive(),
+    *(
+        Affine(scale, order, inverted)  # type: ignore[arg-type]
+        for scale in SCALES
+        for order in ("shift_first", "scale_first")
+        for inverted in (False, True)
+    ),
+    *(RationalQuadratic(3, 2.0, ends=ends) for ends in ("linear", "box", "circular")),  # type: ignore[arg-type]
+    MixtureLogistic(2),
+    DeepSigmoid(3),
+    DeepDenseSigmoid(2, 2),
+    SumOfSquares(2, 2),
+    Bernstein(4),
+    Gaussianization(2),
+    Monotonic(2),
+]
+
+
+@pytest.mark.parametrize("kind", ALIKE, ids=str)
+def test_a_channel_alone_is_solved_as_among_others(kind: Kind) -> None:
+    torch.manual_seed(0)
+    y, p = torch.randn(4, 3).double(), torch.randn(4, 3, kind.parameters).double()
+    assert kind.alike
+    expected = kind.inverse(y, p)[0]
+    torch.testing.assert_close(kind.solve(y, p), expected)
+    each = [kind.solve(y[:, i : i + 1], p[:, i : i + 1]) for i in range(3)]
+    torch.testing.assert_close(torch.cat(each, 1), expected)
+
+
+def test_a_kind_that_moves_its_channels_otherwise_inherits_no_shortcut() -> None:
+    class Shifted(Affine):
+        def forward(self, x: torch.Tensor, parameters: torch.Tensor) -> Any:
+            return super().forward(x + torch.arange(x.shape[1]), parameters)
+
+        def inverse(self, y: torch.Tensor, parameters: torch.Tensor) -> Any:
+            x, logdet = super().inverse(y, parameters)
+            return x - torch.arange(x.shape[1]), logdet
+
+    kind, y, p = Shifted(), torch.randn(4, 3), torch.randn(4, 3, 2)
+    torch.testing.assert_close(kind.solve(y, p), kind.inverse(y, p)[0])
+    assert not kind.alike
+    b = Autoregressive(MADE(3, 2, 8), kind)
+    with torch.no_grad():
+        torch.testing.assert_close(b(b.inverse(y)[0])[0], y)

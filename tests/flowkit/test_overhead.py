@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from flowkit import Affine, Chain, Coupling, Flow, InvertibleConv1x1, RationalQuadratic, StandardNormal
+from flowkit import Affine, Autoregressive, Chain, Coupling, Flow, InvertibleConv1x1, RationalQuadratic, StandardNormal
 from flowkit.kinds import Kind
-from flowkit.nets import MLP
+from flowkit.nets import MADE, MLP
 
 
 class Count(TorchDispatchMode):
@@ -70,6 +70,20 @@ def train(its: Flow) -> object:
 def test_a_further_layer_adds_few_operations(kind: Kind, call: Callable[[Flow], object], most: int) -> None:
     """The network's are 8, and 32 with its backward pass."""
     assert each(kind, call) <= most
+
+
+@pytest.mark.parametrize(("kind", "most"), [(Affine("softplus"), 15), (RationalQuadratic(4), 88)], ids=["affine", "rq"])
+def test_a_further_number_of_an_autoregressive_draw_adds_few_operations(kind: Kind, most: int) -> None:
+    """The network's are 8. A pass of it has as many, and all of them over all numbers."""
+    counts = []
+    for features in (4, 8):
+        b = Autoregressive(MADE(features, kind.parameters, 8, 1, residual=False), kind)
+        with torch.no_grad():
+            b.inverse(torch.ones(16, features))
+            with Count() as count:
+                b.inverse(torch.ones(16, features))
+        counts.append(count.operations)
+    assert (counts[1] - counts[0]) / 4 <= most, counts
 
 
 @pytest.mark.parametrize("parametrization", ["plu", "lu", "householder", "qr", "svd", "expm", "cayley"])

@@ -182,6 +182,14 @@ def test_a_net_without_a_decoder_takes_passes() -> None:
         torch.testing.assert_close(plain.inverse(y), b.inverse(y))
 
 
+def test_what_a_hook_changes_changes_the_inverse_too() -> None:
+    b = causal().double()
+    b.net.register_forward_hook(lambda net, args, out: out + 0.1)
+    y = torch.randn(3, 2, 2, 3).double()
+    with torch.no_grad():
+        torch.testing.assert_close(b(b.inverse(y)[0])[0], y)
+
+
 def test_what_token_autoregression_does_not_take() -> None:
     net = CausalViT(2, 4, 8, 1, 2)
     with pytest.raises(ValueError, match='inverse must be "sequential" or "jacobi", got \'cache\''):
