@@ -178,18 +178,18 @@ class Affine(Kind):
     def solve(self, y: Tensor, parameters: Tensor) -> Tensor:
         """The other direction, without a logarithm."""
         shift, raw = parameters.unbind(2)
-        scale = self._scale(raw)[0]
+        scale = self._found(raw)[0]
         return self._there(y, shift, scale) if self.inverted else self._back(y, shift, scale)
 
     def _do(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         shift, raw = parameters.unbind(2)
         scale, log_scale = self._scale(raw)
-        return self._there(x, shift, scale), sum_per_sample(scale.log() if log_scale is None else log_scale)
+        return self._there(x, shift, scale), sum_per_sample(log_scale)
 
     def _undo(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         shift, raw = parameters.unbind(2)
         scale, log_scale = self._scale(raw)
-        return self._back(y, shift, scale), -sum_per_sample(scale.log() if log_scale is None else log_scale)
+        return self._back(y, shift, scale), -sum_per_sample(log_scale)
 
     def _there(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         return (x + shift) * scale if self.order == "shift_first" else (x * scale).add_(shift)
@@ -197,7 +197,12 @@ class Affine(Kind):
     def _back(self, y: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         return (y / scale).sub_(shift) if self.order == "shift_first" else (y - shift) / scale
 
-    def _scale(self, raw: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _scale(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """S and log s."""
+        scale, log_scale = self._found(raw)
+        return scale, scale.log() if log_scale is None else log_scale
+
+    def _found(self, raw: Tensor) -> tuple[Tensor, Tensor | None]:
         """S, and log s where that comes first."""
         if self.scale == "sigmoid":
             part = torch.sigmoid(raw + self.offset if self.offset else raw)

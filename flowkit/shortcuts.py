@@ -68,7 +68,7 @@ def replaceable(part: nn.Module, description: str) -> type | None:
 def decoding(net: nn.Module) -> Any:
     """The `decoder` of a net, item after item, if it may stand in for calls of the net; else None."""
     classes = type(net).__mro__
-    own = next((vars(cls) for cls in classes if {"forward", "decoder"} & vars(cls).keys()), {})
+    own: Any = next((vars(cls) for cls in classes if {"forward", "decoder"} & vars(cls).keys()), {})
     changed = "decoder" not in own or "forward" in vars(net) or hooked(net) or _has_any_global_hook()
     return None if changed else net.decoder
 

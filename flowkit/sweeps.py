@@ -50,7 +50,6 @@ def settle(
             x = _finite(sweep(x)[0])
         return sweep(x)
     wanted = torch.is_grad_enabled() and any(source.requires_grad for source in sources)
-    result: Any
     with torch.no_grad():
         if solve is None or early:
             x, result = _swept(sweep, torch.zeros_like(like), items - wanted, early)
@@ -58,7 +57,7 @@ def settle(
             result = solve()
             x = _finite(result[0]) if wanted else result[0]
     if not wanted:
-        return result  # type: ignore[no-any-return]
+        return result
     return sweep(_with_derivatives(sweep, x, items) if items > 1 else x)
 
 

@@ -232,7 +232,7 @@ class _Steps:
             for i, (layer, added) in enumerate(zip([net.first, *inner], given, strict=True))
         ]
         weight, bias = _counting(net.last).index_select(1, order), net.last.bias[:, None]
-        self.last = list(zip(weight.split(net.counts), bias.split(net.counts), strict=True))  # type: ignore[arg-type]
+        self.last = list(zip(weight.split(net.counts), bias.split(net.counts), strict=True))
         self.known = like.new_zeros(len(order), len(like))
         self.found = self.known.split(units)
 

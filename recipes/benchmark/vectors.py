@@ -9,23 +9,27 @@ from rich.console import Console
 
 from benchmark.measure import Label, Table, duration, interleave
 from benchmark.options import Options
-from benchmark.vector_flows import KINDS, LIBRARIES, VectorFlow, Widths, vector_flow
+from benchmark.vector_flows import KINDS, LIBRARIES, VectorFlow, Widths, is_there, vector_flow
 from flowkit_models.devices import find_device
 from flowkit_models.terminal import progress_bar
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vectors(Options, Widths):
+class Vectors(Options):
     """Flows of vectors, a few dozen small layers, in several libraries: training step and draws."""
 
     flows: tuple[str, ...] = tuple(LIBRARIES)
     """Which ones; all are compared with the first."""
     kinds: tuple[str, ...] = tuple(KINDS)
-    """Couplings that are affine or rational-quadratic splines, and an affine autoregressive flow."""
+    """Couplings that are affine or rational-quadratic splines, and autoregressive flows of both."""
     features: tuple[int, ...] = (8, 64, 512)
     """Numbers in a vector, D."""
     batch: tuple[int, ...] = (64, 1024)
     """Vectors in a training step, or draws."""
+    steps: tuple[int, ...] = (8,)
+    """Couplings, or autoregressive maps, K."""
+    hidden: int = 128
+    """Width of the networks, which have two hidden layers; of autoregressive flows at least D."""
     longest: int = 64
     """Autoregressive flows are drawn from, and measured, up to this D."""
     threads: int = 1
@@ -37,24 +41,25 @@ class Vectors(Options, Widths):
 
     def toy(self) -> Self:
         """Small ones, without a compiler."""
-        flows = tuple(name for name in self.flows if name != "flowkit compiled")
-        return replace(self, flows=flows, rounds=1, calls=1, steps=2, hidden=8, features=(4,), batch=(3,))
+        flows = tuple(name for name in self.flows if "compiled" not in name)
+        return replace(self, flows=flows, rounds=1, calls=1, steps=(2,), hidden=8, features=(4,), batch=(3,))
 
     def measure(self, console: Console) -> list[Table]:
         """A table of the least times."""
         rows, numbers = [], {}
         sizes = [
-            (kind, features, batch)
+            (kind, features, steps, batch)
             for kind in self.kinds
             for features in self.features
+            for steps in self.steps
             for batch in self.batch
-            if kind != "ar" or features <= self.longest
+            if not kind.startswith("ar") or features <= self.longest
         ]
         with progress_bar(console, len(sizes), transient=True) as tick:
-            for kind, features, batch in sizes:
-                tick(f"{kind}, D = {features}, batch {batch}")
-                for (what, name), (seconds, ratio) in self.race(kind, features, batch).items():
-                    row = [kind, str(features), str(batch), what, name]
+            for kind, features, steps, batch in sizes:
+                tick(f"{kind}, D = {features}, K = {steps}, batch {batch}")
+                for (what, name), (seconds, ratio) in self.race(kind, features, steps, batch).items():
+                    row = [kind, str(features), str(steps), str(batch), what, name]
                     rows.append([*row, duration(seconds), f"{ratio:.2f}"])
                     numbers[", ".join(row)] = {"seconds": seconds, "ratio": ratio}
         notes = [
@@ -62,19 +67,19 @@ class Vectors(Options, Widths):
             f"ratio: over that of {self.flows[0]}",
             "training step: log-densities and gradients, without an optimiser",
         ]
-        headings = ["", "D", "batch", "", "", "time", "ratio"]
-        title = f"Flows of vectors: {self.steps} steps, networks of {self.hidden} × {self.hidden}"
+        headings = ["", "D", "K", "batch", "", "", "time", "ratio"]
+        title = f"Flows of vectors: K steps, networks of {self.hidden} × {self.hidden}"
         return [Table(title, headings, rows, notes, numbers)]
 
-    def race(self, kind: str, features: int, batch: int) -> dict[Label, tuple[float, float]]:
+    def race(self, kind: str, features: int, steps: int, batch: int) -> dict[Label, tuple[float, float]]:
         """Least seconds, and their ratio to those of the first flow, in turns."""
         device = find_device(self.device)
         torch.compiler.reset()
         works: dict[Label, Any] = {}
         for name in self.flows:
-            if kind == "ar" and "no linear maps" in name and "flowkit" in name:
+            if not is_there(name, kind, features):
                 continue
-            flow = vector_flow(name, features, kind, self, self.seed)
+            flow = vector_flow(name, features, kind, Widths(steps=steps, hidden=self.hidden), self.seed)
             flow.module.to(device)
             works["training step", name] = _step(flow, torch.randn(batch, features, device=device))
             works["sample", name] = _draws(flow, batch)

@@ -6,6 +6,14 @@ import pytest
 from benchmark import __main__ as benchmark
 from benchmark.contenders import CONTENDERS
 
+ROWS_OF_VECTORS = (
+    "rq, 4, 2, 3, training step, flowkit",
+    "ar, 4, 2, 3, sample, zuko, no linear maps",
+    "rq, 4, 2, 3, sample, normflows",
+    "ar rq, 4, 2, 3, training step, normflows",
+    "affine, 4, 2, 3, sample, FrEIA, no linear maps",
+)
+
 pytestmark = [pytest.mark.bench, pytest.mark.filterwarnings("ignore")]  # what other libraries warn of
 
 
@@ -27,7 +35,7 @@ def start(tmp_path):
         ("glow", [f"{name}, training step, bf16 autocast" for name in CONTENDERS]),
         ("models", ["irn_x4_small, 5 draws, bf16 networks", "srflow_x4_small, 64×64"]),
         ("growth", ["HR side, 32, training step, lean", "draws n, 2, draws in n calls"]),
-        ("vectors", ["rq, 4, 3, training step, flowkit", "ar, 4, 3, sample, zuko, no linear maps"]),
+        ("vectors", list(ROWS_OF_VECTORS)),
     ],
     ids=["glow", "models", "growth", "vectors"],
 )
