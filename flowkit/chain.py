@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from flowkit.bijector import Bijector, Inverse, facts, full_precision, no_logdet
+from flowkit.columns import ends
 from flowkit.fusion import compose, fits, runs_of
 from flowkit.shortcuts import author, hooked
 from flowkit.tree import Value, leaves, map_leaves, repeat_rows, widen
@@ -125,10 +125,7 @@ def _ends(parts: list[nn.Module]) -> tuple[constraints.Constraint | None, constr
     """Where a chain lives: the first's domain, the last's codomain, if each part reaches just what the next takes."""
     if not parts:
         return constraints.real, constraints.real
-    joints = [(getattr(a, "codomain", None), getattr(b, "domain", None)) for a, b in itertools.pairwise(parts)]
-    if any(reached is None or repr(reached) != repr(taken) for reached, taken in joints):
-        return None, None
-    return getattr(parts[0], "domain", None), getattr(parts[-1], "codomain", None)
+    return ends([(getattr(part, "domain", None), getattr(part, "codomain", None)) for part in parts])
 
 
 def pace(parts: Iterable[nn.Module]) -> tuple[int, Fraction | None]:

@@ -1,12 +1,13 @@
 """Another elementwise map in every column: angles, positive numbers and reals in one flow."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Transform, biject_to, constraints
+from torch.distributions.transforms import identity_transform
 
 from flowkit.kinds import Kind
 
@@ -106,33 +107,114 @@ def _picked(x: Tensor, channels: tuple[int, ...]) -> Tensor:
     return torch.cat([x[:, i : i + 1] for i in channels], 1)
 
 
+class Passing(constraints.Constraint):
+    """All reals, for a channel that a map lets pass: it stays in whatever set it comes from."""
+
+    def __repr__(self) -> str:
+        return "Passing()"
+
+    def check(self, value: Tensor) -> Tensor:
+        """Which numbers are finite."""
+        return value.isfinite()
+
+
 class PerChannel(constraints.Constraint):
-    """A constraint of its own for some channels of (B, C, *spatial), and all reals for the others.
+    """A constraint of its own for some channels of (B, C, *spatial), and one for all others.
 
     Args:
         sides: channels to their constraints.
         dim: the dimension that the channels are along; −1 for vectors, −3 for images, if there are any leading ones.
+        rest: the constraint of the others.
     """
 
-    def __init__(self, sides: Mapping[int, constraints.Constraint], dim: int = 1) -> None:
+    def __init__(
+        self,
+        sides: Mapping[int, constraints.Constraint],
+        dim: int = 1,
+        rest: constraints.Constraint = constraints.real,
+    ) -> None:
         self.sides = dict(sides)
         self.dim = dim
+        self.rest = rest
         super().__init__()
 
     def __repr__(self) -> str:
-        return f"PerChannel({self.sides})"
+        return f"PerChannel({self.sides}" + (")" if self.rest is constraints.real else f", rest={self.rest})")
 
     def at(self, place: Callable[[int], int]) -> "PerChannel":
         """The same constraints, of channel i at channel place(i)."""
-        return PerChannel({place(i): side for i, side in self.sides.items()}, self.dim)
+        return PerChannel({place(i): side for i, side in self.sides.items()}, self.dim, self.rest)
 
     def along(self, dim: int) -> "PerChannel":
         """The same constraints, of channels along another dimension."""
-        return PerChannel(self.sides, dim)
+        return PerChannel(self.sides, dim, self.rest)
 
     def check(self, value: Tensor) -> Tensor:
         """Which numbers lie in their set."""
-        return _by_channel(value, {i: side.check for i, side in self.sides.items()}, torch.isfinite, self.dim)
+        return _by_channel(value, {i: side.check for i, side in self.sides.items()}, self.rest.check, self.dim)
+
+
+Side = constraints.Constraint | None
+
+
+def moved_in(side: Side, channels: Sequence[int], others: bool) -> Side:
+    """Where x lives, if a map moves some channels within a set and lets all others pass.
+
+    Args:
+        side: the set.
+        channels: which are moved; or, if others, which pass.
+        others: the channels that are not listed are moved.
+    """
+    if side is None or side is constraints.real:
+        return side
+    inside, rest = (Passing(), side) if others else (side, Passing())
+    return PerChannel(dict.fromkeys(sorted(channels), inside), rest=rest)
+
+
+def ends(parts: Sequence[tuple[Side, Side]]) -> tuple[Side, Side]:
+    """Domain and codomain of maps one after the other, if each reaches just what the next takes; else None for both.
+
+    A channel that one of them lets pass is in the set that the others state.
+    """
+    first, last = parts[0]
+    for taken, reached in parts[1:]:
+        if last is None or taken is None:
+            return None, None
+        if repr(last) == repr(taken):
+            last = reached
+            continue
+        met = _met(first, last, taken, reached)
+        if met is None:
+            return None, None
+        first, last = met
+    return first, last
+
+
+def _met(*sides: Side) -> tuple[Side, Side] | None:
+    """Two maps' domains and codomains as those of both, where they differ in channels that one of them lets pass."""
+    if any(side is None or side.event_dim > 0 for side in sides):
+        return None
+    tables = [side if isinstance(side, PerChannel) else PerChannel({}, rest=side) for side in sides]  # type: ignore[arg-type]
+    places = sorted({i for table in tables for i in table.sides})
+    found = []
+    for first, last, taken, reached in ([t.sides.get(i, t.rest) for t in tables] for i in (*places, -1)):
+        if isinstance(last, Passing):
+            found.append((taken, reached))
+        elif isinstance(taken, Passing):
+            found.append((first, last))
+        elif repr(last) == repr(taken):
+            found.append((first, reached))
+        else:
+            return None
+    one, other = (
+        _of_channels(dict(zip(places, each[:-1], strict=True)), each[-1]) for each in zip(*found, strict=True)
+    )
+    return one, other
+
+
+def _of_channels(sides: dict[int, constraints.Constraint], rest: constraints.Constraint) -> constraints.Constraint:
+    """One constraint where all are the same."""
+    return PerChannel(sides, rest=rest) if any(repr(side) != repr(rest) for side in sides.values()) else rest
 
 
 class _PerChannelTransform(Transform):
@@ -145,25 +227,24 @@ class _PerChannelTransform(Transform):
         super().__init__()
         self.codomain = constraint
         self.each = {i: biject_to(side) for i, side in constraint.sides.items()}
+        self.rest = biject_to(constraint.rest)
         self.dim = constraint.dim
 
     def _call(self, x: Tensor) -> Tensor:
-        return _by_channel(x, self.each, lambda column: column, self.dim)
+        return _by_channel(x, self.each, self.rest, self.dim)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        return _by_channel(y, {i: transform.inv for i, transform in self.each.items()}, lambda column: column, self.dim)
+        return _by_channel(y, {i: transform.inv for i, transform in self.each.items()}, self.rest.inv, self.dim)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """The logarithms of the slopes, number by number."""
         columns = zip(x.split(1, self.dim), y.split(1, self.dim), strict=True)
-        slopes = [
-            self.each[i].log_abs_det_jacobian(a, b) if i in self.each else torch.zeros_like(a)
-            for i, (a, b) in enumerate(columns)
-        ]
+        slopes = [self.each.get(i, self.rest).log_abs_det_jacobian(a, b) for i, (a, b) in enumerate(columns)]
         return torch.cat(slopes, self.dim)
 
 
 biject_to.register(PerChannel, _PerChannelTransform)
+biject_to.register(Passing, lambda constraint: identity_transform)
 
 
 def _by_channel(value: Tensor, listed: Mapping[int, Any], other: Callable[[Tensor], Tensor], dim: int) -> Tensor:

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowkit.bijector import TensorMap
-from flowkit.columns import PerChannel
 from flowkit.kinds import Kind
 from flowkit.masks import Checkerboard, mask_of
 from flowkit.shortcuts import author
@@ -70,8 +69,7 @@ class Coupling(TensorMap):
         self.mask = mask_of(keep, flip)
         if author(self, "forward") is Coupling:
             self.constant_logdet = kind.keeps_volume
-            side = kind.support
-            self.domain = self.codomain = side.at(self.mask.place) if isinstance(side, PerChannel) else side
+            self.domain = self.codomain = self.mask.within(kind.support)
 
     def extra_repr(self) -> str:
         """Split and kind."""

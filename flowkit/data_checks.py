@@ -1,15 +1,58 @@
 """Checks of training data: rows that are not finite or lie outside a flow's support, columns that are constant."""
 
 import math
+import operator
 import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from flowkit.checks import unreadable
 from flowkit.tree import Value, describe, leaves, map_leaves, repeat_rows
 
 _SHOWN = 5
+
+
+def check_has(who: str, flow: Any, *methods: str) -> None:
+    """Raises TypeError that names what a flow lacks."""
+    missing = [method for method in methods if not callable(getattr(flow, method, None))]
+    if missing:
+        inner = getattr(flow, "module", None)
+        wrapped = all(callable(getattr(inner, method, None)) for method in methods)
+        remedy = "pass what it wraps, its .module" if wrapped else "pass a flowkit.Flow, or a module that has it"
+        raise TypeError(f"{who}: {type(flow).__name__} has no {' and no '.join(missing)}; {remedy}")
+
+
+def whole_number(who: str, name: str, value: Any) -> int:
+    """The number as an int.
+
+    Raises:
+        TypeError: if it is none.
+    """
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{who}: {name} must be a whole number, got {value!r}") from None
+
+
+def check_weights(who: str, weights: Any, rows: int) -> None:
+    """Checks weights of rows; their values too, where these can be looked at.
+
+    Raises:
+        ValueError: for another shape than (rows,), or names the rows whose weight is negative or not finite.
+        TypeError: if they are no tensor of real numbers.
+    """
+    if not isinstance(weights, Tensor) or weights.is_complex():
+        raise TypeError(f"{who}: weights must be a tensor of real numbers, one a row, got {describe(weights)}")
+    if weights.shape != (rows,):
+        raise ValueError(f"{who}: weights must be ({rows},), one a row, got {describe(weights)}")
+    if unreadable(weights):
+        return
+    fine = (weights >= 0) & weights.isfinite()
+    if not bool(fine.all() & (weights > 0).any()):  # one host read where all is well
+        which = "all are 0" if fine.all() else f"they are not in {_where(~fine)}"
+        raise ValueError(f"{who}: weights must be finite, not negative and not all 0; {which}")
 
 
 def check_rows(x: Tensor, context: Value, weights: Tensor | None) -> Tensor:
@@ -32,12 +75,7 @@ def check_rows(x: Tensor, context: Value, weights: Tensor | None) -> Tensor:
             raise ValueError(f"fit: {what} has NaN or infinity in {_where(odd)}; drop these rows, or fill them in")
     used = torch.arange(len(x))
     if weights is not None:
-        if weights.shape != (len(x),):
-            raise ValueError(f"fit: weights must be ({len(x)},), one a row, got {describe(weights)}")
-        odd = ~((weights >= 0) & weights.isfinite())
-        if odd.any() or not (weights > 0).any():
-            which = f"they are not in {_where(odd)}" if odd.any() else "all are 0"
-            raise ValueError(f"fit: weights must be finite, not negative and not all 0; {which}")
+        check_weights("fit", weights, len(x))
         used = (weights > 0).nonzero().flatten().cpu()
     if x.ndim == 2:
         values = x[used.to(x.device)]

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
 
+from flowkit.columns import PerChannel, Side, moved_in
 from flowkit.tree import describe
 
 
@@ -57,6 +59,12 @@ class Leading(_Channels):
         """The channel that is the i-th of those that are moved."""
         return i if self.flip else self.channels + i
 
+    def within(self, side: Side) -> Side:
+        """Where x lives, if what is moved lives in a set."""
+        if isinstance(side, PerChannel):
+            return side.at(self.place)
+        return moved_in(side, range(self.channels), others=not self.flip)
+
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What passes, and what is moved."""
         if x.shape[1] <= self.channels:
@@ -92,6 +100,12 @@ class Listed(_Channels, nn.Module):
         if self.flip:
             return sorted(self.listed)[i]
         return [c for c in range(i + self.count + 1) if c not in self.listed][i]
+
+    def within(self, side: Side) -> Side:
+        """Where x lives, if what is moved lives in a set."""
+        if isinstance(side, PerChannel):
+            return side.at(self.place)
+        return moved_in(side, self.listed, others=not self.flip)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What passes, and what is moved."""
@@ -145,9 +159,9 @@ class Checkerboard:
         if self.parity not in (0, 1):
             raise ValueError(f"Checkerboard: parity must be 0 or 1, got {self.parity!r}")
 
-    def place(self, i: int) -> int:
-        """The channel that is the i-th of those that are moved: of every channel some pixels are."""
-        return i
+    def within(self, side: Side) -> Side:
+        """Where x lives: within a channel some pixels are in the set and others pass, which nothing states."""
+        return side if side is constraints.real else None
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What passes, with zeros elsewhere; and the moved pixels, (B, C, moved)."""

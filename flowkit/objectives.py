@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from flowkit.data_checks import check_has, check_weights, whole_number
 from flowkit.tree import Value, describe, map_leaves
 
 Target = Callable[[Any], Tensor]
@@ -28,13 +30,17 @@ def forward_kl(flow: Any, x: Tensor, weights: Tensor | None = None, context: Val
         A scalar, in nats.
 
     Raises:
-        ValueError: for weights of another shape than (B,).
+        ValueError: for weights of another shape than (B,), or names the rows whose weight is negative or not finite;
+            for no row, or none that counts.
+        TypeError: if the flow has no `log_prob`, or weights are no tensor.
     """
+    check_has("forward_kl", flow, "log_prob")
     loss: Tensor = -flow.log_prob(x, context)
+    if not loss.numel():
+        raise ValueError(f"forward_kl: needs at least one row of x, got {describe(x)}")
     if weights is None:
         return loss.mean()
-    if weights.shape != loss.shape:
-        raise ValueError(f"forward_kl: weights must be {tuple(loss.shape)}, one a row, got {describe(weights)}")
+    check_weights("forward_kl", weights, len(loss))
     return (weights * loss).sum() / weights.sum()
 
 
@@ -64,6 +70,7 @@ def reverse_kl(
 
     Raises:
         ValueError: if the target does not return one number a row.
+        TypeError: if the flow can't be drawn from, the target is no function, or n no whole number.
 
     Example:
         >>> import flowkit
@@ -108,6 +115,8 @@ def alpha_divergence(
     Raises:
         ValueError: if α is not finite, or the target does not return one number a row.
     """
+    if not isinstance(alpha, Real):
+        raise TypeError(f"alpha_divergence: alpha must be a number, got {alpha!r}")
     if not math.isfinite(alpha):
         raise ValueError(f"alpha_divergence: alpha must be finite, got {alpha}")
     log_weights, x, repeated = _log_weights("alpha_divergence", flow, target, n, context, path, generator)
@@ -197,7 +206,12 @@ def _log_weights(
     generator: torch.Generator | None,
 ) -> tuple[Tensor, Tensor, Value]:
     """Log p(x) − log q(x), (n,) or (n, B); the draws, (n, ...) or (n·B, ...), and a row of the context for each."""
-    if n < 1:
+    check_has(who, flow, "log_prob", "sample_and_log_prob")
+    if path and not isinstance(flow, nn.Module):
+        raise TypeError(f"{who}: path=True needs a module, whose parameters can be held fixed, got {describe(flow)}")
+    if not callable(target):
+        raise TypeError(f"{who}: the target must be a function of x, got {describe(target)}")
+    if (n := whole_number(who, "n", n)) < 1:
         raise ValueError(f"{who}: needs at least one draw, got n = {n}")
     x, log_q = flow.sample_and_log_prob(n, context, generator=generator)
     rows = x.flatten(0, log_q.ndim - 1)

@@ -5,16 +5,17 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from flowkit.data_checks import check_rows, check_support
+from flowkit.data_checks import check_has, check_rows, check_support, whole_number
 from flowkit.initialization import initialize
 from flowkit.objectives import forward_kl
-from flowkit.tree import Value, map_leaves
+from flowkit.tree import Value, describe, map_leaves
 
 
 @dataclass
@@ -75,6 +76,7 @@ def fit(
     Raises:
         ValueError: names rows, and columns of vectors, that have NaN or infinity, or density zero as they lie outside
             the flow's support; or options that make no sense. The flow is then as it was.
+        TypeError: if the flow has no `log_prob`, or an option is of another type.
         FloatingPointError: if a loss or a gradient is not finite. The flow has the best weights until then.
 
     Warns:
@@ -88,7 +90,12 @@ def fit(
         >>> len(history.train), bool(flow.log_prob(x).mean() > -4.3)
         (5, True)
     """
+    check_has("fit", flow, "log_prob", "named_parameters")
     _check_options(epochs, batch, lr, validation, patience)
+    if not -(2**63) <= whole_number("fit", "seed", seed) < 2**64:
+        raise ValueError(f"fit: seed must be a number of 64 bits, got {seed}")
+    if callback is not None and not callable(callback):
+        raise TypeError(f"fit: callback must be a function of the history, got {callback!r}")
     rows = check_rows(x, context, weights)
     shuffle = torch.Generator().manual_seed(seed)
     order = rows[torch.randperm(len(rows), generator=shuffle)]
@@ -239,7 +246,19 @@ def _held_out_first(order: Tensor, validation: float | Tensor) -> tuple[Tensor, 
 
 
 def _check_options(epochs: int, batch: int, lr: float, validation: float | Tensor, patience: int) -> None:
-    if epochs < 1 or batch < 1 or patience < 1:
+    for name, value in (("epochs", epochs), ("batch", batch)):
+        whole_number("fit", name, value)
+    for name, number in (("lr", lr), ("patience", patience)):
+        if not isinstance(number, Real):
+            raise TypeError(f"fit: {name} must be a number, got {number!r}")
+    if isinstance(validation, Tensor):
+        if validation.ndim != 1 or validation.is_floating_point() or validation.dtype == torch.bool:
+            raise ValueError(
+                f"fit: validation must be a share, or the numbers of rows (n,), got {describe(validation)}"
+            )
+    elif not isinstance(validation, Real):
+        raise TypeError(f"fit: validation must be a share, or a tensor with the numbers of rows, got {validation!r}")
+    if epochs < 1 or batch < 1 or not patience >= 1:
         raise ValueError(f"fit: epochs, batch and patience must be at least 1, got {epochs}, {batch} and {patience}")
     share = 0 if isinstance(validation, Tensor) else validation
     if not 0 < lr < math.inf or not 0 <= share < 1:

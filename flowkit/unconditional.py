@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from flowkit.bijector import TensorMap
-from flowkit.columns import PerChannel
+from flowkit.columns import PerChannel, moved_in
 from flowkit.coupling import check_kind, per_channel
 from flowkit.kinds import Kind
 from flowkit.masks import whole_numbers
@@ -72,7 +71,7 @@ class Elementwise(TensorMap):
         side = self.kind.support
         if isinstance(side, PerChannel):
             return side.at(lambda i: self.channels[i])
-        return side if side is None or side is constraints.real else PerChannel(dict.fromkeys(self.channels, side))
+        return moved_in(side, self.channels, others=False)
 
     def _active(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if x.shape[1] <= max(self.channels):

@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch.distributions import biject_to, constraints
 
-from flowkit import Additive, Affine, Columns, Coupling, Injector, RationalQuadratic
+from flowkit import Additive, Affine, Checkerboard, Columns, Coupling, Elementwise, Injector, RationalQuadratic
 from flowkit.coupling import per_channel
-from flowkit.nets import MLP
+from flowkit.distributions import from_transform
+from flowkit.nets import CNN, MLP
+from flowkit.testing import check_bijector, perturb
 
 ANGLE = RationalQuadratic(3, math.pi, ends="circular")
 KIND = Columns({3: Affine("exp"), (2, 0): ANGLE})
@@ -95,3 +97,57 @@ def test_facts_are_those_of_all_columns() -> None:
 def test_what_is_refused(make: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make()
+
+
+SETS = {
+    "box": RationalQuadratic(3, 2.0, ends="box"),
+    "circular": RationalQuadratic(3, 2.0, ends="circular"),
+}
+
+
+@pytest.mark.parametrize("ends", SETS)
+@pytest.mark.parametrize(
+    ("keep", "flip", "moved"),
+    [(1, False, {1, 2, 3}), (1, True, {0}), ([2, 0], False, {1, 3}), ([2, 0], True, {0, 2}), (None, False, {1, 3})],
+    ids=str,
+)
+def test_channels_that_pass_live_anywhere(ends: str, keep: Any, flip: bool, moved: set[int]) -> None:
+    torch.manual_seed(0)
+    kind = SETS[ends]
+    net = MLP(4 - len(moved), kind.parameters_of(len(moved)), hidden=8)
+    b = Elementwise(kind, sorted(moved)) if keep is None else Coupling(net, keep, kind, flip)
+    perturb(b)
+    x = torch.full((1, 4), 1.5)
+    x[:, [i for i in range(4) if i not in moved]] = 50.0
+    y, logdet = b(x)
+    assert logdet.isfinite().all()
+    assert b.domain.check(x).all()
+    assert b.codomain.check(y).all()
+    assert b.domain.check(torch.full((1, 4), 2.5))[0].tolist() == [i not in moved for i in range(4)]
+    check_bijector(b, x.expand(3, -1) + 0.1 * torch.rand(3, 4))
+
+
+@pytest.mark.parametrize("ends", SETS)
+def test_a_chain_lives_where_its_couplings_together_do(ends: str) -> None:
+    kind = SETS[ends]
+    parts = [Coupling(MLP(2, kind.parameters_of(2), hidden=8), 2, kind, flip) for flip in (False, True)]
+    torus = parts[0] >> parts[1]
+    assert repr(torus.domain) == repr(torus.codomain) == repr(kind.support)
+    assert repr((parts[0] >> parts[0]).domain) == repr(parts[0].domain)
+    assert repr((torus >> parts[0] >> torus.inv).codomain) == repr(kind.support)
+    three = parts[0] >> Coupling(MLP(3, kind.parameters, hidden=8), [1, 2, 3], kind)
+    assert three.domain.check(torch.full((1, 4), 2.5))[0].tolist() == [False, True, False, False]
+    check_bijector(three, torch.rand(3, 4))
+    wide = Coupling(MLP(2, 20, hidden=8), 2, RationalQuadratic(3, 3.0, ends="box"), True)
+    assert (parts[0] >> wide).domain.check(torch.tensor([[2.5, 2.5, 1.0, 1.0]])).all()
+    reals = Coupling(MLP(2, 4, hidden=8), 2, Affine("tanh"))
+    assert (parts[0] >> reals).domain is None  # what one reaches, the other takes more of, and leaves
+    simplex = from_transform(torch.distributions.StickBreakingTransform())
+    assert (parts[0] >> simplex).domain is None
+
+
+def test_within_a_checkerboard_nothing_is_stated() -> None:
+    kind = SETS["box"]
+    b = Coupling(CNN(2, kind.parameters_of(2), hidden=4), Checkerboard(), kind)
+    assert b.domain is b.codomain is None
+    assert Coupling(CNN(2, 4, hidden=4), Checkerboard(), Affine()).domain is constraints.real

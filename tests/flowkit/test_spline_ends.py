@@ -35,7 +35,9 @@ def test_parameters_and_support(ends: Any, count: int) -> None:
     }[ends]
     assert str(kind.support) == str(expected)
     for flip in (False, True):
-        assert str(Coupling(MLP(1, 16), 1, kind, flip).domain) == str(expected)
+        b = Coupling(MLP(1, 16), 1, kind, flip)
+        inside = b.domain.check(torch.full((1, 2), 5.0))[0].tolist()
+        assert inside == ([True, True] if ends == "linear" else [not flip, flip])
 
 
 @pytest.mark.parametrize("ends", ["box", "circular"])

@@ -272,6 +272,53 @@ def test_bad_arguments(x, options, words) -> None:
         fit(coupled(), x, **options)
 
 
+class Wrapped(torch.nn.Module):
+    def __init__(self, module) -> None:
+        super().__init__()
+        self.module = module
+
+
+@pytest.mark.parametrize(
+    ("flow", "options", "words"),
+    [
+        (torch.nn.Linear(2, 2), {}, "fit: Linear has no log_prob; pass a flowkit.Flow, or a module that has it"),
+        (flowkit.ActNorm(2), {}, "fit: ActNorm has no log_prob; pass a flowkit.Flow"),
+        (Wrapped(coupled()), {}, r"fit: Wrapped has no log_prob; pass what it wraps, its \.module"),
+        (None, {"seed": "a"}, "fit: seed must be a whole number, got 'a'"),
+        (None, {"seed": 1.5}, r"fit: seed must be a whole number, got 1\.5"),
+        (None, {"epochs": 2.0}, r"fit: epochs must be a whole number, got 2\.0"),
+        (None, {"batch": "64"}, "fit: batch must be a whole number, got '64'"),
+        (None, {"lr": "1e-3"}, "fit: lr must be a number, got '1e-3'"),
+        (None, {"patience": None}, "fit: patience must be a number, got None"),
+        (
+            None,
+            {"validation": "0.1"},
+            "fit: validation must be a share, or a tensor with the numbers of rows, got '0.1'",
+        ),
+        (None, {"validation": [1, 2]}, r"fit: validation must be a share, or a tensor .*, got \[1, 2\]"),
+        (None, {"weights": [1.0] * 600}, "fit: weights must be a tensor of real numbers, one a row, got"),
+        (None, {"callback": 3}, "fit: callback must be a function of the history, got 3"),
+    ],
+)
+def test_what_is_of_another_type_is_told(flow, options, words) -> None:
+    flow = coupled() if flow is None else flow
+    before = copy.deepcopy(flow.state_dict())
+    with pytest.raises(TypeError, match=words):
+        fit(flow, normal_rows(), **options)
+    assert all(torch.equal(value, before[name]) for name, value in flow.state_dict().items())
+
+
+def test_numbers_that_make_no_sense_are_told() -> None:
+    for options, words in [
+        ({"seed": 2**64}, "fit: seed must be a number of 64 bits"),
+        ({"validation": torch.zeros(600, dtype=torch.bool)}, r"or the numbers of rows \(n,\), got \(600,\) bool"),
+        ({"validation": torch.tensor([0.1])}, r"or the numbers of rows \(n,\), got \(1,\) float32"),
+        ({"patience": math.nan}, "must be at least 1"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            fit(coupled(), normal_rows(), **options)  # type: ignore[arg-type]
+
+
 def test_what_diverges_ends_with_its_best_weights() -> None:
     class Explodes(nn.Module):
         def __init__(self) -> None:

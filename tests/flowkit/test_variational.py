@@ -1,6 +1,8 @@
 """Objectives and importance sampling on targets whose answers are known."""
 
 import math
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -269,6 +271,44 @@ def test_forward_kl_weights_rows() -> None:
     torch.testing.assert_close(forward_kl(flow, x, weights), (each[1] + 3 * each[2]) / 4)
     with pytest.raises(ValueError, match=r"forward_kl: weights must be \(4,\), one a row, got \(4, 1\)"):
         forward_kl(flow, x, weights[:, None])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({1: -1.0}, "they are not in row 1$"),
+        ({0: math.nan, 3: math.inf}, "they are not in rows 0, 3$"),
+        ({1: 0.0, 2: 0.0}, "all are 0$"),
+    ],
+)
+def test_forward_kl_refuses_weights_that_are_none(change: dict[int, float], words: str) -> None:
+    weights = torch.tensor([0.0, 1.0, 3.0, 0.0])
+    for row, value in change.items():
+        weights[row] = value
+    with pytest.raises(ValueError, match="^forward_kl: weights must be finite, not negative and not all 0; " + words):
+        forward_kl(some_flow(), torch.zeros(4, 3).double(), weights)
+
+
+def test_what_no_objective_takes_is_one_line() -> None:
+    flow, x, target = some_flow(), torch.zeros(4, 3).double(), lambda x: x.sum(1)
+    drawing: list[Any] = [reverse_kl, importance, partial(alpha_divergence, alpha=1.0)]
+    with pytest.raises(TypeError, match=r"forward_kl: Linear has no log_prob; pass a flowkit\.Flow"):
+        forward_kl(torch.nn.Linear(3, 3), x)
+    with pytest.raises(TypeError, match="forward_kl: weights must be a tensor of real numbers, one a row, got "):
+        forward_kl(flow, x, [1.0] * 4)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"forward_kl: needs at least one row of x, got \(0, 3\)"):
+        forward_kl(flow, x[:0])
+    for objective in drawing:
+        with pytest.raises(TypeError, match=r"Linear has no log_prob and no sample_and_log_prob; pass a flowkit\.Flow"):
+            objective(torch.nn.Linear(3, 3), target, 10)
+        with pytest.raises(TypeError, match="the target must be a function of x, got "):
+            objective(flow, x, 10)
+        with pytest.raises(TypeError, match=r"n must be a whole number, got 10\.5"):
+            objective(flow, target, 10.5)
+        with pytest.raises(ValueError, match="needs at least one draw, got n = 0"):
+            objective(flow, target, 0)
+    with pytest.raises(TypeError, match="alpha_divergence: alpha must be a number, got 'half'"):
+        alpha_divergence(flow, target, 10, "half")  # type: ignore[arg-type]
 
 
 def test_reverse_kl_trains_a_flow_to_the_banana() -> None:
