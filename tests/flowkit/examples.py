@@ -1,5 +1,6 @@
 """The registry: one row per bijector. Every law runs over all of it, and over random compositions of its rows."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,9 +65,9 @@ def case(example: Example, seed: int, batch: int, dims: int, size: tuple[int, ..
 
 
 @st.composite
-def cases(draw: st.DrawFn, example: Example) -> Case:
-    """Random parameters, batch, spatial dimensions and sizes."""
-    dims = draw(st.sampled_from(example.dims))
+def cases(draw: st.DrawFn, example: Example, numbers_of_dims: Sequence[int] | None = None) -> Case:
+    """Random parameters, batch, spatial dimensions (of those that the row takes, or of these) and sizes."""
+    dims = draw(st.sampled_from(numbers_of_dims or example.dims))
     largest = 3 if example.multiple < 4 else 2
     size = tuple(draw(st.integers(1, largest)) for _ in range(dims))
     return case(example, draw(st.integers(0, 2**16)), draw(st.integers(2, 3)), dims, size)
