@@ -1,4 +1,4 @@
-"""Base class of the image models: encode, decode, upscale, downscale, likelihood, save."""
+"""Base class of the image models: encode, decode, upscale, downscale, save."""
 
 import contextlib
 import dataclasses
@@ -7,22 +7,21 @@ import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from fractions import Fraction
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from flowkit import Chain, Dequantize, Flow, Hierarchy, Latents, StandardNormal
+from flowkit import Dequantize, Hierarchy, Latents, StandardNormal
 from flowkit.bases import draw, round_straight_through
 from flowkit.compiling import compiled
 from flowkit.tree import describe
 from flowkit_models.models import checkpoint_file, official_weights
 from flowkit_models.models.checks import check_image, check_multiple, checked_size, padded, temperatures
-from flowkit_models.models.hub import SharedModel
 from flowkit_models.models.learned_latents import PRIOR, LatentPrior, Prior, predicted
+from flowkit_models.models.likelihood import Likelihood
 from flowkit_models.models.refinement import RADIUS, refined_lr
 
-Number = TypeVar("Number", float, Tensor)
 Memory = Literal["plain", "lean"]
 Precision = Literal["float32", "bf16"]
 
@@ -44,10 +43,11 @@ class Encoded(NamedTuple):
     logdet: Tensor
 
 
-class ImageFlow(SharedModel):
+class ImageFlow(Likelihood):
     """Base class of the image models. Images are float tensors (B, 3, H, W), RGB, in [0, 1].
 
-    A model is a hierarchy, what it is given beside the image (`context`), and a base density; all else is here.
+    A model is a hierarchy, what it is given beside the image (`context`), and a base density; all else is here, in
+    `Likelihood` and in `SharedModel`.
 
     Args:
         config: frozen dataclass with the model's sizes; it is stored in every checkpoint.
@@ -65,8 +65,6 @@ class ImageFlow(SharedModel):
     """
 
     config: Any
-    flow: Any  # a Hierarchy; its levels have no types
-    base: Any
     precision: Precision = "float32"
     prior: LatentPrior | None
     usual_temperature: float = 0.8
@@ -92,17 +90,6 @@ class ImageFlow(SharedModel):
     def context(self, lr: Tensor | None) -> Any:
         """Context of `flow` made of the LR image y*; None if the model makes y itself."""
         return None
-
-    @property
-    def true_base(self) -> nn.Module:
-        """The base of a proper density, where the official count is none."""
-        base: nn.Module = self.base
-        return base
-
-    @property
-    def draws_noise(self) -> bool:
-        """`nll` draws dequantisation noise when it is given none."""
-        return True
 
     @property
     def makes_lr(self) -> bool:
@@ -177,60 +164,6 @@ class ImageFlow(SharedModel):
     def _decode(self, lr: Tensor, context: Any, latents: tuple[Tensor, ...]) -> Tensor:
         x: Tensor = self.flow.inverse(Latents(lr if self.makes_lr else None, tuple(latents)), context)[0]
         return x
-
-    def nll(self, hr: Tensor, lr: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The paper's negative log-likelihood (eq. (6)), as the official code counts it.
-
-        Args:
-            hr: HR images (B, 3, H, W) in [0, 1].
-            lr: their LR images y*.
-            noise: uniform [0, 1) of hr's shape, added as noise/quant, or (noise − ½)/quant if the model centres it.
-                None: HCFlow draws it; SRFlow goes without, as officially, unless its config says `noisy`.
-
-        Returns:
-            (B,), bits per HR pixel (not per channel), the offset log(quant), where there is noise, once per pixel: the
-            official count. `bits_per_dim` is the true one.
-
-        Raises:
-            ValueError: for images that do not fit together, or a model without a likelihood (IRN).
-        """
-        self._check_likelihood("nll")
-        self._check_pair(hr, lr)
-        noisy = noise is not None or self.draws_noise
-        if noisy:
-            hr = self._dequantize(hr, noise=noise)[0]
-        with self.precision_policy(hr):
-            latents, logdet = self._encode(hr, lr)
-        return self._bits(latents, logdet, lr, hr.shape[2] * hr.shape[3], noisy)
-
-    def _bits(self, latents: Latents, logdet: Tensor, lr: Tensor, pixels: int, noisy: bool) -> Tensor:
-        """Bits per pixel of what was encoded, as `nll` counts them."""
-        offset = math.log(self.config.quant) * pixels if noisy else 0.0
-        bits: Tensor = (offset - logdet - self.base.log_prob(latents, lr)) / (math.log(2) * pixels)
-        return bits
-
-    def per_dim(self, nll: Number) -> Number:
-        """A value of `nll` as bits per sub-pixel: a third of it, and the part of the offset that it leaves out."""
-        return (nll + (2 * math.log2(self.config.quant) if self.draws_noise else 0)) / 3
-
-    @property
-    def density(self) -> Flow:
-        """p(x | y*) of dequantised images, on the same parameters (eq. (2)); its context is that of `flow`, or y*."""
-        self._check_likelihood("density")
-        return Flow(Chain(self._dequantize, self.flow), self.true_base)
-
-    def bits_per_dim(self, hr: Tensor, lr: Tensor) -> Tensor:
-        """The true bits per sub-pixel of p(x | y*), (B,): with noise, its offset for every element, y not rounded."""
-        self._check_likelihood("bits_per_dim")
-        self._check_pair(hr, lr)
-        with self.precision_policy(hr):
-            context = self.context(lr)
-            return self.density.bits_per_dim(hr, lr if context is None else context)
-
-    @property
-    def _dequantize(self) -> Dequantize:
-        assert self.dequantize is not None, "checked before"
-        return self.dequantize
 
     def upscale(
         self,
@@ -365,10 +298,6 @@ class ImageFlow(SharedModel):
         if self.prior is not None:
             raise ValueError("official_state_dict: official files have no place for the learned prior")
         return official_weights.official_state_dict(self)
-
-    def _check_likelihood(self, call: str) -> None:
-        if self.base is None:
-            raise ValueError(f"{call}: {type(self).__name__} has no likelihood: no density is assumed of its LR image")
 
     def _check_hr(self, hr: Tensor) -> None:
         check_image(hr, "hr")
