@@ -50,7 +50,7 @@ class FeatureNet(nn.Module):
             if shape != parameter.shape:
                 raise WeightsError(
                     f"{found.source}: not the weights of {net}: {name} is {shape or 'missing'}, "
-                    f"expected {tuple(parameter.shape)}"
+                    f"expected {tuple(parameter.shape)} as in torchvision's {net}"
                 )
         channels = 0
         for index, layer in enumerate(layers):

@@ -1,7 +1,7 @@
 """The metric registry: a metric is a function and a `Metric` row, and everything that scores asks here.
 
 `flowkit evaluate`, the recipes' tables and validation while training all go through `METRICS`. To add a metric, write
-the function and `register` a row; its name then works in `flowkit evaluate --metrics`.
+the function and a row in `_ROWS`; its name then works in `flowkit evaluate --metrics`. A program's own `register`s it.
 """
 
 import math
@@ -173,7 +173,7 @@ def check_metrics(names: Iterable[str]) -> None:
 
 
 def _each(measure: Callable[[Tensor, Case], Tensor]) -> Callable[[Case], list[float]]:
-    """Measures the 8-bit results one by one, for large images."""
+    """`compute` of a function of images: it gets each 8-bit result by itself, (1, 3, H, W), as images may be large."""
     return lambda case: [measure(x[None], case).item() for x in case.files]
 
 
