@@ -11,7 +11,7 @@ from flowkit.tree import Value, describe, repeat_rows
 
 
 class Given(nn.Module):
-    """Makes the features c_l that the details a_l of a level are modelled with.
+    """Source of the condition c_l of a level: the features that its details a_l are modelled with.
 
     `forward(level, y, coarser, context)` gets the index of the level (finest 0), its kept part y_l, the features
     of the coarser levels from near to far, and the hierarchy's context. It returns c_l, or None. A design of your own
@@ -39,7 +39,7 @@ class Independent(Given):
 
 
 class SingleScale(Given):
-    """c_l = net_l(y_l), from the level's own kept part (Table 1, case 5; SRFlow's split priors).
+    """Condition made of the level's own kept part: c_l = net_l(y_l) (Table 1, case 5; SRFlow's split priors).
 
     Args:
         nets: one per level, finest first, called `net(y_l)`; None for a level that needs no condition.
@@ -59,7 +59,7 @@ class SingleScale(Given):
 
 
 class CoarseToFine(Given):
-    """c_l = net_l(concat[y_l, c_{l+1}, …, c_L]): all that is known when going up (HCFlow, eq. (5)).
+    """Condition made of all that is known when going up: c_l = net_l(concat[y_l, c_{l+1}, …, c_L]) (HCFlow, eq. (5)).
 
     The coarser features come from near to far, upsampled (nearest) to the size of y_l.
 
@@ -77,7 +77,7 @@ class CoarseToFine(Given):
         self.start = start
 
     def extra_repr(self) -> str:
-        """Where it starts."""
+        """Representation string: where the conditions start."""
         return f"start={self.start!r}"
 
     def forward(self, level: int, y: Tensor | None, coarser: list[Value], context: Value) -> Value:
@@ -94,7 +94,7 @@ class CoarseToFine(Given):
 
 
 class External(Given):
-    """c_l is handed in by the caller: the hierarchy's context is a tuple with one entry per level."""
+    """Condition handed in by the caller: the hierarchy's context is a tuple, one c_l per level, finest first."""
 
     def forward(self, level: int, y: Tensor | None, coarser: list[Value], context: Value) -> Value:
         """Returns the level's entry of the context."""

@@ -33,6 +33,10 @@ def find_device(name: str = "auto") -> torch.device:
 def nth_device(name: str, number: int) -> torch.device:
     """The device of a name for one of several processes: a name without an index stands for all of its kind in turn.
 
+    Args:
+        name: as for `find_device`: "auto", "cuda", "cuda:1", "cpu" …
+        number: which of the processes it is, from 0 on.
+
     Raises:
         ValueError: as `find_device`.
     """

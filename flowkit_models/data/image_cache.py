@@ -41,10 +41,10 @@ class ImageFile:
         return x
 
     def digest(self) -> bytes:
-        """Digest of the file's bytes; of one above 16 MB, of its length and 64 pieces spread over it.
+        """BLAKE2b digest (16 bytes) of the file; of one above 16 MB, of its length and 64 pieces spread over it.
 
         Raises:
-            OSError: if it can't be read.
+            OSError: if the file can't be read.
         """
         found = hashlib.blake2b(digest_size=16)
         with self.path.open("rb") as file:

@@ -95,7 +95,7 @@ class SubImages(Preparation):
         return [found[1]] if found else []
 
     def targets(self, source: ImageFile) -> list[Path]:
-        """One file per position."""
+        """Paths of the squares, one per position."""
         name = self.out / source.path.relative_to(self.root).with_suffix("")
         return [name.with_name(f"{name.name}_{k:03d}.png") for k in range(1, len(self._corners(source)) + 1)]
 
@@ -156,7 +156,7 @@ class Faces(Preparation):
         return [re.sub(r"x\d+$", "", result.stem)] if low else []
 
     def targets(self, source: ImageFile) -> list[Path]:
-        """The HR file and the LR file."""
+        """Paths of the HR face and of the LR face."""
         name = source.path.stem
         return [self.out / f"HR/{name}.png", self.out / f"LR_bicubic/X{self.scale}/{name}x{self.scale}.png"]
 
@@ -203,7 +203,7 @@ class LowResolution(Preparation):
         return [result.stem, re.sub(r"x\d+$", "", result.stem)] if here else []
 
     def targets(self, source: ImageFile) -> list[Path]:
-        """The LR file alone."""
+        """Path of the LR file."""
         return [self.out / f"{source.path.stem}{f'x{self.scale}' if self.suffix else ''}.png"]
 
     def images(self, source: ImageFile, x: Tensor) -> list[Tensor]:

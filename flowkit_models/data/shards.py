@@ -23,7 +23,7 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 def is_sharded(data: str | os.PathLike[str]) -> bool:
     """Tells whether training data are shards: a path or URL that ends in .tar or .parquet, with * or {000..127} or not.
 
-    Compressed archives count, for the message that they can't be read at random.
+    Compressed archives (.tar.gz) count, so that opening them can say what is wrong: they can't be read at random.
     """
     return os.fspath(data).lower().endswith((*_TARS, _PARQUET))
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 MOST_SIDES = 8
-"""Dimensions of a tensor."""
+"""Most dimensions of a tensor."""
 
 MOST_INSTRUCTIONS = 1_000_000
 """Of a pickle. A training state of a thousand tensors has some fifty thousand."""
@@ -220,7 +220,7 @@ class Machine:
         if (
             len(shape) != len(stride)
             or any(type(n) is not int or not 0 <= n < 2**60 for n in numbers)
-            or len(shape) > 8
+            or len(shape) > MOST_SIDES
         ):
             raise ValueError("a tensor is described by something else")
         nbytes, read = self._find(storage)

@@ -65,9 +65,9 @@ def fit_priors(model: ImageFlow, hr: Tensor, lr: Tensor, ridge: float = 1e-3) ->
     are conditioned on nothing are regressed on a constant: they start at their mean.
 
     Args:
-        model: an HCFlow, fresh or with uninformed priors.
-        hr: HR images, some hundred thousand pixels; memory grows with them.
-        lr: their LR images.
+        model: an HCFlow whose priors are untrained: those of a fresh model. It is changed in place.
+        hr: HR images (B, 3, H, W) in [0, 1], some hundred thousand pixels in all; memory grows with them.
+        lr: their LR images (B, 3, H/scale, W/scale).
         ridge: penalty on the weights, relative to the mean power of the features.
     """
     details: list[Tensor] = []
