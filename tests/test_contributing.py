@@ -1,4 +1,4 @@
-"""What CONTRIBUTING says is enough to add a bijector is enough: done by the book, on a copy."""
+"""What CONTRIBUTING says is enough to add a bijector is enough, and a missing row is noticed: done on a copy."""
 
 import shutil
 import subprocess
@@ -26,6 +26,10 @@ class Stretch(TensorMap):
         """Cardano's formula: the one real root."""
         x = 2 / 3**0.5 * torch.sinh(torch.asinh(1.5 * 3**0.5 * y) / 3)
         return x, -self.forward(x)[1]
+
+
+class Forgotten(Stretch):
+    """Public, and without a row."""
 '''
 
 
@@ -37,19 +41,23 @@ def test_a_bijector_is_a_file_a_public_name_and_a_row(tmp_path) -> None:
 
     init, examples = tmp_path / "flowkit" / "__init__.py", tmp_path / "tests" / "flowkit" / "examples.py"
     (init.parent / "stretch.py").write_text(STRETCH)
-    edit(init, "from flowkit.summaries", "from flowkit.stretch import Stretch\nfrom flowkit.summaries")
+    edit(init, "from flowkit.summaries", "from flowkit.stretch import Forgotten, Stretch\nfrom flowkit.summaries")
+    edit(init, '    "Flow",', '    "Flow",\n    "Forgotten",')
     edit(init, '    "StandardNormal",', '    "StandardNormal",\n    "Stretch",')
-
-    def run(*tests: str) -> str:
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False).stdout
-
-    registry = "tests/flowkit/test_laws.py::test_every_public_bijector_is_in_the_registry"
-    assert f"FAILED {registry}" in run(registry)
     edit(examples, "]\nBY_NAME", '    Example("stretch", lambda: flowkit.Stretch()),\n]\nBY_NAME')
-    said = run("tests/flowkit/test_import.py", "tests/flowkit/test_laws.py", "-k", "public or import or stretch")
-    assert "failed" not in said, said
-    assert int(said.split(" passed")[0].split()[-1]) > 10, said  # every law
+
+    asked = ("tests/flowkit/test_import.py", "tests/flowkit/test_laws.py", "-k", "public or stretch")
+    command = [sys.executable, "-m", "pytest", "-q", "-rA", "-p", "no:cacheprovider", *asked]
+    said = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False).stdout
+    registry = "tests/flowkit/test_laws.py::test_every_public_bijector_is_in_the_registry"
+    failed = [line for line in said.splitlines() if line.startswith(("FAILED", "ERROR"))]
+    assert len(failed) == 1, said
+    assert failed[0].startswith(f"FAILED {registry}"), said
+    assert "{<class 'flowkit.stretch.Forgotten'>}" in said or "flowkit.stretch.Forgotten'>\n" in said, said
+    assert "flowkit.stretch.Stretch'>" not in said, said
+    for law in ("exact_laws", "laws_of_use", "other_image_sizes", "policies"):
+        assert f"PASSED tests/flowkit/test_laws.py::test_{law}[stretch]" in said, said
+    assert "PASSED tests/flowkit/test_import.py::test_what_the_package_imports_for_its_users_is_public" in said, said
 
 
 def edit(path: Path, old: str, new: str) -> None:

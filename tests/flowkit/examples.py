@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import rows_auto
 import rows_bases
 import rows_continuous
@@ -71,6 +72,17 @@ def cases(draw: st.DrawFn, example: Example, numbers_of_dims: Sequence[int] | No
     largest = 3 if example.multiple < 4 else 2
     size = tuple(draw(st.integers(1, largest)) for _ in range(dims))
     return case(example, draw(st.integers(0, 2**16)), draw(st.integers(2, 3)), dims, size)
+
+
+def of_new_parts(examples: list[Example]) -> list[Any]:
+    """Rows for pytest: one made of classes that earlier rows have is for the slow run, since its code is theirs."""
+    seen: set[type] = set()
+    marked = []
+    for example in examples:
+        parts = {part for m in example.make().modules() for part in (type(m), type(getattr(m, "kind", None)))}
+        marked.append(pytest.param(example, id=example.name, marks=[pytest.mark.slow] if parts <= seen else []))
+        seen |= parts
+    return marked
 
 
 def spatial_context(x: torch.Tensor) -> torch.Tensor:

@@ -1,21 +1,19 @@
 """torch.compile takes every row of the registry in both directions, in one graph."""
 
-from typing import Any
-
 import pytest
 import torch
 from example import Example
-from examples import EXAMPLES, case
+from examples import EXAMPLES, case, of_new_parts
 
 from flowkit.testing import laws
 
-# seconds each, and the same code as "coarse to fine" and "srflow-like", or "deep dense sigmoid" and "bernstein": these
-# only in the slow run
+# seconds each, and the same code as "single scale" and "coarse to fine", or long for their unrolled roots: these only in
+# the slow run
 SLOW = {
     "glow",
     "inverse of glow",
     "independent",
-    "single scale",
+    "srflow-like",
     "coarse to fine from lr",
     "external",
     "no y, from lr",
@@ -36,16 +34,6 @@ def rows(examples: list[Example]) -> pytest.MarkDecorator:
 def compiled(example: Example, backend: str) -> None:
     its = case(example, seed=0, batch=2, dims=max(d for d in example.dims if d < 3), size=(2, 2))
     laws.compiled(its.b.eval(), its.x, its.context, backend)
-
-
-def of_new_parts(examples: list[Example]) -> list[Any]:
-    """Rows in which every one made of the classes of an earlier one is for the slow run: their code is the same."""
-    seen, marked = set(), []
-    for example in examples:
-        parts = frozenset(part for m in example.make().modules() for part in (type(m), type(getattr(m, "kind", None))))
-        marked.append(pytest.param(example, id=example.name, marks=[pytest.mark.slow] if parts in seen else []))
-        seen.add(parts)
-    return marked
 
 
 @pytest.mark.parametrize("example", of_new_parts([example for example in EXAMPLES if example.name not in SLOW]))

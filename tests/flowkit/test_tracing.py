@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 from example import Example
-from examples import EXAMPLES, case
+from examples import EXAMPLES, case, of_new_parts
 
 from flowkit import ODE, ActNorm, Hierarchy, InvertibleConv1x1, NumericKind, Permutation, Residual, Reversible
 from flowkit.nets import FCN
@@ -18,16 +18,18 @@ def small(example: Example) -> Any:
     return case(example, seed=0, batch=2, dims=max(d for d in example.dims if d < 3), size=(1, 2))
 
 
-def quick(example: Example) -> Any:
-    """Seconds each for a hierarchy or an unrolled root, and affine maps are alike: these in the slow run only."""
+def quick(example: Example) -> bool:
+    """A hierarchy and an unrolled root take seconds each: those in the slow run only."""
     nested = any(isinstance(module, Hierarchy) for module in example.make().modules())
-    alike = example.name.startswith("affine ") and example.name != "affine flip"
     rooted = any(isinstance(getattr(module, "kind", None), NumericKind) for module in example.make().modules())
-    slow = nested or alike or (rooted and example.name != "mixture")
-    return pytest.param(example, id=example.name, marks=[pytest.mark.slow] if slow else [])
+    return not nested and (not rooted or example.name == "mixture")
 
 
-@pytest.mark.parametrize("example", [quick(example) for example in EXAMPLES])
+SLOW = [example for example in EXAMPLES if not quick(example)]
+QUICK = of_new_parts([example for example in EXAMPLES if quick(example)])
+
+
+@pytest.mark.parametrize("example", [*QUICK, *(pytest.param(e, id=e.name, marks=pytest.mark.slow) for e in SLOW)])
 def test_exports_with_any_batch(example: Example) -> None:
     its = small(example)
     if any(isinstance(module, ODE | Residual) for module in its.b.modules()):  # it differentiates its net, see there

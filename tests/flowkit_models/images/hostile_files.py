@@ -1,5 +1,6 @@
 """Forty hostile pictures, and a program that reads them under an address limit: `python hostile_files.py FOLDER`."""
 
+import functools
 import os
 import resource
 import struct
@@ -28,6 +29,12 @@ def flat_png(side, bits, channels) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", data) + chunk(b"IEND", b"")
 
 
+@functools.cache
+def bomb() -> bytes:
+    """256 MiB of zeros, packed."""
+    return zlib.compress(bytes(2**28), 9)
+
+
 def sized_jpeg(height, width) -> bytes:
     at = JPEG.index(b"\xff\xc0") + 5
     return JPEG[:at] + struct.pack(">HH", height, width) + JPEG[at + 4 :]
@@ -51,7 +58,6 @@ def changed_tiff(offset) -> bytes:
 
 
 TIFF = tiff(noise(12, 10, 3))
-BOMB = zlib.compress(bytes(2**28), 9)
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d"><image href="/etc/passwd"/></svg>'
 GIF = b"GIF89a" + short(65535, 65535) + b"\x80\0\0" + bytes(6) + b"," + short(0, 0, 65535, 65535) + b"\0\2\0;"
 SIDES = [(256, 4, 1, long(60000)), (257, 4, 1, long(60000))]
@@ -77,10 +83,10 @@ HOSTILE = {
     "16384.png": lambda: flat_png(16384, 8, 3),
     "16384, wide.png": lambda: flat_png(16384, 16, 4),
     "9000, wide.png": lambda: flat_png(8960, 16, 4),
-    "ztxt.png": lambda: with_chunk(PNG, chunk(b"zTXt", b"Comment\0\0" + BOMB)),
-    "exif in ztxt.png": lambda: with_chunk(PNG, chunk(b"zTXt", b"Raw profile type exif\0\0" + BOMB)),
-    "itxt.png": lambda: with_chunk(PNG, chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + BOMB)),
-    "iccp.png": lambda: with_chunk(PNG, chunk(b"iCCP", b"x\0\0" + BOMB)),
+    "ztxt.png": lambda: with_chunk(PNG, chunk(b"zTXt", b"Comment\0\0" + bomb())),
+    "exif in ztxt.png": lambda: with_chunk(PNG, chunk(b"zTXt", b"Raw profile type exif\0\0" + bomb())),
+    "itxt.png": lambda: with_chunk(PNG, chunk(b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + bomb())),
+    "iccp.png": lambda: with_chunk(PNG, chunk(b"iCCP", b"x\0\0" + bomb())),
     "many texts.png": lambda: with_chunk(PNG, chunk(b"tEXt", b"a\0b") * 200_000),
     "many frames.png": lambda: with_chunk(PNG, chunk(b"acTL", struct.pack(">II", 2**31 - 1, 0))),
     "long chunk.png": lambda: PNG[:33] + struct.pack(">I", 2**31 - 1) + b"tEXt" + PNG[33:],

@@ -44,7 +44,7 @@ def images():
 def test_laws(design, preset) -> None:
     model = made(design, preset)
     hr, lr = images()
-    check_bijector(model.flow, hr, model.context(lr))
+    check_bijector(model.flow, hr[..., :4, :8], model.context(lr[..., :1, :2]))
 
 
 @pytest.mark.parametrize("design", DESIGNS)
