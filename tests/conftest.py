@@ -1,8 +1,10 @@
 """What every test shares: the golden numbers, and hypothesis settings that suit tensors."""
 
+import gc
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,17 @@ settings.load_profile("flowkit")
 # hypothesis derives the settings of each parametrized case from those of the case before, and looks them up one by one
 sys.setrecursionlimit(20_000)
 torch.set_num_threads(1)  # tiny tensors: threads only cost here
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[Any]:
+    """Collects without the garbage collector: it would walk through all modules and tests, then and in each test."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,7 @@ from examples import EXAMPLES, case, of_new_parts
 
 from flowkit.testing import laws
 
-# seconds each, and the same code as "single scale" and "coarse to fine", or long for their unrolled roots: these only in
-# the slow run
+# seconds each: code of "single scale" and "coarse to fine", or of a root that is unrolled; these only in the slow run
 SLOW = {
     "glow",
     "inverse of glow",
