@@ -31,6 +31,9 @@ LOOK_AT = {"astronaut": (0.22, 0.45), "chelsea": (0.4, 0.5), "coffee": (0.45, 0.
 """Centres of the windows that a sheet shows of the bundled test photographs, as fractions of height and width."""
 
 
+CALIBRATION = 16
+"""Crops of training photographs that a model's own LR images are told by."""
+
 JPEG = tuple(map(jpeg_metric, (30, 70)))
 """PSNR on Y where the LR image is stored as JPEG: columns of the tables of rescaling."""
 
@@ -252,7 +255,7 @@ def _note_own_lr(out: Path, crops: AlignedCrops, device: torch.device) -> None:
         if path.is_file():
             model, about = factory.load(path), read_about(path)
             if about["step"] not in found:
-                photos = (crops.part(i, 48 * model.scale).to(device) for i in range(16))
+                photos = (crops.part(i, 48 * model.scale).to(device) for i in range(CALIBRATION))
                 found[about["step"]] = calibrate(model.to(device), photos)
             model.cpu().save(path, **{**about, "own_lr": f"{found[about['step']]:.4g}"})
 

@@ -18,6 +18,7 @@ def recipe(monkeypatch):
     """Opens a recipe as a module, with small test photographs and without TensorBoard's slow import."""
     photos = {name: x[:, 100:164, 100:180] for name, x in photographs().items()}
     monkeypatch.setattr("flowkit_models.training.options.test_photos", lambda: photos)
+    monkeypatch.setattr("flowkit_models.training.report.CALIBRATION", 4)  # photographs, each some seconds
 
     def opened(name: str):
         spec = importlib.util.spec_from_file_location(name, RECIPES / f"{name}.py")

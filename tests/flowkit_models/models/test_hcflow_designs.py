@@ -37,7 +37,7 @@ def images():
     ("design", "preset"),
     [
         *((design, "hcflow_sr_x4") for design in DESIGNS),
-        ("case 1", "hcflow_rescale_x4"),
+        pytest.param("case 1", "hcflow_rescale_x4", marks=pytest.mark.slow),
         ("case 3", "hcflow_rescale_x4"),
     ],
 )

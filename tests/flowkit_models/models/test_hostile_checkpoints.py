@@ -50,13 +50,13 @@ flowkit_models.load("good.safetensors"), flowkit_models.load("good.pth")
 now = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 resource.setrlimit(resource.RLIMIT_AS, (now + 2**31, now + 2**31))
 for name in sys.argv[1:]:
-    start = time.perf_counter()
+    start = time.process_time()  # the machine may be busy
     try:
         flowkit_models.load(name)
         said = "opened"
     except BaseException as error:
         said = f"{type(error).__name__}: {error}"
-    print(json.dumps([name, said, time.perf_counter() - start]), flush=True)
+    print(json.dumps([name, said, time.process_time() - start]), flush=True)
 """
 
 
