@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from flowkit.arguments import check_whole
 from flowkit.bijector import Bijector, facts
 from flowkit.chain import Chain
 from flowkit.flow import Flow
@@ -36,8 +37,7 @@ class Augment(Bijector):
 
     def __init__(self, base: nn.Module | Distribution, channels: int) -> None:
         super().__init__()
-        if channels < 1:
-            raise ValueError(f"Augment: channels must be at least 1, got {channels}")
+        check_whole("Augment", channels=channels)
         self.base = as_flow(base)
         self.channels = channels
 
@@ -83,8 +83,9 @@ class Slice(Bijector):
 
     def __init__(self, keep: int, base: nn.Module | Distribution, drop: int | None = None) -> None:
         super().__init__()
-        if keep < 1:
-            raise ValueError(f"Slice: keep must be at least 1, got {keep}")
+        check_whole("Slice", keep=keep)
+        if drop is not None:
+            check_whole("Slice", drop=drop)
         self.keep = self.out_channels = keep
         self.base = as_flow(base)
         self.drop = _channels(self.base) if drop is None else drop

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from flowkit.arguments import check_net
 from flowkit.bijector import TensorMap
 from flowkit.checks import autocasting
 from flowkit.coupling import check_kind, per_channel
@@ -68,6 +69,7 @@ class Autoregressive(TensorMap):
         inverse: Literal["sequential", "jacobi"] = "sequential",
     ) -> None:
         super().__init__()
+        check_net("Autoregressive", net, "flowkit.nets.MADE(4, 2)")
         check_kind("Autoregressive", kind)
         if inverse not in ("sequential", "jacobi"):
             raise ValueError(f'Autoregressive: inverse must be "sequential" or "jacobi", got {inverse!r}')

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flowkit.arguments import check_numbers, check_whole
 from flowkit.hierarchy import Latents
 from flowkit.tree import Value, leaves, map_leaves, sum_per_sample
 
@@ -47,8 +48,9 @@ class Near(StandardNormal):
 
     def __init__(self, std: float = math.exp(-6), levels: int | None = None) -> None:
         super().__init__()
-        if not std > 0:
-            raise ValueError(f"Near: std must be positive, got {std}")
+        check_numbers("Near", "(0, inf)", std=std)
+        if levels is not None:
+            check_whole("Near", levels=levels)
         self.std = std
         self.levels = levels
 

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from flowkit.arguments import check_numbers, check_whole
 from flowkit.kinds import softplus_from_one
 from flowkit.numeric import NumericKind
 
@@ -47,8 +48,8 @@ class Bernstein(NumericKind):
     bisections: int = 32
 
     def __post_init__(self) -> None:
-        if min(self.degree, self.bisections) < 1 or self.bound <= 0:
-            raise ValueError(f"Bernstein: degree, bound and bisections must be positive, got {self}")
+        check_whole("Bernstein", degree=self.degree, bisections=self.bisections)
+        check_numbers("Bernstein", "(0, inf)", bound=self.bound)
 
     @property
     def parameters(self) -> int:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowkit.arguments import check_whole
 from flowkit.bijector import TensorMap, full_precision
 from flowkit.matrices import diagonal, reflections
 from flowkit.roots import root
@@ -20,8 +21,7 @@ class _PerPixel(TensorMap):
 
     def __init__(self, features: int) -> None:
         super().__init__()
-        if features < 1:
-            raise ValueError(f"{type(self).__name__}: features must be at least 1, got {features}")
+        check_whole(type(self).__name__, features=features)
         self.in_channels = self.out_channels = features
 
     def extra_repr(self) -> str:
@@ -73,7 +73,8 @@ class Sylvester(_PerPixel):
 
     def __init__(self, features: int, rank: int) -> None:
         super().__init__(features)
-        if not 1 <= rank <= features:
+        check_whole("Sylvester", rank=rank)
+        if rank > features:
             raise ValueError(f"Sylvester: rank must be between 1 and {features}, got {rank}")
         self.vectors = nn.Parameter(torch.randn(rank, features))
         self.inner = nn.Parameter(torch.zeros(rank, rank))  # R̃, the logarithm of its diagonal on the diagonal

@@ -12,6 +12,10 @@ from torch.distributions.transforms import identity_transform
 from flowkit.kinds import Kind
 
 
+def _is_channel(i: object) -> bool:
+    return isinstance(i, int) and not isinstance(i, bool) and i >= 0
+
+
 @dataclass(frozen=True)
 class Columns(Kind):
     """A kind for every channel, or group of them; channels that are not listed pass.
@@ -41,9 +45,11 @@ class Columns(Kind):
     groups: tuple[tuple[tuple[int, ...], Kind], ...] = field(init=False, repr=False, compare=False, default=())
 
     def __post_init__(self) -> None:
+        if not isinstance(self.kinds, Mapping):
+            raise TypeError(f"Columns: expected {{channel: kind}} such as {{0: Affine()}}, got {self.kinds!r}")
         groups = [(key if isinstance(key, tuple) else (key,), kind) for key, kind in self.kinds.items()]
         listed = [i for channels, _ in groups for i in channels]
-        if not listed or min(listed) < 0 or len(set(listed)) < len(listed):
+        if not listed or not all(_is_channel(i) for i in listed) or len(set(listed)) < len(listed):
             raise ValueError(f"Columns: every channel must be listed once, by a number from 0 on, got {listed}")
         for _, kind in groups:
             if not isinstance(kind, Kind):

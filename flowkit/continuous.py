@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from flowkit.arguments import check_choice, check_net, check_numbers, check_whole
 from flowkit.bijector import TensorMap, full_precision, widest
 from flowkit.checks import unreadable
 from flowkit.tree import Value, describe, map_leaves, repeat_rows, sum_per_sample
@@ -70,12 +71,11 @@ class ODE(TensorMap):
         steps: int = 20,
     ) -> None:
         super().__init__()
-        if divergence not in ("exact", "hutchinson"):
-            raise ValueError(f'ODE: divergence must be "exact" or "hutchinson", got {divergence!r}')
-        if solver not in (*_ADAPTIVE, *_STAGES):
-            raise ValueError(f"ODE: solver must be one of {', '.join((*_ADAPTIVE, *_STAGES))}, got {solver!r}")
-        if steps < 1 or not min(rtol, atol) > 0:
-            raise ValueError(f"ODE: needs steps ≥ 1 and positive tolerances, got {steps}, rtol {rtol}, atol {atol}")
+        check_net("ODE", net, "flowkit.nets.WithTime(flowkit.nets.MLP(3, 2))")
+        check_choice("ODE", ("exact", "hutchinson"), divergence=divergence)
+        check_choice("ODE", (*_ADAPTIVE, *_STAGES), solver=solver)
+        check_whole("ODE", steps=steps)
+        check_numbers("ODE", "(0, inf)", rtol=rtol, atol=atol)
         if solver in _ADAPTIVE:
             _torchdiffeq(solver)
         self.net = net
@@ -206,8 +206,8 @@ def flow_matching(
         >>> flowkit.flow_matching(net, torch.zeros(4, 2)).shape
         torch.Size([4])
     """
-    if not 0 <= sigma <= 1:
-        raise ValueError(f"flow_matching: sigma must be in [0, 1], got {sigma}")
+    check_net("flow_matching", net, "flowkit.nets.WithTime(flowkit.nets.MLP(3, 2))")
+    check_numbers("flow_matching", "[0, 1]", sigma=sigma)
     device = x1.device if generator is None else generator.device
     if x0 is None:
         x0 = torch.randn(x1.shape, dtype=x1.dtype, device=device, generator=generator).to(x1.device)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowkit.arguments import check_net
 from flowkit.bijector import TensorMap
 from flowkit.kinds import Kind
 from flowkit.masks import Checkerboard, mask_of
@@ -61,6 +62,7 @@ class Coupling(TensorMap):
         self, net: nn.Module, keep: int | Sequence[int] | Checkerboard, kind: Kind, flip: bool = False
     ) -> None:
         super().__init__()
+        check_net("Coupling", net)
         check_kind("Coupling", kind)
         self.net = net
         self.keep = keep
@@ -124,6 +126,7 @@ class Injector(TensorMap):
 
     def __init__(self, net: nn.Module, kind: Kind) -> None:
         super().__init__()
+        check_net("Injector", net)
         check_kind("Injector", kind)
         self.net = net
         self.kind = kind

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from flowkit.arguments import check_numbers
 from flowkit.bases import StandardNormal
 from flowkit.bijector import TensorMap, facts
 from flowkit.flow import Flow
@@ -41,8 +42,9 @@ class Dequantize(TensorMap):
 
     def __init__(self, bins: float, centred: bool = False, density: Flow | None = None) -> None:
         super().__init__()
-        if not bins > 0:
-            raise ValueError(f"Dequantize: bins must be positive, got {bins}")
+        check_numbers("Dequantize", "(0, inf)", bins=bins)
+        if density is not None and not isinstance(density, Flow):
+            raise TypeError(f"Dequantize: density must be a Flow of numbers in (0, 1), got {density!r}")
         self.bins = bins
         self.centred = centred
         self.density = density

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flowkit.arguments import check_numbers, check_whole
 from flowkit.numeric import NumericKind
 from flowkit.roots import root
 from flowkit.tree import sum_per_sample
@@ -60,8 +61,9 @@ class Gaussianization(NumericKind):
     bisections: int = 32
 
     def __post_init__(self) -> None:
-        if min(self.components, self.bisections) < 1 or self.bound <= 0 or not 0 <= self.offset < math.inf:
-            raise ValueError(f"Gaussianization: needs components, bisections and bound > 0, and offset ≥ 0, got {self}")
+        check_whole("Gaussianization", components=self.components, bisections=self.bisections)
+        check_numbers("Gaussianization", "(0, inf)", bound=self.bound)
+        check_numbers("Gaussianization", "[0, inf)", offset=self.offset)
 
     @property
     def parameters(self) -> int:

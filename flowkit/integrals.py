@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from flowkit.arguments import check_numbers, check_whole
 from flowkit.kinds import softplus_from_one
 from flowkit.numeric import NumericKind
 
@@ -81,10 +82,11 @@ class SumOfSquares(Integral):
     bisections: int = 32
 
     def __post_init__(self) -> None:
-        if self.squares < 1 or self.degree < 0 or self.offset < 0 or not 0 <= self.floor < 1 or self.bound <= 0:
-            raise ValueError(
-                f"SumOfSquares: needs squares ≥ 1, degree and offset ≥ 0, 0 ≤ floor < 1 and bound > 0, got {self}"
-            )
+        check_whole("SumOfSquares", squares=self.squares, bisections=self.bisections)
+        check_whole("SumOfSquares", 0, degree=self.degree)
+        check_numbers("SumOfSquares", "[0, inf)", offset=self.offset)
+        check_numbers("SumOfSquares", "[0, 1)", floor=self.floor)
+        check_numbers("SumOfSquares", "(0, inf)", bound=self.bound)
 
     @property
     def parameters(self) -> int:
@@ -162,8 +164,8 @@ class Monotonic(Integral):
     bisections: int = 32
 
     def __post_init__(self) -> None:
-        if min(self.hidden, self.nodes, self.bisections) < 1 or self.bound <= 0:
-            raise ValueError(f"Monotonic: sizes and bound must be positive, got {self}")
+        check_whole("Monotonic", hidden=self.hidden, nodes=self.nodes, bisections=self.bisections)
+        check_numbers("Monotonic", "(0, inf)", bound=self.bound)
 
     @property
     def parameters(self) -> int:

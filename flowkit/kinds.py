@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import constraints
 
+from flowkit.arguments import check_choice, check_numbers
 from flowkit.shortcuts import of_another_map
 from flowkit.tree import sum_per_sample
 
@@ -133,16 +134,15 @@ class Affine(Kind):
     factor: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.scale not in ("atan", "sigmoid", "tanh", "exp", "soft", "softplus"):
-            raise ValueError(
-                f'Affine: scale must be "atan", "sigmoid", "tanh", "exp", "soft" or "softplus", got {self.scale!r}'
-            )
-        if not self.factor > 0:
-            raise ValueError(f"Affine: factor must be positive, got {self.factor}")
+        check_choice("Affine", ("atan", "sigmoid", "tanh", "exp", "soft", "softplus"), scale=self.scale)
+        check_choice("Affine", ("shift_first", "scale_first"), order=self.order)
+        check_numbers("Affine", "(0, inf)", factor=self.factor)
+        check_numbers("Affine", "(-inf, inf)", offset=self.offset, centre=self.centre)
+        for name in ("clamp", "floor"):
+            if getattr(self, name) is not None:
+                check_numbers("Affine", "[0, inf)", **{name: getattr(self, name)})
         if self.scale == "soft" and self.half_width <= 0:
             raise ValueError(f'Affine: clamp of "soft" must be positive, got {self.clamp}')
-        if self.order not in ("shift_first", "scale_first"):
-            raise ValueError(f'Affine: order must be "shift_first" or "scale_first", got {self.order!r}')
 
     @property
     def half_width(self) -> float:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowkit.arguments import check_whole
 from flowkit.bijector import TensorMap, full_precision, no_logdet, widest
 from flowkit.matrices import FORMS, Named
 from flowkit.tree import Value
@@ -61,11 +62,6 @@ def on_all_pixels(slope: Tensor, x: Tensor) -> Tensor:
     return (slope * pixels(x)).repeat(x.shape[0])
 
 
-def _check_channels(layer: str, channels: int) -> None:
-    if channels < 1:
-        raise ValueError(f"{layer}: channels must be at least 1, got {channels}")
-
-
 class ChannelLinear(TensorMap):
     """A map y = W x + b at every pixel. Neighbours in a chain are composed, and touch the pixels once.
 
@@ -104,7 +100,7 @@ class ActNorm(ChannelLinear):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        _check_channels("ActNorm", channels)
+        check_whole("ActNorm", channels=channels)
         self.in_channels = self.out_channels = channels
         self.bias = nn.Parameter(torch.zeros(channels))
         self.log_scale = nn.Parameter(torch.zeros(channels))
@@ -197,7 +193,7 @@ class InvertibleConv1x1(ChannelLinear):
             init = "orthogonal" if parametrization in ("dense", "plu") else "identity"
         if form is None or init not in ("orthogonal", "identity") or (init == "orthogonal" and not form.rotates):
             raise ValueError(f"InvertibleConv1x1: no parametrization {parametrization!r} with init {init!r}")
-        _check_channels("InvertibleConv1x1", channels)
+        check_whole("InvertibleConv1x1", channels=channels)
         self.in_channels = self.out_channels = channels
         self.parametrization = parametrization
         start = form.start(channels, init == "identity")
@@ -333,7 +329,7 @@ class Permutation(ChannelLinear):
         super().__init__()
         device = order.device if isinstance(order, Tensor) else torch.empty(0).device  # meta, say
         if isinstance(order, Integral):
-            _check_channels("Permutation", int(order))
+            check_whole("Permutation", channels=order)
             indices = torch.randperm(int(order), device="cpu")
         else:
             indices = torch.as_tensor(order, device="cpu")

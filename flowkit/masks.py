@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from flowkit.arguments import check_choice, check_whole
 from flowkit.columns import PerChannel, Side, moved_in
 from flowkit.tree import describe
 
@@ -52,8 +53,7 @@ class Leading(_Channels):
     flip: bool = False
 
     def __post_init__(self) -> None:
-        if self.channels < 1:
-            raise ValueError(f"Coupling: keep must be at least 1, got {self.channels}")
+        check_whole("Coupling", keep=self.channels)
 
     def place(self, i: int) -> int:
         """The channel that is the i-th of those that are moved."""
@@ -156,8 +156,7 @@ class Checkerboard:
     parity: int = 0
 
     def __post_init__(self) -> None:
-        if self.parity not in (0, 1):
-            raise ValueError(f"Checkerboard: parity must be 0 or 1, got {self.parity!r}")
+        check_choice("Checkerboard", (0, 1), parity=self.parity)
 
     def within(self, side: Side) -> Side:
         """Where x lives: within a channel some pixels are in the set and others pass, which nothing states."""

@@ -1,6 +1,5 @@
 """A mixture of logistic CDFs as an elementwise map (Flow++)."""
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -8,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flowkit.arguments import check_numbers, check_whole
 from flowkit.numeric import NumericKind
 
 
@@ -40,8 +40,9 @@ class MixtureLogistic(NumericKind):
     offset: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.components < 1 or self.bisections < 0 or not 0 <= self.offset < math.inf:
-            raise ValueError(f"MixtureLogistic: needs components ≥ 1, bisections ≥ 0 and offset ≥ 0, got {self}")
+        check_whole("MixtureLogistic", components=self.components)
+        check_whole("MixtureLogistic", 0, bisections=self.bisections)
+        check_numbers("MixtureLogistic", "[0, inf)", offset=self.offset)
 
     @property
     def parameters(self) -> int:

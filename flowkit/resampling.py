@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from flowkit.arguments import check_net, check_numbers, check_whole
 from flowkit.bases import uniform
 from flowkit.bijector import widest
 from flowkit.checks import unreadable
@@ -54,11 +55,9 @@ class Resampled(nn.Module):
         base = DistributionBase(base) if isinstance(base, Distribution) else base
         if getattr(base, "shape", None) is None:
             raise ValueError(f"Resampled: {type(base).__name__} states no shape; use Normal(features), say")
-        if truncation < 1 or draws < 1 or not 0 <= decay < 1:
-            raise ValueError(
-                f"Resampled: truncation and draws must be at least 1, and decay in [0, 1), got {truncation}, {draws} "
-                f"and {decay}"
-            )
+        check_net("Resampled", net, "flowkit.nets.MLP(2, 1)")
+        check_whole("Resampled", truncation=truncation, draws=draws)
+        check_numbers("Resampled", "[0, 1)", decay=decay)
         self.net = net
         self.base = base
         self.shape = tuple(base.shape)
@@ -118,8 +117,7 @@ class Resampled(nn.Module):
         Raises:
             ValueError: if draws is below 1.
         """
-        if draws < 1:
-            raise ValueError(f"Resampled.normalize: draws must be at least 1, got {draws}")
+        check_whole("Resampled.normalize", draws=draws)
         mode = self.net.training
         try:
             return float(self._estimate(draws, generator))

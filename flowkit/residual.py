@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from flowkit.arguments import check_net, check_numbers, check_whole
 from flowkit.bijector import TensorMap, full_precision
 from flowkit.checks import unreadable
 from flowkit.sweeps import settle
@@ -64,13 +65,11 @@ class Residual(TensorMap):
         iterations: int = 1000,
     ) -> None:
         super().__init__()
-        if not 0 < bound < 1:
-            raise ValueError(f"Residual: the bound must be between 0 and 1, got {bound}")
-        if exact < 0 or not error > 0 or terms < 1 or iterations < 1:
-            raise ValueError(
-                "Residual: needs exact ≥ 0, error > 0, terms ≥ 1 and iterations ≥ 1, "
-                f"got {exact}, {error}, {terms} and {iterations}"
-            )
+        check_net("Residual", net, "flowkit.nets.lipschitz(flowkit.nets.MLP(2, 2))")
+        check_numbers("Residual", "(0, 1)", bound=bound)
+        check_numbers("Residual", "(0, inf)", error=error)
+        check_whole("Residual", terms=terms, iterations=iterations)
+        check_whole("Residual", 0, exact=exact)
         self.net = net
         self.bound = bound
         self.exact, self.error = exact, error

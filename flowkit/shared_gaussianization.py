@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from flowkit.arguments import check_numbers, check_whole
 from flowkit.bijector import TensorMap, widest
 from flowkit.spline import _Piece
 from flowkit.tree import Value, sum_per_sample
@@ -51,8 +52,8 @@ class SharedGaussianization(TensorMap):
 
     def __init__(self, components: int, std: float = 1e-4) -> None:
         super().__init__()
-        if components < 1:
-            raise ValueError(f"SharedGaussianization: needs components, got {components}")
+        check_whole("SharedGaussianization", components=components)
+        check_numbers("SharedGaussianization", "[0, inf)", std=std)
         self.logits, self.means, self.log_vars = (nn.Parameter(std * torch.randn(components)) for _ in range(3))
 
     def extra_repr(self) -> str:

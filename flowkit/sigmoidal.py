@@ -1,6 +1,5 @@
 """Neural autoregressive flows' maps: sigmoids, mixed, and the logit of the mixture, once or in layers."""
 
-import math
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
@@ -8,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flowkit.arguments import check_numbers, check_whole
 from flowkit.kinds import softplus_from_one
 from flowkit.numeric import NumericKind
 
@@ -64,9 +64,10 @@ class DeepDenseSigmoid(NumericKind):
     bisections: int = 32
 
     def __post_init__(self) -> None:
-        if min(self.units, self.layers, self.bisections) < 1 or self.bound <= 0 or not 0 <= self.offset < math.inf:
-            name = type(self).__name__
-            raise ValueError(f"{name}: sizes and bound must be positive, and offset at least 0, got {self}")
+        name = type(self).__name__
+        check_whole(name, units=self.units, layers=self.layers, bisections=self.bisections)
+        check_numbers(name, "(0, inf)", bound=self.bound)
+        check_numbers(name, "[0, inf)", offset=self.offset)
 
     @property
     def parameters(self) -> int:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from flowkit.arguments import check_whole
 from flowkit.bijector import Bijector, TensorMap, no_logdet
 from flowkit.linear import inverted, mix_channels
 from flowkit.tree import Value, describe
@@ -27,8 +28,7 @@ class Squeeze(TensorMap):
 
     def __init__(self, factor: int = 2) -> None:
         super().__init__()
-        if factor < 1:
-            raise ValueError(f"Squeeze: factor must be at least 1, got {factor}")
+        check_whole("Squeeze", factor=factor)
         self.stride = factor
         self.shrink = Fraction(factor)
 
@@ -99,8 +99,7 @@ class Patch(TensorMap):
 
     def __init__(self, factor: int = 2) -> None:
         super().__init__()
-        if factor < 1:
-            raise ValueError(f"Patch: factor must be at least 1, got {factor}")
+        check_whole("Patch", factor=factor)
         self.stride = factor
         self.shrink = Fraction(factor)
         weight = torch.eye(factor**2)
@@ -165,8 +164,7 @@ class Split(Bijector):
 
     def __init__(self, keep: int) -> None:
         super().__init__()
-        if keep < 1:
-            raise ValueError(f"Split: keep must be at least 1, got {keep}")
+        check_whole("Split", keep=keep)
         self.keep = keep
 
     def extra_repr(self) -> str:

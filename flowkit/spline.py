@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import constraints
 
+from flowkit.arguments import check_choice, check_numbers, check_whole
 from flowkit.kinds import Kind
 from flowkit.tree import sum_per_sample
 
@@ -59,15 +60,13 @@ class RationalQuadratic(Kind):
     identity: bool = False
 
     def __post_init__(self) -> None:
-        if self.bins < 1 or max(self.min_width, self.min_height) * self.bins > 1:
+        check_whole("RationalQuadratic", bins=self.bins)
+        check_numbers("RationalQuadratic", "(0, inf)", tail_bound=self.tail_bound)
+        check_numbers("RationalQuadratic", "[0, 1]", min_width=self.min_width, min_height=self.min_height)
+        check_numbers("RationalQuadratic", "(0, 1)", min_slope=self.min_slope)
+        check_choice("RationalQuadratic", ("linear", "box", "circular"), ends=self.ends)
+        if max(self.min_width, self.min_height) * self.bins > 1:
             raise ValueError(f"RationalQuadratic: {self.bins} bins of the least size do not fit in [0, 1]")
-        if self.tail_bound <= 0 or not 0 < self.min_slope < 1:
-            raise ValueError(
-                "RationalQuadratic: needs tail_bound > 0 and 0 < min_slope < 1, "
-                f"got {self.tail_bound} and {self.min_slope}"
-            )
-        if self.ends not in ("linear", "box", "circular"):
-            raise ValueError(f'RationalQuadratic: ends must be "linear", "box" or "circular", got {self.ends!r}')
 
     @property
     def parameters(self) -> int:

@@ -4,12 +4,13 @@ A token is a pixel, with its channels; a patch of an image becomes one by `Squee
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from flowkit.arguments import check_choice, check_net, check_whole
 from flowkit.bijector import TensorMap
 from flowkit.chain import Chain
 from flowkit.checks import autocasting
@@ -64,8 +65,8 @@ class TokenCoupling(TensorMap):
         self, net: nn.Module, layout: _Layout = "checkerboard", kind: Kind | None = None, flip: bool = False
     ) -> None:
         super().__init__()
-        if layout not in ("checkerboard", "rows", "columns"):
-            raise ValueError(f'TokenCoupling: layout must be "checkerboard", "rows" or "columns", got {layout!r}')
+        check_choice("TokenCoupling", ("checkerboard", "rows", "columns"), layout=layout)
+        check_net("TokenCoupling", net, "flowkit.nets.ViT(3, 6)")
         self.net = net
         self.layout = layout
         self.kind = _JETS if kind is None else kind
@@ -173,8 +174,8 @@ class TokenAutoregressive(TensorMap):
         inverse: Literal["sequential", "jacobi"] = "sequential",
     ) -> None:
         super().__init__()
-        if inverse not in ("sequential", "jacobi"):
-            raise ValueError(f'TokenAutoregressive: inverse must be "sequential" or "jacobi", got {inverse!r}')
+        check_choice("TokenAutoregressive", ("sequential", "jacobi"), inverse=inverse)
+        check_net("TokenAutoregressive", net, "flowkit.nets.CausalViT(3, 6)")
         self.net = net
         self.kind = _TARFLOWS if kind is None else kind
         self.flip = flip
@@ -255,8 +256,12 @@ def jet(
         depth: layers of each.
         context_channels: channels of the context.
         seed: of the permutations.
+
+    Raises:
+        ValueError: if the patches do not divide the size.
     """
-    tokens, (height, width) = channels * patch**2, (side // patch for side in size)
+    tokens, (height, width) = _tokens("jet", channels, size, patch, hidden)
+    check_whole("jet", 0, couplings=couplings)
     heads, generator = max(1, hidden // 64), torch.Generator().manual_seed(seed)
     parts: list[nn.Module] = [Squeeze(patch)]
     for i in range(couplings):
@@ -294,10 +299,26 @@ def tarflow(
         depth: layers of each.
         context_channels: channels of the context.
         inverse: as of `TokenAutoregressive`.
+
+    Raises:
+        ValueError: if the patches do not divide the size.
     """
-    tokens, grid = channels * patch**2, (size[0] // patch, size[1] // patch)
+    tokens, grid = _tokens("tarflow", channels, size, patch, hidden)
+    check_whole("tarflow", 0, blocks=blocks)
     parts: list[nn.Module] = [Squeeze(patch)]
     for i in range(blocks):
         net = CausalViT(tokens, 2 * tokens, hidden, depth, max(1, hidden // 64), grid, context_channels)
         parts.append(TokenAutoregressive(net, flip=bool(i % 2), inverse=inverse))
     return Chain(*parts)
+
+
+def _tokens(model: str, channels: int, size: tuple[int, int], patch: int, hidden: int) -> tuple[int, tuple[int, int]]:
+    """Numbers in a token, and tokens along both sides."""
+    check_whole(model, channels=channels, patch=patch, hidden=hidden)
+    if not isinstance(size, Sequence) or len(size) != 2:
+        raise ValueError(f"{model}: size must be the height and width of the images, got {size!r}")
+    for side in size:
+        check_whole(model, size=side)
+    if size[0] % patch or size[1] % patch:
+        raise ValueError(f"{model}: patches of {patch} pixels do not divide images of {size[0]} × {size[1]}")
+    return channels * patch**2, (size[0] // patch, size[1] // patch)

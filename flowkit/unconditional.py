@@ -1,11 +1,13 @@
 """A learned elementwise map that nothing steers: Elementwise."""
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 
+from flowkit.arguments import check_whole
 from flowkit.bijector import TensorMap
 from flowkit.columns import PerChannel, moved_in
 from flowkit.coupling import check_kind, per_channel
@@ -40,8 +42,10 @@ class Elementwise(TensorMap):
     def __init__(self, kind: Kind, channels: int | Sequence[int]) -> None:
         super().__init__()
         check_kind("Elementwise", kind)
-        listed = range(channels) if isinstance(channels, int) else channels
-        self.channels = whole_numbers("Elementwise: channels", listed)
+        if isinstance(channels, str) or not isinstance(channels, Iterable):
+            check_whole("Elementwise", channels=channels)
+            channels = range(operator.index(channels))
+        self.channels = whole_numbers("Elementwise: channels", channels)
         if not self.channels or min(self.channels) < 0 or len(set(self.channels)) < len(self.channels):
             raise ValueError(f"Elementwise: channels must be a number of them, or different indices, got {channels}")
         self.kind = kind

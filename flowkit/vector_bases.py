@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from flowkit.arguments import check_whole, is_several
 from flowkit.bases import draw, uniform
 from flowkit.checks import unreadable
 from flowkit.tree import Value, describe, leaves, map_leaves, sum_per_sample
@@ -205,8 +206,7 @@ class Mixture(nn.Module):
 
     def __init__(self, components: int, features: int | Sequence[int], classes: int | None = None) -> None:
         super().__init__()
-        if components < 1 or (classes is not None and classes < 1):
-            raise ValueError(f"Mixture: needs at least one component and one class, got {components}, {classes}")
+        check_whole("Mixture", components=components, classes=1 if classes is None else classes)
         self.shape = _sizes("Mixture", features)
         self.classes = classes
         kinds = () if classes is None else (classes,)
@@ -277,9 +277,9 @@ def _only_one(base: nn.Module, temperature: float) -> None:
 
 
 def _sizes(name: str, features: int | Sequence[int]) -> tuple[int, ...]:
-    sizes = (features,) if isinstance(features, int) else tuple(features)
-    if not sizes or min(sizes) < 1:
-        raise ValueError(f"{name}: features must be at least 1, got {features}")
+    sizes = tuple(features) if is_several(features) else (features,)
+    for size in sizes or (0,):
+        check_whole(name, features=size)
     return sizes
 
 

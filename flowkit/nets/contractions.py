@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from flowkit.arguments import check_net, check_numbers
 from flowkit.bijector import full_precision, widest
 from flowkit.nets.images import CNN
 from flowkit.nets.vectors import MLP
@@ -49,8 +50,8 @@ def lipschitz(net: N, bound: float = 0.97) -> N:
         >>> bool(torch.linalg.matrix_norm(net.layers[0].weight, 2) <= 0.9 ** (1 / 3) + 1e-6)
         True
     """
-    if not 0 < bound < math.inf:
-        raise ValueError(f"lipschitz: the bound must be positive and finite, got {bound}")
+    check_net("lipschitz", net)
+    check_numbers("lipschitz", "(0, inf)", bound=bound)
     layers = _weight_layers(net)
     if not layers:
         raise ValueError(f"lipschitz: {type(net).__name__} has no weights")

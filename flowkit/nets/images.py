@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowkit.arguments import check_numbers, check_whole
 from flowkit.bijector import full_precision
 from flowkit.checks import autocasting
 from flowkit.linear import mark_initialized
@@ -35,6 +36,8 @@ class FCN(nn.Module):
         init_std: float | None = None,
     ) -> None:
         super().__init__()
+        check_whole("FCN", 0, in_channels=in_channels, context_channels=context_channels)
+        check_whole("FCN", out_channels=out_channels, hidden=hidden)
         self.context_channels = context_channels
         self.conv1 = ActNormConv2d(in_channels + context_channels, hidden, 3, init_std)
         self.conv2 = ActNormConv2d(hidden, hidden, 1, init_std)
@@ -72,6 +75,8 @@ class CNN(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, hidden: int = 64, context_channels: int = 0) -> None:
         super().__init__()
+        check_whole("CNN", 0, in_channels=in_channels, context_channels=context_channels)
+        check_whole("CNN", out_channels=out_channels, hidden=hidden)
         self.context_channels = context_channels
         self.conv1 = nn.Conv2d(in_channels + context_channels, hidden, 3, padding=1)
         self.conv2 = nn.Conv2d(hidden, hidden, 1)
@@ -98,6 +103,8 @@ class DenseBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, growth: int = 32, context_channels: int = 0) -> None:
         super().__init__()
+        check_whole("DenseBlock", 0, in_channels=in_channels, context_channels=context_channels)
+        check_whole("DenseBlock", out_channels=out_channels, growth=growth)
         self.context_channels = context_channels
         width = in_channels + context_channels
         self.convs = nn.ModuleList(nn.Conv2d(width + i * growth, growth, 3, padding=1) for i in range(4))
@@ -127,6 +134,9 @@ class ActNormConv2d(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, init_std: float | None = None) -> None:
         super().__init__()
+        check_whole("ActNormConv2d", in_channels=in_channels, out_channels=out_channels, kernel=kernel)
+        if init_std is not None:
+            check_numbers("ActNormConv2d", "[0, inf)", init_std=init_std)
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel))
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.log_scale = nn.Parameter(torch.zeros(out_channels))
@@ -172,6 +182,7 @@ class ZeroConv2d(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
+        check_whole("ZeroConv2d", in_channels=in_channels, out_channels=out_channels)
         self.weight = nn.Parameter(torch.zeros(out_channels, in_channels, 3, 3))
         self.bias = nn.Parameter(torch.zeros(out_channels))
         self.log_scale = nn.Parameter(torch.zeros(out_channels))

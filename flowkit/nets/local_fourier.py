@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowkit.arguments import check_whole
 from flowkit.bijector import full_precision
 from flowkit.nets.images import ExactConv2d
 
@@ -47,7 +48,9 @@ class LocalFourier(nn.Module):
 
     def __init__(self, features: int, out_channels: int, width: int = 256, hidden: int = 256, depth: int = 3) -> None:
         super().__init__()
-        if width < 2 or width % 2:
+        check_whole("LocalFourier", features=features, out_channels=out_channels, width=width, hidden=hidden)
+        check_whole("LocalFourier", 0, depth=depth)
+        if width % 2:
             raise ValueError(f"LocalFourier: width must be even, half of it for each axis, got {width}")
         self.width, self.out_channels = width, out_channels
         self.coef = nn.Conv2d(features, width, 3, padding=1)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowkit.arguments import check_numbers, check_whole, is_several
 from flowkit.bijector import full_precision
 from flowkit.nets.contexts import fitting_context
 from flowkit.shortcuts import hooked
@@ -61,12 +62,14 @@ class MADE(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        counts = (parameters,) * features if isinstance(parameters, int) else tuple(parameters)
-        if min(features, hidden, sum(counts)) < 1 or min(*counts, depth) < 0 or len(counts) != features:
-            raise ValueError(
-                f"MADE: sizes must be positive, and parameters one number or one for each feature, got "
-                f"features={features}, parameters={parameters}, hidden={hidden}, depth={depth}"
-            )
+        check_whole("MADE", features=features, hidden=hidden)
+        check_whole("MADE", 0, depth=depth, context_features=context_features)
+        check_numbers("MADE", "[0, 1)", dropout=dropout)
+        counts = tuple(parameters) if is_several(parameters) else (parameters,) * features
+        for count in counts:
+            check_whole("MADE", 0, parameters=count)
+        if sum(counts) < 1 or len(counts) != features:
+            raise ValueError(f"MADE: parameters must be one number, or one for each of {features}, got {parameters}")
         lowest = 0 if context_features or features == 1 else 1
         if hidden < features - lowest:
             raise ValueError(

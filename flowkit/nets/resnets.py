@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowkit.arguments import check_numbers, check_whole
 from flowkit.nets.contexts import fitting_context
 from flowkit.nets.images import ExactConv2d
 
@@ -41,6 +42,9 @@ class ResidualMLP(nn.Module):
         context_features: int = 0,
     ) -> None:
         super().__init__()
+        check_whole("ResidualMLP", 0, in_features=in_features, blocks=blocks, context_features=context_features)
+        check_whole("ResidualMLP", out_features=out_features, hidden=hidden)
+        check_numbers("ResidualMLP", "[0, 1)", dropout=dropout)
         self.context_features = context_features
         self.first = nn.Linear(in_features + context_features, hidden)
         made = [ResidualBlock(nn.Linear, nn.Linear, hidden, dropout, context_features) for _ in range(blocks)]
@@ -81,6 +85,9 @@ class ConvResNet(nn.Module):
         context_channels: int = 0,
     ) -> None:
         super().__init__()
+        check_whole("ConvResNet", 0, in_channels=in_channels, blocks=blocks, context_channels=context_channels)
+        check_whole("ConvResNet", out_channels=out_channels, hidden=hidden)
+        check_numbers("ConvResNet", "[0, 1)", dropout=dropout)
         self.context_channels = context_channels
         self.first = conv3(in_channels + context_channels, hidden)
         made = [ResidualBlock(conv3, conv1, hidden, dropout, context_channels) for _ in range(blocks)]

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowkit.arguments import check_whole
 from flowkit.bijector import full_precision
 from flowkit.checks import unreadable
 from flowkit.nets.contexts import with_context
@@ -51,11 +52,15 @@ class ViT(nn.Module):
         context_channels: int = 0,
     ) -> None:
         super().__init__()
-        if hidden % heads or patch < 1 or not 1 <= len(grid) <= 3:
+        name = type(self).__name__
+        check_whole(name, 0, in_channels=in_channels, depth=depth, context_channels=context_channels)
+        check_whole(name, out_channels=out_channels, hidden=hidden, heads=heads, patch=patch)
+        if hidden % heads or not 1 <= len(grid) <= 3:
             raise ValueError(
-                f"ViT: heads must divide the width, patches be at least 1 and the grid have 1 to 3 axes, got {heads} "
-                f"heads of {hidden}, {patch} and {grid}"
+                f"{name}: heads must divide hidden and grid have 1 to 3 axes, got {heads} heads of {hidden} and {grid}"
             )
+        for axis in grid:
+            check_whole(name, grid=axis)
         self.context_channels = context_channels
         self.patch = patch
         area = patch ** len(grid)

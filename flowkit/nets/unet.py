@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flowkit.arguments import check_numbers, check_whole
 from flowkit.nets.contexts import fitting_context
 from flowkit.nets.images import ExactConv2d
 from flowkit.nets.resnets import ResidualBlock, conv1, conv3
@@ -41,6 +42,9 @@ class UNet(nn.Module):
         context_channels: int = 0,
     ) -> None:
         super().__init__()
+        check_whole("UNet", 0, in_channels=in_channels, depth=depth, context_channels=context_channels)
+        check_whole("UNet", out_channels=out_channels, hidden=hidden)
+        check_numbers("UNet", "[0, 1)", dropout=dropout)
         self.context_channels = context_channels
         widths = [hidden * 2**level for level in range(depth + 1)]
 

@@ -5,6 +5,7 @@ import itertools
 import torch
 from torch import Tensor, nn
 
+from flowkit.arguments import check_whole
 from flowkit.nets.contexts import with_context
 
 
@@ -28,6 +29,8 @@ class MLP(nn.Module):
         self, in_features: int, out_features: int, hidden: int = 64, depth: int = 2, context_features: int = 0
     ) -> None:
         super().__init__()
+        check_whole("MLP", 0, in_features=in_features, depth=depth, context_features=context_features)
+        check_whole("MLP", out_features=out_features, hidden=hidden)
         self.context_features = context_features
         widths = [in_features + context_features, *[hidden] * depth]
         layers: list[nn.Module] = []

@@ -90,9 +90,10 @@ def test_the_inverse_is_found_at_the_edge_of_invertibility(raw: float) -> None:
 def test_wrong_sizes_are_refused() -> None:
     with pytest.raises(ValueError, match="Planar: features must be at least 1, got 0"):
         Planar(0)
-    for rank in (0, 4):
-        with pytest.raises(ValueError, match=f"Sylvester: rank must be between 1 and 3, got {rank}"):
-            Sylvester(3, rank)
+    with pytest.raises(ValueError, match="Sylvester: rank must be at least 1, got 0"):
+        Sylvester(3, 0)
+    with pytest.raises(ValueError, match="Sylvester: rank must be between 1 and 3, got 4"):
+        Sylvester(3, 4)
 
 
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)

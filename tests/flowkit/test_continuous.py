@@ -168,9 +168,9 @@ def test_without_torchdiffeq_a_line_says_what_to_install(monkeypatch: pytest.Mon
 def test_errors() -> None:
     with pytest.raises(ValueError, match='divergence must be "exact" or "hutchinson", got \'trace\''):
         ODE(nn.Identity(), "trace")
-    with pytest.raises(ValueError, match=r"solver must be one of dopri5, .*, got 'rk5'"):
+    with pytest.raises(ValueError, match=r'solver must be "dopri5", .* or "rk4", got \'rk5\''):
         ODE(nn.Identity(), solver="rk5")
-    with pytest.raises(ValueError, match="steps ≥ 1 and positive tolerances"):
+    with pytest.raises(ValueError, match="rtol must be positive, got 0"):
         ODE(nn.Identity(), rtol=0)
     with pytest.raises(ValueError, match=r"ODE: the net returned \(2, 2\) float32 for x \(2, 3\) float32"):
         ODE(Field(lambda x, t, context: x[:, 1:]))(torch.randn(2, 3))
@@ -218,7 +218,7 @@ def test_flow_matching_draws_from_its_generator() -> None:
 
 def test_flow_matching_errors() -> None:
     net = Field(lambda x, t, context: x[:, :1])
-    with pytest.raises(ValueError, match="sigma must be in"):
+    with pytest.raises(ValueError, match=r"sigma must be a number in \[0, 1\], got 2"):
         flow_matching(net, torch.ones(2, 2), sigma=2)
     with pytest.raises(ValueError, match=r"x0 \(2, 1\) and t \(2,\) for x1 \(2, 2\)"):
         flow_matching(net, torch.ones(2, 2), torch.ones(2, 1))

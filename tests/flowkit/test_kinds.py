@@ -109,7 +109,7 @@ def test_additive_shifts() -> None:
         (lambda: Affine("soft", clamp=0.0), 'clamp of "soft" must be positive'),
         (lambda: Affine("sigmoid", factor=0.0), "factor must be positive"),
         (lambda: Affine("exp", "shift"), 'order must be "shift_first" or "scale_first", got \'shift\''),
-        (lambda: RationalQuadratic(0), "0 bins"),
+        (lambda: RationalQuadratic(0), "bins must be at least 1, got 0"),
         (lambda: RationalQuadratic(2000), "2000 bins of the least size do not fit"),
         (lambda: RationalQuadratic(4, tail_bound=-1.0), "tail_bound"),
         (lambda: RationalQuadratic(4, min_slope=1.0), "min_slope"),

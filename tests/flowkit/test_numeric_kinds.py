@@ -222,22 +222,22 @@ def test_wild_parameters_and_far_numbers_are_finite_and_come_back(kind: NumericK
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("make", "message"),
     [
-        lambda: DeepSigmoid(0),
-        lambda: DeepSigmoid(2, offset=-1.0),
-        lambda: DeepDenseSigmoid(2, 0),
-        lambda: SumOfSquares(0, 2),
-        lambda: SumOfSquares(2, -1),
-        lambda: SumOfSquares(2, 2, floor=1.0),
-        lambda: Bernstein(0),
-        lambda: Bernstein(3, bound=0.0),
-        lambda: Gaussianization(0),
-        lambda: Monotonic(0),
+        (lambda: DeepSigmoid(0), "units must be at least 1, got 0"),
+        (lambda: DeepSigmoid(2, offset=-1.0), r"offset must be a number in \[0, inf\), got -1.0"),
+        (lambda: DeepDenseSigmoid(2, 0), "layers must be at least 1, got 0"),
+        (lambda: SumOfSquares(0, 2), "squares must be at least 1, got 0"),
+        (lambda: SumOfSquares(2, -1), "degree must be at least 0, got -1"),
+        (lambda: SumOfSquares(2, 2, floor=1.0), r"floor must be a number in \[0, 1\), got 1.0"),
+        (lambda: Bernstein(0), "degree must be at least 1, got 0"),
+        (lambda: Bernstein(3, bound=0.0), "bound must be positive, got 0.0"),
+        (lambda: Gaussianization(0), "components must be at least 1, got 0"),
+        (lambda: Monotonic(0), "hidden must be at least 1, got 0"),
     ],
 )
-def test_wrong_arguments_are_refused(make: Any) -> None:
-    with pytest.raises(ValueError, match=r"must be positive|needs"):
+def test_wrong_arguments_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         make()
 
 

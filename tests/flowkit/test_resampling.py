@@ -77,7 +77,7 @@ def test_densities_stay_finite_where_the_net_is_sure() -> None:
 def test_what_it_can_be_made_of() -> None:
     with pytest.raises(ValueError, match="Resampled: StandardNormal states no shape"):
         Resampled(MLP(2, 1), StandardNormal())
-    with pytest.raises(ValueError, match="truncation and draws must be at least 1"):
+    with pytest.raises(ValueError, match="truncation must be at least 1, got 0"):
         Resampled(MLP(2, 1), Normal(2), 0)
     with pytest.raises(ValueError, match="draws must be at least 1"):
         Resampled(MLP(2, 1), Normal(2), draws=0)

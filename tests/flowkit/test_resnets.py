@@ -127,7 +127,7 @@ def test_parameters_are_in_full_precision_under_autocast(name) -> None:
 
 
 def test_what_a_vit_does_not_take() -> None:
-    with pytest.raises(ValueError, match=r"heads must divide the width.*got 3 heads of 8"):
+    with pytest.raises(ValueError, match=r"heads must divide hidden.*got 3 heads of 8"):
         ViT(1, 1, 8, heads=3)
     with pytest.raises(ValueError, match=r"expected 2 spatial sizes, multiples of 2, got \(1, 1, 3, 4\)"):
         ViT(1, 1, 8, patch=2)(torch.zeros(1, 1, 3, 4))

@@ -46,5 +46,5 @@ def test_it_is_a_bijection_whatever_the_components(dtype) -> None:
 
 
 def test_it_needs_components() -> None:
-    with pytest.raises(ValueError, match="needs components, got 0"):
+    with pytest.raises(ValueError, match="components must be at least 1, got 0"):
         SharedGaussianization(0)

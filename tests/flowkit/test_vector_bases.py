@@ -175,7 +175,7 @@ def test_numbers_that_make_no_base() -> None:
             Box(low, high)
     with pytest.raises(ValueError, match="features must be at least 1"):
         Normal(0)
-    with pytest.raises(ValueError, match="at least one component"):
+    with pytest.raises(ValueError, match="components must be at least 1"):
         Mixture(0, 2)
 
 

@@ -1,0 +1,54 @@
+"""Checks of the arguments of bijectors, kinds, bases and nets: one line that names the class and the argument."""
+
+import math
+from collections.abc import Sequence
+from numbers import Integral, Real
+from typing import Any, TypeGuard
+
+
+def check_whole(owner: str, least: int = 1, **sizes: object) -> None:
+    """Raises ValueError unless each argument is a whole number from `least` on; a bool is none.
+
+    Example:
+        >>> check_whole("MLP", hidden=0)
+        Traceback (most recent call last):
+            ...
+        ValueError: MLP: hidden must be at least 1, got 0
+    """
+    for name, size in sizes.items():
+        whole = isinstance(size, Integral) and not isinstance(size, bool)
+        if not whole or size < least:
+            raise ValueError(
+                f"{owner}: {name} must be {f'at least {least}' if whole else 'a whole number'}, got {size!r}"
+            )
+
+
+def check_numbers(owner: str, interval: str, **numbers: object) -> None:
+    """Raises ValueError unless each argument is a finite number in an interval such as "[0, 1)" or "(0, inf)"."""
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    for name, number in numbers.items():
+        value = float(number) if isinstance(number, Real) and not isinstance(number, bool) else math.nan
+        above = low < value or (interval[0] == "[" and value == low)
+        below = value < high or (interval[-1] == "]" and value == high)
+        if not above or not below:
+            words = "positive" if interval == "(0, inf)" else f"a number in {interval}"
+            raise ValueError(f"{owner}: {name} must be {words}, got {number!r}")
+
+
+def check_choice(owner: str, choices: Sequence[Any], **values: object) -> None:
+    """Raises ValueError unless each argument is one of the choices."""
+    for name, value in values.items():
+        if isinstance(value, bool) or value not in choices:
+            quoted = [f'"{choice}"' if isinstance(choice, str) else str(choice) for choice in choices]
+            raise ValueError(f"{owner}: {name} must be {', '.join(quoted[:-1])} or {quoted[-1]}, got {value!r}")
+
+
+def check_net(owner: str, net: object, example: str = "flowkit.nets.MLP(2, 4)") -> None:
+    """Raises TypeError unless a net can be called."""
+    if not callable(net):
+        raise TypeError(f"{owner}: net must be a module such as {example}, got {net!r}")
+
+
+def is_several(value: object) -> TypeGuard[Sequence[Any]]:
+    """Tells if an argument is a sequence of values; a string is none."""
+    return isinstance(value, Sequence) and not isinstance(value, str)
