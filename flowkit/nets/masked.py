@@ -65,7 +65,7 @@ class MADE(nn.Module):
         check_whole("MADE", features=features, hidden=hidden)
         check_whole("MADE", 0, depth=depth, context_features=context_features)
         check_numbers("MADE", "[0, 1)", dropout=dropout)
-        counts = tuple(parameters) if is_several(parameters) else (parameters,) * features
+        counts: tuple[int, ...] = tuple(parameters) if is_several(parameters) else (parameters,) * features
         for count in counts:
             check_whole("MADE", 0, parameters=count)
         if sum(counts) < 1 or len(counts) != features:
