@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from numbers import Integral, Real
-from typing import Any, TypeGuard
+from typing import Any
 
 
 def check_whole(owner: str, least: int = 1, **sizes: object) -> None:
@@ -16,11 +16,10 @@ def check_whole(owner: str, least: int = 1, **sizes: object) -> None:
         ValueError: MLP: hidden must be at least 1, got 0
     """
     for name, size in sizes.items():
-        whole = isinstance(size, Integral) and not isinstance(size, bool)
-        if not whole or size < least:
-            raise ValueError(
-                f"{owner}: {name} must be {f'at least {least}' if whole else 'a whole number'}, got {size!r}"
-            )
+        if isinstance(size, bool) or not isinstance(size, Integral):
+            raise ValueError(f"{owner}: {name} must be a whole number, got {size!r}")
+        if int(size) < least:
+            raise ValueError(f"{owner}: {name} must be at least {least}, got {size!r}")
 
 
 def check_numbers(owner: str, interval: str, **numbers: object) -> None:
@@ -49,6 +48,6 @@ def check_net(owner: str, net: object, example: str = "flowkit.nets.MLP(2, 4)") 
         raise TypeError(f"{owner}: net must be a module such as {example}, got {net!r}")
 
 
-def is_several(value: object) -> TypeGuard[Sequence[Any]]:
-    """Tells if an argument is a sequence of values; a string is none."""
-    return isinstance(value, Sequence) and not isinstance(value, str)
+def as_tuple(value: Any, count: int = 1) -> tuple[Any, ...]:
+    """An argument as a tuple: the values of a sequence, or anything else, a string too, `count` times."""
+    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,) * count

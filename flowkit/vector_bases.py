@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from flowkit.arguments import check_whole, is_several
+from flowkit.arguments import as_tuple, check_whole
 from flowkit.bases import draw, uniform
 from flowkit.checks import unreadable
 from flowkit.tree import Value, describe, leaves, map_leaves, sum_per_sample
@@ -277,7 +277,7 @@ def _only_one(base: nn.Module, temperature: float) -> None:
 
 
 def _sizes(name: str, features: int | Sequence[int]) -> tuple[int, ...]:
-    sizes = tuple(features) if is_several(features) else (features,)
+    sizes = as_tuple(features)
     for size in sizes or (0,):
         check_whole(name, features=size)
     return sizes

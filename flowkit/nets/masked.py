@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flowkit.arguments import check_numbers, check_whole, is_several
+from flowkit.arguments import as_tuple, check_numbers, check_whole
 from flowkit.bijector import full_precision
 from flowkit.nets.contexts import fitting_context
 from flowkit.shortcuts import hooked
@@ -65,7 +65,7 @@ class MADE(nn.Module):
         check_whole("MADE", features=features, hidden=hidden)
         check_whole("MADE", 0, depth=depth, context_features=context_features)
         check_numbers("MADE", "[0, 1)", dropout=dropout)
-        counts: tuple[int, ...] = tuple(parameters) if is_several(parameters) else (parameters,) * features
+        counts = as_tuple(parameters, features)
         for count in counts:
             check_whole("MADE", 0, parameters=count)
         if sum(counts) < 1 or len(counts) != features:
