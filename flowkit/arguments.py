@@ -1,13 +1,12 @@
 """Checks of the arguments of bijectors, kinds, bases and nets: one line that names the class and the argument."""
 
-import math
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
 
 
 def check_whole(owner: str, least: int = 1, **sizes: object) -> None:
-    """Raises ValueError unless each argument is a whole number from `least` on; a bool is none.
+    """Raises TypeError unless each argument is a whole number, a bool is none, and ValueError if it is below `least`.
 
     Example:
         >>> check_whole("MLP", hidden=0)
@@ -17,20 +16,22 @@ def check_whole(owner: str, least: int = 1, **sizes: object) -> None:
     """
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, Integral):
-            raise ValueError(f"{owner}: {name} must be a whole number, got {size!r}")
+            raise TypeError(f"{owner}: {name} must be a whole number, got {size!r}")
         if int(size) < least:
             raise ValueError(f"{owner}: {name} must be at least {least}, got {size!r}")
 
 
 def check_numbers(owner: str, interval: str, **numbers: object) -> None:
-    """Raises ValueError unless each argument is a finite number in an interval such as "[0, 1)" or "(0, inf)"."""
+    """Raises ValueError unless each argument is in an interval such as "[0, 1)", and TypeError if it is no number."""
     low, high = (float(end) for end in interval[1:-1].split(","))
     for name, number in numbers.items():
-        value = float(number) if isinstance(number, Real) and not isinstance(number, bool) else math.nan
+        if isinstance(number, bool) or not isinstance(number, Real):
+            raise TypeError(f"{owner}: {name} must be a number, got {number!r}")
+        value = float(number)
         above = low < value or (interval[0] == "[" and value == low)
         below = value < high or (interval[-1] == "]" and value == high)
         if not above or not below:
-            words = "positive" if interval == "(0, inf)" else f"a number in {interval}"
+            words = {"(0, inf)": "positive", "(-inf, inf)": "finite"}.get(interval, f"a number in {interval}")
             raise ValueError(f"{owner}: {name} must be {words}, got {number!r}")
 
 

@@ -1,7 +1,6 @@
 """Checks of training data: rows that are not finite or lie outside a flow's support, columns that are constant."""
 
 import math
-import operator
 import warnings
 from typing import Any
 
@@ -22,18 +21,6 @@ def check_has(who: str, flow: Any, *methods: str) -> None:
         wrapped = all(callable(getattr(inner, method, None)) for method in methods)
         remedy = "pass what it wraps, its .module" if wrapped else "pass a flowkit.Flow, or a module that has it"
         raise TypeError(f"{who}: {type(flow).__name__} has no {' and no '.join(missing)}; {remedy}")
-
-
-def whole_number(who: str, name: str, value: Any) -> int:
-    """The number as an int.
-
-    Raises:
-        TypeError: if it is none.
-    """
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise TypeError(f"{who}: {name} must be a whole number, got {value!r}") from None
 
 
 def check_weights(who: str, weights: Any, rows: int) -> None:

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable
-from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from flowkit.data_checks import check_has, check_weights, whole_number
+from flowkit.arguments import check_numbers, check_whole
+from flowkit.data_checks import check_has, check_weights
 from flowkit.tree import Value, describe, map_leaves
 
 Target = Callable[[Any], Tensor]
@@ -115,10 +115,7 @@ def alpha_divergence(
     Raises:
         ValueError: if α is not finite, or the target does not return one number a row.
     """
-    if not isinstance(alpha, Real):
-        raise TypeError(f"alpha_divergence: alpha must be a number, got {alpha!r}")
-    if not math.isfinite(alpha):
-        raise ValueError(f"alpha_divergence: alpha must be finite, got {alpha}")
+    check_numbers("alpha_divergence", "(-inf, inf)", alpha=alpha)
     log_weights, x, repeated = _log_weights("alpha_divergence", flow, target, n, context, path, generator)
     fixed = log_weights.detach()
     shares = (alpha * fixed).softmax(0)
@@ -211,8 +208,7 @@ def _log_weights(
         raise TypeError(f"{who}: path=True needs a module, whose parameters can be held fixed, got {describe(flow)}")
     if not callable(target):
         raise TypeError(f"{who}: the target must be a function of x, got {describe(target)}")
-    if (n := whole_number(who, "n", n)) < 1:
-        raise ValueError(f"{who}: needs at least one draw, got n = {n}")
+    check_whole(who, n=n)
     x, log_q = flow.sample_and_log_prob(n, context, generator=generator)
     rows = x.flatten(0, log_q.ndim - 1)
     repeated = map_leaves(lambda c: c.repeat(n, *(1 for _ in c.shape[1:])), context)

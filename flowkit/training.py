@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from flowkit.data_checks import check_has, check_rows, check_support, whole_number
+from flowkit.arguments import check_numbers, check_whole
+from flowkit.data_checks import check_has, check_rows, check_support
 from flowkit.initialization import initialize
 from flowkit.objectives import forward_kl
 from flowkit.tree import Value, describe, map_leaves
@@ -92,7 +93,8 @@ def fit(
     """
     check_has("fit", flow, "log_prob", "named_parameters")
     _check_options(epochs, batch, lr, validation, patience)
-    if not -(2**63) <= whole_number("fit", "seed", seed) < 2**64:
+    check_whole("fit", -(2**63), seed=seed)
+    if seed >= 2**64:
         raise ValueError(f"fit: seed must be a number of 64 bits, got {seed}")
     if callback is not None and not callable(callback):
         raise TypeError(f"fit: callback must be a function of the history, got {callback!r}")
@@ -246,11 +248,9 @@ def _held_out_first(order: Tensor, validation: float | Tensor) -> tuple[Tensor, 
 
 
 def _check_options(epochs: int, batch: int, lr: float, validation: float | Tensor, patience: int) -> None:
-    for name, value in (("epochs", epochs), ("batch", batch)):
-        whole_number("fit", name, value)
-    for name, number in (("lr", lr), ("patience", patience)):
-        if not isinstance(number, Real):
-            raise TypeError(f"fit: {name} must be a number, got {number!r}")
+    check_whole("fit", epochs=epochs, batch=batch)
+    check_numbers("fit", "(0, inf)", lr=lr)
+    check_numbers("fit", "[1, inf]", patience=patience)
     if isinstance(validation, Tensor):
         if validation.ndim != 1 or validation.is_floating_point() or validation.dtype == torch.bool:
             raise ValueError(
@@ -258,8 +258,5 @@ def _check_options(epochs: int, batch: int, lr: float, validation: float | Tenso
             )
     elif not isinstance(validation, Real):
         raise TypeError(f"fit: validation must be a share, or a tensor with the numbers of rows, got {validation!r}")
-    if epochs < 1 or batch < 1 or not patience >= 1:
-        raise ValueError(f"fit: epochs, batch and patience must be at least 1, got {epochs}, {batch} and {patience}")
-    share = 0 if isinstance(validation, Tensor) else validation
-    if not 0 < lr < math.inf or not 0 <= share < 1:
-        raise ValueError(f"fit: lr must be positive and validation in [0, 1), got {lr} and {validation}")
+    else:
+        check_numbers("fit", "[0, 1)", validation=validation)

@@ -236,7 +236,7 @@ def test_a_target_that_the_flow_misses() -> None:
         importance(flow, lambda x: x.new_full((len(x),), math.nan), 5)
     with pytest.raises(ValueError, match=r"the target must return \(5,\), a log-density for each row.*got \(5, 1\)"):
         reverse_kl(flow, lambda x: x[:, :1], 5)
-    with pytest.raises(ValueError, match=r"reverse_kl: needs at least one draw, got n = 0"):
+    with pytest.raises(ValueError, match=r"reverse_kl: n must be at least 1, got 0"):
         reverse_kl(flow, Q.log_prob, 0)
 
 
@@ -305,7 +305,7 @@ def test_what_no_objective_takes_is_one_line() -> None:
             objective(flow, x, 10)
         with pytest.raises(TypeError, match=r"n must be a whole number, got 10\.5"):
             objective(flow, target, 10.5)
-        with pytest.raises(ValueError, match="needs at least one draw, got n = 0"):
+        with pytest.raises(ValueError, match="n must be at least 1, got 0"):
             objective(flow, target, 0)
     with pytest.raises(TypeError, match="alpha_divergence: alpha must be a number, got 'half'"):
         alpha_divergence(flow, target, 10, "half")  # type: ignore[arg-type]
