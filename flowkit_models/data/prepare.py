@@ -20,7 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from flowkit_models.data.image_cache import ImageFile
-from flowkit_models.data.prepared import Note, check_no_strangers, digest_of
+from flowkit_models.data.prepared import Note, digest_of
 from flowkit_models.images.image_file import ImageError, write_image
 from flowkit_models.images.resize import Edges, Ties, bicubic_resize
 
@@ -278,12 +278,15 @@ def prepare_all(
     return report
 
 
-def open_notes(jobs: Sequence[tuple[Preparation, Path]], overwrite: bool = False) -> dict[Path, Note]:
+def open_notes(
+    jobs: Sequence[tuple[Preparation, Path]], overwrite: bool = False, note_of: Callable[[Path], Note] = Note
+) -> dict[Path, Note]:
     """Prepared folders' notes of settings and sources: checks them against the jobs, and writes them.
 
     Args:
         jobs: what to make of which file.
         overwrite: remove what was made of the sources of today and of before, so that all is made anew.
+        note_of: makes the note of a folder.
 
     Raises:
         ImageError: if a folder was prepared with other settings, of sources that are gone or were exchanged, or holds
@@ -294,21 +297,22 @@ def open_notes(jobs: Sequence[tuple[Preparation, Path]], overwrite: bool = False
         folders.setdefault(make.out, (make, {}))[1][make.source_name(path)] = path
     notes = {}
     for out, (make, sources) in folders.items():
-        note = Note.read(out)
+        note = notes[out] = note_of(out)
+        there = note.read()
         if overwrite:
-            for files in _made(make, {**sources, **(note.sources if note else {})}).values():
+            for files in _made(make, {**sources, **note.sources}, note).values():
                 for file in files:
-                    file.unlink(missing_ok=True)
-            note = None
-        elif note:
+                    note.remove(file)
+            note.sources = {}
+        elif there:
             changed = [name for name, path in sources.items() if not note.same(name, path)]
-            made = _made(make, changed) if changed else {}
+            made = _made(make, changed, note) if changed else {}
             note.check(make.settings(), sources, [name for name in changed if name in made])
             for name in changed:  # nothing is there of what it was
                 note.add(name, sources[name])
         else:
-            check_no_strangers(out)
-        notes[out] = note or Note(out, make.settings())
+            note.check_no_strangers()
+        note.settings = make.settings()
     for out, (_, sources) in folders.items():  # now that all of them are fine
         for name, path in sources.items():
             if name not in notes[out].sources:
@@ -317,34 +321,54 @@ def open_notes(jobs: Sequence[tuple[Preparation, Path]], overwrite: bool = False
     return notes
 
 
-def _made(make: Preparation, sources: Collection[str]) -> dict[str, list[Path]]:
+def _made(make: Preparation, sources: Collection[str], note: Note) -> dict[str, list[Path]]:
     """The files that are there of each of these sources; those without any are left out."""
     called = {Path(name).with_suffix("").as_posix(): name for name in sources}
     made: dict[str, list[Path]] = {}
-    for file in make.out.rglob("*.png"):
+    for file in note.results():
         for origin in make.origins(file):
             if origin in called:
                 made.setdefault(called[origin], []).append(file)
     return made
 
 
-def prepare_one(job: Job) -> Outcome:
-    """Files written, files that were there, and the source's digest if it was read; or what is wrong with it."""
+def prepare_one(
+    job: Job,
+    is_there: Callable[[Path], bool] = Path.is_file,
+    write: Callable[[Path, Tensor], None] | None = None,
+) -> Outcome:
+    """Makes what is missing of a source.
+
+    Args:
+        job: what to make of which file.
+        is_there: tells whether a target exists.
+        write: writes an image to a target; None: a PNG file there.
+
+    Returns:
+        Files written, files that were there, and the source's digest if it was read; or what is wrong with it.
+
+    Raises:
+        ImageError: if a target can't be written.
+    """
     preparation, path = job
     try:
         source = ImageFile.at(path)
         targets = preparation.targets(source)
         if any(len(os.fsencode(target.name)) > 255 for target in targets):
             raise ImageError(f"{path}: its name is too long for those of its results: shorten it")
-        missing = [k for k, target in enumerate(targets) if not target.is_file()]
+        missing = [k for k, target in enumerate(targets) if not is_there(target)]
         digest = digest_of(path) if missing else None
         images = preparation.images(source, source.read()) if missing else []
     except ImageError as error:
         return str(error)
     for k in missing:
-        try:
-            targets[k].parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ImageError(f"{targets[k].parent}: cannot be made ({error.strerror or error})") from None
-        write_image(targets[k], images[k])
+        (write or _write)(targets[k], images[k])
     return len(missing), len(targets) - len(missing), digest
+
+
+def _write(target: Path, x: Tensor) -> None:
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageError(f"{target.parent}: cannot be made ({error.strerror or error})") from None
+    write_image(target, x)

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ _REMEDY = "name another --out, or have all made anew with --overwrite"
 
 @dataclass
 class Note:
-    """Note on a prepared folder: its settings and sources.
+    """Note on a prepared folder: its settings and sources. Subclasses do the same for folders elsewhere.
 
     Attributes:
         folder: where it lies.
@@ -28,27 +29,27 @@ class Note:
         new: names of sources that were added since the note was read.
     """
 
-    folder: Path
-    settings: dict[str, Any]
+    folder: Path | str
+    settings: dict[str, Any] = field(default_factory=dict)
     sources: dict[str, tuple[int, int, str | None]] = field(default_factory=dict)
     new: list[str] = field(default_factory=list)
 
-    @classmethod
-    def read(cls, folder: Path) -> "Note | None":
-        """The note of a folder; None if it has none.
+    def read(self) -> bool:
+        """Takes over what the folder's note says; False if it has none.
 
         Raises:
             ImageError: if it cannot be read.
         """
-        file = folder / NOTE
         try:
-            content = json.loads(file.read_bytes())
+            text = self.stored()
+            if text is None:
+                return False
+            content = json.loads(text)
             sources = {str(name): (int(n), int(t), sha) for name, (n, t, sha) in content["sources"].items()}
-            return cls(folder, dict(content["settings"]), sources)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+            self.settings, self.sources = dict(content["settings"]), sources
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ImageError(f"{file}: cannot be read ({error}): remove it, and {_REMEDY}") from None
+            raise ImageError(f"{self.folder}/{NOTE}: cannot be read ({error}): remove it, and {_REMEDY}") from None
+        return True
 
     def write(self) -> None:
         """Writes it, unless what is there says the same.
@@ -57,11 +58,9 @@ class Note:
             ImageError: if that fails.
         """
         text = json.dumps({"settings": self.settings, "sources": self.sources}, indent=1) + "\n"
-        file = self.folder / NOTE
         try:
-            if not file.is_file() or file.read_text() != text:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                write_text(file, text)
+            if self.stored() != text.encode():
+                self.store(text)
         except OSError as error:
             raise ImageError(f"{self.folder}: cannot be made ({error.strerror or error})") from None
 
@@ -84,37 +83,68 @@ class Note:
         if changed:
             raise ImageError(f"{self.folder}: made of another {_some(changed)} than is there now: {_REMEDY}")
 
+    def check_no_strangers(self) -> None:
+        """Raises ImageError if a folder without a note holds images."""
+        if names := self.strangers():
+            raise ImageError(
+                f"{self.folder}: holds {_some(names)}, and no {NOTE} that says how they were made: {_REMEDY}"
+            )
+
     def same(self, name: str, path: Path) -> bool:
         """True if a source is as it was noted, or is new."""
         if name not in self.sources:
             return True
         size, modified, digest = self.sources[name]
         try:
-            state = path.stat()
-            if (state.st_size, state.st_mtime_ns) == (size, modified):
+            found = self.state(path)
+            if found == (size, modified):
                 return True
             # copied or touched: the content counts
-            return state.st_size == size and digest is not None and digest_of(path) == digest
+            return found[0] == size and digest is not None and self.digest(path) == digest
         except OSError:  # whoever reads it will say so
             return True
 
     def add(self, name: str, path: Path, digest: str | None = None, new: bool = False) -> None:
         """Notes a source as it is now; a file that is gone is none."""
         self.new += [name] * new
+        with suppress(OSError):
+            self.sources[name] = (*self.state(path), digest)
+
+    def stored(self) -> bytes | None:
+        """What the folder's note is now; None: it has none. Raises OSError."""
         try:
-            state = path.stat()
-        except OSError:
-            return
-        self.sources[name] = (state.st_size, state.st_mtime_ns, digest)
+            return (Path(self.folder) / NOTE).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
+    def store(self, text: str) -> None:
+        """Makes a text the folder's note, which appears whole; raises OSError."""
+        Path(self.folder).mkdir(parents=True, exist_ok=True)
+        write_text(Path(self.folder) / NOTE, text)
 
-def check_no_strangers(folder: Path) -> None:
-    """Raises ImageError if a folder without a note holds images."""
-    if not folder.is_dir():
-        return
-    names = [path.relative_to(folder).as_posix() for path in find_files(folder, endings())]
-    if names:
-        raise ImageError(f"{folder}: holds {_some(names)}, and no {NOTE} that says how they were made: {_REMEDY}")
+    def state(self, path: Path) -> tuple[int, int]:
+        """Size of a source in bytes, and the time of its last change in nanoseconds; raises OSError."""
+        found = path.stat()
+        return found.st_size, found.st_mtime_ns
+
+    def digest(self, path: Path) -> str:
+        """SHA-256 of a source; raises OSError."""
+        return digest_of(path)
+
+    def results(self) -> Iterable[Path]:
+        """The PNG files in the folder and below it."""
+        return Path(self.folder).rglob("*.png")
+
+    def strangers(self) -> list[str]:
+        """Names of images in the folder."""
+        folder = Path(self.folder)
+        if not folder.is_dir():
+            return []
+        return [path.relative_to(folder).as_posix() for path in find_files(folder, endings())]
+
+    def remove(self, result: Path) -> None:
+        """Removes one of `results`."""
+        result.unlink(missing_ok=True)
 
 
 def digest_of(path: Path) -> str:

@@ -28,6 +28,12 @@ def joined(folder: str, name: str) -> str:
     return f"{folder.rstrip('/')}/{name}"
 
 
+def in_full(path: str) -> str:
+    """A path of this machine from its root on, or a URL as its file system writes it."""
+    system, inner = opened_system(path)
+    return str(inner if is_local(system) else system.unstrip_protocol(inner))
+
+
 @contextmanager
 def fetched(path: str) -> Iterator[Path]:
     """A file as one of this machine: itself, or a copy that goes away with the block."""
@@ -39,6 +45,13 @@ def fetched(path: str) -> Iterator[Path]:
         copy = Path(folder) / posixpath.basename(inner)
         system.get_file(inner, str(copy))
         yield copy
+
+
+def copied(path: str, place: Path) -> None:
+    """Makes a file of this machine, in a folder that may be new, a copy of one anywhere."""
+    system, inner = opened_system(path)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    system.get_file(inner, str(place))
 
 
 @contextmanager

@@ -57,9 +57,7 @@ def one_node(folder: Path) -> dict:
     told["psnr of flowkit evaluate"] = _mean(found)
 
     (folder / "bad.png").rename(flat / "bad.png")
-    make = SubImages(folder / "sub", flat, size=12, count=1)
-    jobs = [(make, path) for path in sorted(flat.glob("*.png"))]
-    reports = [work.prepare(jobs) for _ in range(2)]
+    reports = [work.prepare(str(flat), str(folder / "sub"), SubImages, size=12, count=1) for _ in range(2)]
     ray.shutdown()
     told["prepared"], told["prepared again"] = ([r.written, r.existing, len(r.failed)] for r in reports)
     return told
