@@ -85,8 +85,8 @@ def each(
         fn_kwargs={"spec": spec},
         num_cpus=cpus,
         num_gpus=gpus,
-        concurrency=at_once,
-        max_retries=-1,  # of lost nodes; errors of a row are in its result
+        # lost nodes' tasks are done again by themselves; errors of a row are in its result
+        compute=None if at_once is None else ray.data.TaskPoolStrategy(size=at_once),
         max_calls=0,  # a process with a GPU is kept as well, and its model with it
     ).materialize()
 

@@ -1,4 +1,4 @@
-"""Measures speed and memory: Glow and flows of vectors beside other libraries, the models, and growth with the image.
+"""Measures speed and memory: Glow and flows of vectors beside other libraries, models, their growth, exported models.
 
 Everything runs in one process, in turns; ratios are taken within a round. Timings mean something on a machine that
 does nothing else. Each subcommand prints its tables and writes table.md and results.json to --out.
@@ -28,6 +28,7 @@ import tyro
 from rich.console import Console
 from rich.markdown import Markdown
 
+from benchmark.exports import Export
 from benchmark.glow import Glow
 from benchmark.growth import Growth
 from benchmark.models import Models
@@ -37,10 +38,10 @@ from flowkit_models.devices import find_device
 from flowkit_models.files import write_text
 from flowkit_models.training.recipe import run as run_recipe
 
-LIBRARIES = ("flowkit-torch", "torch", "nflows", "zuko", "normflows", "FrEIA")
+LIBRARIES = ("flowkit-torch", "torch", "nflows", "zuko", "normflows", "FrEIA", "onnxruntime")
 
 
-def main(options: Glow | Models | Growth | Vectors) -> None:
+def main(options: Export | Glow | Models | Growth | Vectors) -> None:
     """Measures, prints, writes."""
     options.prepare()
     options = options.toy() if options.quick else options
@@ -85,10 +86,10 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def parse(arguments: list[str]) -> Glow | Models | Growth | Vectors:
+def parse(arguments: list[str]) -> Export | Glow | Models | Growth | Vectors:
     """The command line: a subcommand and its options."""
-    chosen: Any = Glow | Models | Growth | Vectors
-    options: Glow | Models | Growth | Vectors = tyro.cli(chosen, args=arguments, description=__doc__)
+    chosen: Any = Export | Glow | Models | Growth | Vectors
+    options: Export | Glow | Models | Growth | Vectors = tyro.cli(chosen, args=arguments, description=__doc__)
     return options
 
 

@@ -35,9 +35,10 @@ def start(tmp_path):
         ("glow", [f"{name}, training step, bf16 autocast" for name in CONTENDERS]),
         ("models", ["irn_x4_small, 5 draws, bf16 networks", "srflow_x4_small, 64×64"]),
         ("growth", ["HR side, 32, training step, lean", "draws n, 2, draws in n calls"]),
+        ("export", ["torch", "onnxruntime", "onnxruntime, --half"]),
         ("vectors", list(ROWS_OF_VECTORS)),
     ],
-    ids=["glow", "models", "growth", "vectors"],
+    ids=["glow", "models", "growth", "export", "vectors"],
 )
 def test_a_subcommand(start, tmp_path, capsys, command, row) -> None:
     said, results = start(command, "--quick")
