@@ -114,7 +114,7 @@ class Flow(SharedFlow):
     def decode(self, latents: Value, context: Value = None) -> Tensor:
         """The x of latents."""
         latents, context, sizes = as_rows(latents, context, self._event())
-        x = self._decoded(latents, self._given(context))[0]
+        x = self._decoded_alone(latents, self._given(context))
         return x if sizes is None else x.reshape(*sizes, *x.shape[1:])
 
     def distribution(self, context: Value = None) -> Distribution:
@@ -160,8 +160,7 @@ class Flow(SharedFlow):
                 if the base has no temperature, or can't be drawn from a generator.
         """
         drawn = self._drawn(n, context, temperature, generator)
-        x = self._decoded(drawn.latents, drawn.given)[0]
-        return self._shaped(x, drawn)
+        return self._shaped(self._decoded_alone(drawn.latents, drawn.given), drawn)
 
     def sample_and_log_prob(
         self,
@@ -191,6 +190,12 @@ class Flow(SharedFlow):
     def _decoded(self, latents: Value, given: Value) -> tuple[Tensor, Tensor]:
         x, logdet = self.bijector.inverse(latents, given)
         return x, logdet
+
+    @compiled
+    def _decoded_alone(self, latents: Value, given: Value) -> Tensor:
+        """Without the log-det, which a graph then has no part of."""
+        x: Tensor = self.bijector.inverse(latents, given)[0]
+        return x
 
     def _drawn(
         self, n: int | Sequence[int], context: Value, temperature: float, generator: torch.Generator | None
