@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module as hooks_of_all
 
 Written = dict[str, tuple[type, tuple[tuple[str, Any], ...]]]
 """For each description: the class that wrote it, and all methods that the class had then."""
@@ -60,16 +60,26 @@ def hooked(part: nn.Module) -> bool:
     )
 
 
+def all_hooked() -> bool:
+    """Whether somebody watches the calls of all modules; torch 2.6 has no function for it."""
+    return bool(
+        hooks_of_all._global_forward_hooks
+        or hooks_of_all._global_forward_pre_hooks
+        or hooks_of_all._global_backward_hooks
+        or hooks_of_all._global_backward_pre_hooks
+    )
+
+
 def replaceable(part: nn.Module, description: str) -> type | None:
     """The author of a description that may stand in for calls of the part: nobody has hooked them."""
-    return None if hooked(part) or _has_any_global_hook() else author(part, description)
+    return None if hooked(part) or all_hooked() else author(part, description)
 
 
 def decoding(net: nn.Module) -> Any:
     """The `decoder` of a net, item after item, if it may stand in for calls of the net; else None."""
     classes = type(net).__mro__
     own: Any = next((vars(cls) for cls in classes if {"forward", "decoder"} & vars(cls).keys()), {})
-    changed = "decoder" not in own or "forward" in vars(net) or hooked(net) or _has_any_global_hook()
+    changed = "decoder" not in own or "forward" in vars(net) or hooked(net) or all_hooked()
     return None if changed else net.decoder
 
 
