@@ -56,10 +56,12 @@ def _run(arguments: list[str]) -> int:
     options = None
     try:
         if arguments == ["--version"]:
-            print(f"flowkit {version('flowkit-torch')}")
+            print(f"flowkit {version('flowkit-torch')}", flush=True)
             return 0
         options = parse(arguments)
-        return function_of(options)(options)
+        code = function_of(options)(options)
+        sys.stdout.flush()  # a closed output shows here at the latest, not as the interpreter ends
+        return code
     except SystemExit as stop:  # help was asked for, or the line was wrong and tyro has said so
         if output_closed(stop):
             return CLOSED

@@ -114,6 +114,7 @@ def run(main: Callable[[], object]) -> int | str:
     try:
         with stopping_at_once():
             main()
+        sys.stdout.flush()  # a closed output shows here at the latest, not as the interpreter ends
     except Stopped as stop:
         if not stop.told and os.environ.get("RANK", "0") == "0":
             text = f"{stop.signal.name}: stopped; nothing is half-written, and --resume goes on with the run"

@@ -103,11 +103,20 @@ def test_a_warning_is_one_line() -> None:
     assert warnings.formatwarning is form
 
 
-def test_a_closed_output_ends_a_program_without_a_word() -> None:
+RECIPE = "import sys; from flowkit_models.training.recipe import run; sys.exit(run(lambda: print('done')))"
+
+
+@pytest.mark.parametrize("unbuffered", [{}, {"PYTHONUNBUFFERED": "1"}], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize(
+    "program", [["-m", "flowkit_models.cli", "--version"], ["-c", RECIPE]], ids=["command", "recipe"]
+)
+def test_a_closed_output_ends_a_program_without_a_word(program, unbuffered) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    command = [sys.executable, "-m", "flowkit_models.cli", "--version"]
-    ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | unbuffered
+    ended = subprocess.run(
+        [sys.executable, *program], stdout=writer, stderr=subprocess.PIPE, check=False, env=variables
+    )
     os.close(writer)
     assert (ended.returncode, ended.stderr) == (CLOSED, b"")
 
