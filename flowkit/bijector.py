@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from flowkit.checks import autocasting, checked_method
+from flowkit.checks import autocasting, checked_alone, checked_method
 from flowkit.shortcuts import Written, author, of_another_map, recorded
 from flowkit.tree import Value
 
@@ -24,7 +24,8 @@ class Bijector(nn.Module):
     image and the log-determinant of its own Jacobian, shape (batch,), float32 or wider; the inverse's is minus
     the forward's. Tensors are (B, C, *spatial), spatial possibly empty. Both methods are wrapped with the
     checks below, so a map need not check its own input. A context may have B rows where x has n·B: n draws that share
-    it, all B of the first draw first.
+    it, all B of the first draw first. A map may define `inverse_alone(y, context)` beside the two, x without the log-det:
+    draws call it.
 
     Its attributes are facts that the checks, `summary` and `Flow.sample` rely on; what is not stated is not checked.
 
@@ -71,6 +72,8 @@ class Bijector(nn.Module):
         for name in ("forward", "inverse"):
             if name in cls.__dict__:
                 setattr(cls, name, checked_method(cls.__dict__[name], forward=name == "forward"))
+        if "inverse_alone" in cls.__dict__:
+            cls.inverse_alone = checked_alone(cls.inverse_alone)  # type: ignore[attr-defined]
         if of_another_map(cls, "constant_logdet"):
             cls.constant_logdet = False
         cls.written = recorded(cls, Bijector)
@@ -132,6 +135,13 @@ def facts(part: nn.Module) -> Bijector:
     """Where a part's facts are stated: in itself or what `torch.compile` wraps; a foreign part states none."""
     part = getattr(part, "_orig_mod", part)
     return part if isinstance(part, Bijector) else Bijector()
+
+
+def undone(part: nn.Module, y: Value, context: Value = None) -> Value:
+    """The x of y alone, for draws: by `inverse_alone` where a part has it, which computes no log-det."""
+    if author(part, "inverse_alone"):
+        return part.inverse_alone(y, context)  # type: ignore[operator]
+    return part.inverse(y, context)[0]  # type: ignore[operator]
 
 
 class TensorMap(Bijector):

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from flowkit.bijector import Bijector, Inverse, facts, full_precision, no_logdet
+from flowkit.bijector import Bijector, Inverse, facts, full_precision, no_logdet, undone
 from flowkit.columns import ends
 from flowkit.fusion import compose, fits, runs_of
 from flowkit.shortcuts import author, hooked
@@ -74,6 +74,18 @@ class Chain(Bijector):
     def inverse(self, y: Value, context: Value = None) -> tuple[Value, Tensor]:
         """Applies the inverses in reverse order."""
         return walk(self.runs(), y, context, inverse=True)
+
+    def inverse_alone(self, y: Value, context: Value = None) -> Value:
+        """The inverse without its log-det."""
+        runs = self.runs()[::-1]
+        for run, as_one in zip(runs, compose(runs, next(leaves(y)), inverse=True), strict=True):
+            if as_one and fits(run, y):
+                y, _ = as_one.apply(y)
+                continue
+            for part in reversed(run):
+                native = isinstance(part, Bijector)
+                y = undone(part, y, context) if native else _apply(part, part.inverse, y, context)[0]
+        return y
 
     def runs(self) -> list[list[Any]]:
         """The parts in order: those that act as one together, the others alone."""

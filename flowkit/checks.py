@@ -30,6 +30,17 @@ def checked_method(method: _Method, forward: bool) -> _Method:
     return checked_forward if forward else checked_inverse
 
 
+def checked_alone(method: Callable[..., Value]) -> Callable[..., Value]:
+    """Wraps `inverse_alone`: what comes in is checked as for `inverse`."""
+
+    @functools.wraps(method)
+    def checked(self: Any, y: Value, context: Value = None) -> Value:
+        y = _check_input(self, y, context, False)
+        return method(self, y, as_wide(context, y))
+
+    return checked
+
+
 def as_wide(context: Value, x: Value) -> Value:
     """A context in the dtype of x, unless autocast chooses the networks' precision."""
     if context is None:

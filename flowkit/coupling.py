@@ -89,6 +89,11 @@ class Coupling(TensorMap):
         active, logdet = self.kind.inverse(active, self._parameters_of(passive, active, context))
         return self.mask.join(passive, active), logdet
 
+    def inverse_alone(self, y: Tensor, context: Value = None) -> Tensor:
+        """The inverse without its log-det."""
+        passive, active = self.mask.split(y)
+        return self.mask.join(passive, self.kind.solve(active, self._parameters_of(passive, active, context)))
+
     def retrace(self, y: Tensor, context: Value, inverse: bool) -> Retraced:
         """Undoes the map (or its inverse) and goes through it again: the net, which both need, runs once."""
         passive, active = (part.detach() for part in self.mask.split(y))
@@ -145,6 +150,10 @@ class Injector(TensorMap):
     def inverse(self, y: Tensor, context: Value = None) -> tuple[Tensor, Tensor]:
         """Transforms y back given the context."""
         return self.kind.inverse(y, self._parameters_of(y, context))
+
+    def inverse_alone(self, y: Tensor, context: Value = None) -> Tensor:
+        """The inverse without its log-det."""
+        return self.kind.solve(y, self._parameters_of(y, context))
 
     def retrace(self, y: Tensor, context: Value, inverse: bool) -> Retraced:
         """Undoes the map (or its inverse) and goes through it again: the net, which both need, runs once."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
-from flowkit.bijector import Inverse, facts
+from flowkit.bijector import Inverse, facts, undone
 from flowkit.checks import any_parameter
 from flowkit.compiling import compiled
 from flowkit.distribution_base import DistributionBase
@@ -194,7 +194,7 @@ class Flow(SharedFlow):
     @compiled
     def _decoded_alone(self, latents: Value, given: Value) -> Tensor:
         """Without the log-det, which a graph then has no part of."""
-        x: Tensor = self.bijector.inverse(latents, given)[0]
+        x: Tensor = undone(self.bijector, latents, given)
         return x
 
     def _drawn(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from flowkit.bijector import Bijector, no_logdet
+from flowkit.bijector import Bijector, no_logdet, undone
 from flowkit.chain import Chain, pace
 from flowkit.conditioning import CoarseToFine, External, Given, Independent, SingleScale
 from flowkit.spatial import Split
@@ -122,25 +122,37 @@ class Hierarchy(Bijector):
 
     def inverse(self, y: Value, context: Value = None) -> tuple[Value, Tensor]:
         """Decodes (y, z): each level restores its details given the coarser, joins them, and undoes its body."""
+        terms = [no_logdet(next(leaves(self._latents(y)[1])))]
+
+        def undo(part: nn.Module, y: Value, context: Value) -> Value:
+            x, term = part.inverse(y, context)  # type: ignore[operator]
+            terms.append(term)
+            return x
+
+        x = self._decoded(y, context, undo)
+        return x, sum(terms[1:], terms[0])
+
+    def inverse_alone(self, y: Value, context: Value = None) -> Value:
+        """The inverse without its log-det."""
+        return self._decoded(y, context, undone)
+
+    def _decoded(self, y: Value, context: Value, undo: Callable[[nn.Module, Value, Value], Value]) -> Value:
         kept, latents = self._latents(y)
         contexts = self._contexts(context)
-        logdet = no_logdet(next(leaves(latents)))
         features: list[Value] = []
         for i in reversed(range(len(self.levels))):
             level = self.levels[i]
             if i in self.split_levels:
                 c = self.given(i, kept, features, context)  # once for all draws that share y
                 features.insert(0, map_leaves(channels_last, c))
-                a, term = level.latent.inverse(latents[len(features) - 1], features[0])
-                logdet = logdet + term
+                a = undo(level.latent, latents[len(features) - 1], features[0])
                 if level.split is None:
                     kept = a
                 else:
                     assert kept is not None, "a level that splits is given y"
                     kept = level.split.inverse((repeat_rows(kept, a.shape[0]), a))[0]
-            kept, term = level.body.inverse(kept, contexts[i])
-            logdet = logdet + term
-        return kept, logdet
+            kept = undo(level.body, kept, contexts[i])
+        return kept
 
     def _part(self, i: int, h: Tensor) -> tuple[Tensor | None, Tensor | None]:
         split = self.levels[i].split

@@ -10,7 +10,7 @@ from torch.nn.modules import module as hooks_of_all
 Written = dict[str, tuple[type, tuple[tuple[str, Any], ...]]]
 """For each description: the class that wrote it, and all methods that the class had then."""
 
-_DESCRIPTIONS = ("forward", "after", "retrace")
+_DESCRIPTIONS = ("forward", "after", "retrace", "inverse_alone")
 
 
 def recorded(cls: type, base: type) -> Written:
@@ -33,7 +33,7 @@ def author(part: nn.Module, description: str) -> type | None:
 
     Args:
         part: any module.
-        description: "after", "retrace", or "forward" for the directions themselves.
+        description: "after", "retrace", "inverse_alone", or "forward" for the directions themselves.
 
     Returns:
         None if a subclass, a patch of the class or one of the instance has replaced any method of that class.

@@ -70,6 +70,10 @@ class Elementwise(TensorMap):
         active, logdet = self.kind.inverse(active, parameters)
         return self._joined(y, active), logdet
 
+    def inverse_alone(self, y: Tensor, context: Value = None) -> Tensor:
+        """The inverse without its log-det."""
+        return self._joined(y, self.kind.solve(*self._active(y)))
+
     def _side(self) -> Constraint | None:
         """Where x and y live, channel by channel."""
         side = self.kind.support

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flowkit.bijector import undone
 from flowkit.testing.compare import (
     close,
     coordinates,
@@ -70,6 +71,7 @@ def round_trip(b: Any, x: Value, context: Value = None) -> None:
     other = map_leaves(lambda leaf: 0.7 * leaf + 0.3 * leaf.roll(1, 0), y)
     back = b.inverse(other, context)[0]
     close(b(back, context)[0], other, b, "round trip (forward after inverse)")
+    close(undone(b, other, context), back, b, "round trip (the inverse without its log-det)")
 
 
 def logdet(b: Any, x: Value, context: Value = None) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from flowkit import Dequantize, Hierarchy, Latents, StandardNormal
 from flowkit.bases import draw, round_straight_through
+from flowkit.bijector import undone
 from flowkit.compiling import compiled
 from flowkit.tree import describe
 from flowkit_models.models import checkpoint_file, official_weights
@@ -162,7 +163,7 @@ class ImageFlow(Likelihood):
 
     @compiled
     def _decode(self, lr: Tensor, context: Any, latents: tuple[Tensor, ...]) -> Tensor:
-        x: Tensor = self.flow.inverse(Latents(lr if self.makes_lr else None, tuple(latents)), context)[0]
+        x: Tensor = undone(self.flow, Latents(lr if self.makes_lr else None, tuple(latents)), context)
         return x
 
     def upscale(

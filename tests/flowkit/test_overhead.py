@@ -60,9 +60,9 @@ def train(its: Flow) -> object:
 @pytest.mark.parametrize(
     ("kind", "call", "most"),
     [
-        (Affine("tanh"), sample, 24),
+        (Affine("tanh"), sample, 19),
         (Affine("tanh"), train, 90),
-        (RationalQuadratic(4), sample, 122),
+        (RationalQuadratic(4), sample, 90),
         (RationalQuadratic(4), train, 250),
     ],
     ids=["affine, sample", "affine, train", "spline, sample", "spline, train"],

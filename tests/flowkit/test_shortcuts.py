@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import flowkit
 from flowkit import ActNorm, Affine, Bijector, Chain, Coupling, Injector, InvertibleConv1x1, Permutation, Reversible
+from flowkit.bijector import undone
 from flowkit.fusion import runs_of
 from flowkit.linear import ChannelLinear
 from flowkit.nets import MLP
@@ -49,6 +50,9 @@ def check_chains(parts: list[Any], x: Tensor, context: Any = None) -> None:
         start = one_by_one(parts, x, context)[0].detach() if inverse else x
         expected = results(lambda v, c, i=inverse: one_by_one(parts, v, c, i), start, context, shared)
         for b in (Chain(*parts), Reversible(Chain(*parts)), Chain(Chain(*parts[:1]), Chain(*parts[1:]))):
+            if inverse:
+                for g, e in zip(leaves(undone(b, start, context)), expected, strict=False):
+                    torch.testing.assert_close(g, e, rtol=1e-8, atol=1e-8)
             got = results(b.inverse if inverse else b, start, context, shared)
             for g, e in zip(got, expected, strict=True):
                 torch.testing.assert_close(g, e, rtol=1e-8, atol=1e-8, msg=lambda m, b=b: f"{type(b).__name__}: {m}")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from flowkit import Affine, Chain, Dequantize, Hierarchy, Injector, InvertibleConv1x1, Latents, Level, StandardNormal
 from flowkit.bases import draw
-from flowkit.bijector import widest
+from flowkit.bijector import undone, widest
 from flowkit.nets import LocalFourier
 from flowkit.spatial import Squeeze
 from flowkit.tree import describe
@@ -187,7 +187,7 @@ class LINF(ImageFlow):
         x, context = self.patches(hr, lr, rows, columns)
         noised = x if noise is None else self._dequantize(x, noise=noise)[0]
         latents, logdet = self.flow(noised, context)
-        mean = self.flow.inverse(Latents(None, (torch.zeros_like(latents.z[0]),)), context)[0]
+        mean = undone(self.flow, Latents(None, (torch.zeros_like(latents.z[0]),)), context)
         bits = self._bits(latents, logdet, lr, x.shape[2] * x.shape[3], noise is not None)
         return bits, F.l1_loss(mean, x)
 
@@ -325,7 +325,7 @@ class LINF(ImageFlow):
         bands = []
         for start, end in self._starts(len(seen.lr), len(rows), len(columns)):
             context = self.context_at(seen, rows[start:end], columns, cell)
-            bands.append(self.flow.inverse(Latents(None, (z[:, :, start:end],)), context)[0])
+            bands.append(undone(self.flow, Latents(None, (z[:, :, start:end],)), context))
         return torch.cat(bands, 2)
 
     def _bands(self, lr: Tensor, size: tuple[int, int]) -> Iterator[tuple[int, int, Any]]:
