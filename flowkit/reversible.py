@@ -51,6 +51,10 @@ class Reversible(Chain):
         """The chain's inverse."""
         return _remembering_only_the_end(self, y, context, inverse=True)
 
+    def inverse_alone(self, y: Value, context: Value = None) -> Value:
+        """The chain's inverse without its log-det."""
+        return self.inverse(y, context)[0] if torch.is_grad_enabled() else super().inverse_alone(y, context)
+
 
 def _remembering_only_the_end(chain: Chain, x: Tensor, context: Value, inverse: bool) -> tuple[Tensor, Tensor]:
     if not torch.is_grad_enabled():
