@@ -24,8 +24,8 @@ class Bijector(nn.Module):
     image and the log-determinant of its own Jacobian, shape (batch,), float32 or wider; the inverse's is minus
     the forward's. Tensors are (B, C, *spatial), spatial possibly empty. Both methods are wrapped with the
     checks below, so a map need not check its own input. A context may have B rows where x has n·B: n draws that share
-    it, all B of the first draw first. A map may define `inverse_alone(y, context)` beside the two, x without the log-det:
-    draws call it.
+    it, all B of the first draw first. A map may define `inverse_alone(y, context)` beside the two, x without the
+    log-det: draws call it.
 
     Its attributes are facts that the checks, `summary` and `Flow.sample` rely on; what is not stated is not checked.
 
