@@ -86,10 +86,12 @@ class Callbacks:
 
     def begin(self, session: str, progress: Progress, photo: str | None, checkpoint: str) -> dict[str, Any]:
         """`look` for another photograph or model, at what the checkpoint recommends; nothing without a photograph."""
-        if not photo:
-            return {"viewer": EMPTY, "about": "", "sample": None, "seconds": 0.0, **self._nothing(), "variations": None}
-        shown = self.look(session, progress, photo, checkpoint, None, 50, 50)
-        return {**shown, **self._nothing(), "sample": None, "variations": None, "look_row": 50, "look_column": 50}
+        shown = self.look(session, progress, photo, checkpoint, None, 50, 50) if photo else {}
+        return {**self.clear(session), **shown, "look_row": 50, "look_column": 50}
+
+    def clear(self, session: str) -> dict[str, Any]:
+        """The tab without a photograph: for one that can't be opened, too, lest another's file be taken for its."""
+        return {"viewer": EMPTY, "about": "", "sample": None, "seconds": 0.0, **self._nothing(), "variations": None}
 
     def _nothing(self) -> dict[str, Any]:
         return {name: self.gr.update(visible=False) for name in ("whole_download", "whole")}

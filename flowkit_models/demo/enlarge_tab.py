@@ -16,7 +16,8 @@ LIVELY = 0.2
 def styles(checkpoint: str) -> list[tuple[str, str]]:
     """The models to choose from, (words, file): those of the package for super-resolution, and the page's own."""
     models = [model for model in list_bundled().values() if model.purpose == "sr"]
-    found = [(f"{model.use[:1].upper()}{model.use[1:]}", str(model.path)) for model in models]
+    here = {True: f"; here ×{models[0].scale}", False: ""}  # the page asks for no factor
+    found = [(f"{model.use[:1].upper()}{model.use[1:]}{here[model.any_scale]}", str(model.path)) for model in models]
     known = {file for _, file in found}
     own = [] if checkpoint in known else [(bundled_files().get(checkpoint, Path(checkpoint).name), checkpoint)]
     return [*own, *found]
@@ -77,6 +78,7 @@ def wire_enlarge(wiring: Wiring, calls: Callbacks, examples: dict[str, str]) -> 
         begin = bound(calls.begin, spread=True, progress=True)
         begun = on(trigger, begin, ["own_photo", "style"], BEGUN, **quick)
         whole_after(begun)
+        on(begun.failure, bound(calls.clear, spread=True), [], BEGUN)
 
     place = bound(calls.place, event=True)
     moved = on(w["own_photo"].select, place, ["own_photo"], ["look_row", "look_column"], show_progress="hidden")

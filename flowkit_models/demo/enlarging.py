@@ -207,7 +207,9 @@ def enlarge_file(model: ImageFlow, photo: str, folder: Path, sample: Sample, pro
     rows = None if under is None else enlarged_rows(under, (height, width))
     array = upscaled(model, pixels, None, sample.temperature, rows, header, sample.field, progress)
     photo_file.write_photo(target, array, marked(header))
-    size = f"{width} × {height} pixels, {target.stat().st_size / 1e6:.1f} MB"
+    kilobytes = target.stat().st_size / 1e3
+    length = f"{kilobytes / 1e3:.1f} MB" if kilobytes >= 100 else f"{max(1, round(kilobytes))} kB"
+    size = f"{width} × {height} pixels, {length}"
     small = " × ".join(str(side) for side in reversed(picture.pixels.shape[1:]))
     lines = [f"{small} became {width} × {height} pixels in {time.monotonic() - start:.1f} s", *picture.warnings, *lost]
     return {

@@ -14,6 +14,8 @@ _GRADIENT = ", ".join(f"rgb({', '.join(str(int(part)) for part in colour)})" for
 
 CSS = f"""
 .gradio-container {{ width: 100% !important; max-width: 1400px !important; margin: 0 auto; }}
+/* outside of what gradio lets a media query reach */
+.gradio-container > .main {{ padding: 16px clamp(8px, 5vw - 10px, 32px) !important; }}
 #title p {{ margin: 0; opacity: 0.75; }}
 .legend {{ display: flex; gap: 8px; align-items: center; font-size: 13px; }}
 .legend i {{ flex: 1; height: 12px; border-radius: 3px; background: linear-gradient(to right, {_GRADIENT}); }}
@@ -23,13 +25,15 @@ CSS = f"""
 .images .grid-container {{ grid-template-columns: repeat(var(--grid-cols), minmax(0, 1fr)) !important; }}
 .images .grid-container {{ grid-auto-rows: auto !important; grid-template-rows: none !important; }}
 .images .caption-label {{ white-space: normal !important; max-width: 100% !important; font-size: 12px !important; }}
+#bundled input {{ text-overflow: ellipsis; padding-right: 24px; }}
 #scores table {{ font-size: 13px; width: 100%; }}
 #scores th, #scores td {{ padding: 3px 8px; overflow-wrap: normal; word-break: normal; }}
 #scores td:not(:first-child), #scores th:not(:first-child) {{ text-align: right; }}
 .text {{ max-width: 50em; }}
 @media (max-width: 640px) {{
-  .gradio-container, main {{ padding: 4px !important; }}
-  button[role=tab] {{ padding: 0 7px !important; font-size: 13px !important; }}
+  .images .grid-container {{ grid-template-columns: repeat(2, minmax(0, 1fr)) !important; }}
+  /* with the hidden copies by which gradio measures whether all tabs fit */
+  .tab-container button {{ padding: 0 7px !important; font-size: 13px !important; }}
 }}
 {VIEWER}"""
 

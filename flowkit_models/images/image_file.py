@@ -96,7 +96,7 @@ def _use(path: str | os.PathLike[str], use: Callable[[_Opened], T]) -> T:
     try:
         result = _mending(path, use, said)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        reason = f"more than {Image.MAX_IMAGE_PIXELS} pixels: cut it, or raise PIL.Image.MAX_IMAGE_PIXELS"
+        reason = f"more than {Image.MAX_IMAGE_PIXELS:,} pixels: cut it, or raise PIL.Image.MAX_IMAGE_PIXELS"
     except UnidentifiedImageError:
         reason = _what_it_is(path)
     except ImageError as error:

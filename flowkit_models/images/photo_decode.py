@@ -215,7 +215,7 @@ def _check(path: Path, image: Any, form: str, max_pixels: int, otherwise: str) -
         raise PictureError(f"{path}: has {frames} {what}; one picture is needed: save them one by one")
     size = f"{image.width} × {image.height}"
     if image.width * image.height > max_pixels:
-        raise PictureError(f"{path}: {size} is more than {max_pixels} pixels: cut it, or {otherwise}")
+        raise PictureError(f"{path}: {size} is more than {max_pixels:,} pixels: cut it, or {otherwise}")
     if image.format not in ("uchar", "ushort"):
         raise PictureError(f"{path}: pixels of type {image.format}: save it with 8 or 16 whole bits per channel")
     colours = 4 if image.interpretation == "cmyk" else COLOURS.get(image.interpretation)

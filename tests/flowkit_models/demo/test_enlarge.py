@@ -98,7 +98,7 @@ def test_errors_are_one_line(calls, hcflow, photo, tmp_path, monkeypatch):
     monkeypatch.setattr(enlarging, "MOST", 1000)
     shutil.copy(SHIPPED, tmp_path / "no.png")
     for path, message in (
-        (make_photo(tmp_path / "large.png", 40, 40), "large.png: 40 × 40 is more than 1000 pixels: cut it, or use"),
+        (make_photo(tmp_path / "large.png", 40, 40), "large.png: 40 × 40 is more than 1,000 pixels: cut it, or use"),
         (str(tmp_path / "no.png"), "no.png: not a"),
         (None, "load a photograph first"),
     ):

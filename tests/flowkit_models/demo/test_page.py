@@ -17,7 +17,11 @@ def test_page_in_a_browser(hcflow, photo, tmp_path):
     """Enlarge a photograph; load one, move τ, see other draws, download one, edit; wide and narrow, offline."""
     if browser.chromium() is None:
         pytest.skip("no Chromium is installed: apt install chromium")
-    with browser.serve(hcflow, "--side", "96") as address, browser.opened(address) as (page, asked):
+    kept = {"TMPDIR": str(tmp_path), "TEMP": str(tmp_path)}
+    with (
+        browser.serve(hcflow, "--side", "96", environment=kept) as address,
+        browser.opened(address) as (page, asked),
+    ):
         # enlarged: at once a window with a divider that keys move, then a file, that of the command
         page.set_input_files("#own_photo input[type=file]", photo)
         page.wait_for_selector("#viewer img >> nth=1")
@@ -35,6 +39,20 @@ def test_page_in_a_browser(hcflow, photo, tmp_path):
         info.value.save_as(tmp_path / "enlarged.png")
         assert main(["upscale", photo, "-m", hcflow, "--device", "cpu"]) == 0
         assert (tmp_path / "enlarged.png").read_bytes() == (tmp_path / "a photo_x4.png").read_bytes()
+
+        # one that can't be opened any more, then one that never could: a line, and nothing of what was there before
+        for uploaded in tmp_path.glob("flowkit-demo-*/cache/*/a photo.png"):
+            uploaded.unlink()
+        page.get_by_text("Crisp enlargement").click()
+        page.wait_for_selector("text=No such file")
+        page.wait_for_selector("text=Drop a photograph, or choose")
+        assert not page.locator("#get").is_visible()
+        page.get_by_text("Faithful enlargement").click()
+        page.locator("#own_photo [aria-label='Remove Image']").click()
+        (tmp_path / "cut.png").write_bytes((tmp_path / "a photo.png").read_bytes()[:2000])
+        page.set_input_files("#own_photo input[type=file]", tmp_path / "cut.png")
+        page.wait_for_selector("text=cut.png: damaged or truncated")
+        assert page.locator("#viewer img").count() == 0
 
         # compared with the original
         page.get_by_role("tab", name="Compare").click()
@@ -91,6 +109,7 @@ def test_page_in_a_browser(hcflow, photo, tmp_path):
 
         # nothing is wider than a phone, and nobody else was asked for anything
         page.set_viewport_size({"width": 360, "height": 740})
+        page.get_by_role("tab", name="Latents", exact=True).wait_for()  # not in a menu
         for shown in ("#draws", "#viewer"):
             page.wait_for_timeout(500)
             assert page.locator(shown).is_visible()

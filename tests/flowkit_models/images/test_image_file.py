@@ -186,7 +186,7 @@ def test_too_many_pixels(tmp_path, monkeypatch, limit):
     path = save(tmp_path / "x.png", RAMP)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     for read in (read_image, image_size):
-        with pytest.raises(ImageError, match=f"more than {limit} pixels.*MAX_IMAGE_PIXELS"):
+        with pytest.raises(ImageError, match=f"more than {limit:,} pixels.*MAX_IMAGE_PIXELS"):
             read(path)
 
 
