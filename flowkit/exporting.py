@@ -1,7 +1,9 @@
 """Export: programs of `torch.export`, and ONNX files, in which whatever follows from weights alone is a constant."""
 
+import contextlib
 import operator
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +31,7 @@ def program(module: nn.Module, inputs: tuple[Any, ...], shapes: Any = None, half
         ValueError: if a part can't be exported, such as an inverse that iterates until it has converged.
     """
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _torch_to_itself():
             traced = torch.export.export(module, inputs, dynamic_shapes=shapes).run_decompositions({})
             graph = _frozen(traced, half)
             return torch.export.export(graph, inputs, dynamic_shapes=shapes)
@@ -54,6 +56,27 @@ def onnx(program: ExportedProgram, path: str | Path, inputs: Sequence[str], outp
     """
     if output in inputs:
         raise ValueError(f"{path}: the output can't be called {output}, as an input is")
+    check_packages()
+    try:
+        with _torch_to_itself():
+            written = torch.onnx.export(
+                program,
+                input_names=list(inputs),
+                output_names=[output],
+                opset_version=opset,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        reason = [line for line in str(error).splitlines() if "No ONNX function" in line] or [str(error)[:200]]
+        raise ValueError(f"{path}: can't be written as ONNX: {reason[0]}") from error
+    assert written is not None
+    written.save(str(path))
+
+
+def check_packages() -> None:
+    """Raises a ModuleNotFoundError that tells what to install, if `onnx` lacks a package."""
     for package in ("onnx", "onnxscript"):
         try:
             __import__(package)
@@ -61,21 +84,15 @@ def onnx(program: ExportedProgram, path: str | Path, inputs: Sequence[str], outp
             raise ModuleNotFoundError(
                 f'ONNX files need {package}: pip install "flowkit-torch[export]"', name=package
             ) from error
-    try:
-        written = torch.onnx.export(
-            program,
-            input_names=list(inputs),
-            output_names=[output],
-            opset_version=opset,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-    except torch.onnx.errors.OnnxExporterError as error:
-        reason = [line for line in str(error).splitlines() if "No ONNX function" in line] or [str(error)[:200]]
-        raise ValueError(f"{path}: can't be written as ONNX: {reason[0]}") from error
-    assert written is not None
-    written.save(str(path))
+
+
+@contextlib.contextmanager
+def _torch_to_itself() -> Iterator[None]:
+    """Without warnings of exporters that torch's other parts are deprecated; torch 2.13 has one."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
 
 
 def batch_of_any_size(*inputs: Tensor) -> tuple[dict[int, Any], ...]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from flowkit import exporting
 from flowkit_models.cli.checkpoint_options import Export
 from flowkit_models.inference.export import OPSET, program_of, write
 from flowkit_models.models import factory
@@ -26,6 +27,8 @@ def export_model(options: Export) -> int:
         raise FileExistsError(f"{path}: is there already; --overwrite replaces it")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
+    if options.to == "onnx":
+        exporting.check_packages()  # before the work
     model = factory.load(source)
     program = program_of(model, options.temperature, options.half)
     write(program, path, options.to)

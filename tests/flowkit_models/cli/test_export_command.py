@@ -1,11 +1,18 @@
 """`flowkit export`, as a command line calls it."""
 
+import subprocess
+import sys
+from pathlib import Path
+
+import pages
 import pytest
 import torch
 
 import flowkit_models
 from flowkit_models.cli import main
 from flowkit_models.cli.dispatch import SUBCOMMANDS
+from flowkit_models.data import sample_photos
+from flowkit_models.images.image_file import read_image, write_image
 
 TINY = {"steps": 1, "conditional_steps": 1, "blocks": ((0, 0), (0, 0)), "features": 4, "hidden": 4, "growth": 4}
 
@@ -48,6 +55,31 @@ def test_a_program_is_written_and_runs(checkpoint, capsys) -> None:
     lr = torch.rand(1, 3, 5, 8)
     expected = flowkit_models.load(checkpoint).upscale(lr, temperature=0)[0]
     torch.testing.assert_close(torch.export.load("tiny.pt2").module()(lr), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_the_pages_script_runs_it_where_there_is_no_flowkit(tmp_path, monkeypatch) -> None:
+    """What it writes is what `flowkit upscale` writes, within a grey level, though its tiles are cut otherwise."""
+    pytest.importorskip("onnxruntime", reason="pip install flowkit-torch[all]")
+    pytest.importorskip("onnxscript", reason="pip install flowkit-torch[all]")
+    monkeypatch.chdir(tmp_path)
+    (script,) = (b.code for b in pages.blocks(pages.ROOT / "docs/command.md") if "python enlarge.py" in b.code)
+    without = "import sys\nfor name in ('flowkit', 'flowkit_models', 'torch'):\n    sys.modules[name] = None\n"
+    Path("enlarge.py").write_text(without + script)
+    write_image("photo.png", sample_photos.test_photos()["chelsea"][:, :80, :230])
+    assert main(["export", "hcflow_x4"]) == 0
+    subprocess.run([sys.executable, "enlarge.py", "hcflow_x4.onnx", "photo.png", "large.png"], check=True)
+    assert main(["upscale", "photo.png", "--device", "cpu"]) == 0
+    made, expected = (read_image(name).int() for name in ("large.png", "photo_x4.png"))
+    assert made.shape == expected.shape == (3, 320, 920)
+    assert (made - expected).abs().max() <= 1
+
+
+def test_a_missing_package_is_named_before_the_work(checkpoint, capsys, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    monkeypatch.setattr("flowkit_models.cli.export.program_of", None)
+    assert main(["export", checkpoint]) == 1
+    assert 'ONNX files need onnx: pip install "flowkit-torch[export]"' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
