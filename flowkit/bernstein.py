@@ -11,6 +11,9 @@ from flowkit.arguments import check_numbers, check_whole
 from flowkit.kinds import softplus_from_one
 from flowkit.numeric import NumericKind
 
+MOST = 100
+"""The highest degree: binomial coefficients of 130 are beyond float32, and of 68 beyond 64 bits."""
+
 
 @dataclass(frozen=True)
 class Bernstein(NumericKind):
@@ -21,12 +24,12 @@ class Bernstein(NumericKind):
     slopes are means of the coefficients.
 
     Args:
-        degree: n, at least 1.
+        degree: n, 1 to 100.
         bound: half the width of the interval; beyond it the map goes on along its tangent.
         bisections: halvings of the bracket before the Newton steps of the inverse.
 
     Raises:
-        ValueError: if degree, bound or bisections are not positive.
+        ValueError: if degree, bound or bisections are not positive, or the degree is above 100.
 
     Source:
         Sick et al., Deep transformation models (2020); Ramasinghe et al., Robust normalizing flows using
@@ -50,6 +53,8 @@ class Bernstein(NumericKind):
     def __post_init__(self) -> None:
         check_whole("Bernstein", degree=self.degree, bisections=self.bisections)
         check_numbers("Bernstein", "(0, inf)", bound=self.bound)
+        if self.degree > MOST:
+            raise ValueError(f"Bernstein: degree must be at most {MOST}, got {self.degree}")
 
     @property
     def parameters(self) -> int:
@@ -78,4 +83,4 @@ class Bernstein(NumericKind):
         for _ in range(n):
             rising.append(rising[-1] * u)
             falling.append(falling[-1] * (1 - u))
-        return torch.stack([math.comb(n, k) * rising[k] * falling[n - k] for k in range(n + 1)])
+        return torch.stack([float(math.comb(n, k)) * rising[k] * falling[n - k] for k in range(n + 1)])

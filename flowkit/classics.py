@@ -199,7 +199,8 @@ class Radial(_PerPixel):
         """The positive root r of r² + (α + β − ρ)·r = α·ρ, ρ the distance of y from the centre."""
         reached, width, slope = self._radius(y)
         linear, product = slope - reached, width * reached
-        larger = (linear.abs() + (linear**2 + 4 * product).sqrt()) / 2
+        size = torch.where(linear < 0, -linear, linear)  # |0| would have no slope
+        larger = (size + (linear**2 + 4 * product).sqrt()) / 2
         radius = torch.where(linear < 0, larger, product / larger)
         factor = (width + radius) / (radius + slope)
         return self.centre + (y - self.centre) * factor[..., None], -self._logdet(radius, width, slope)

@@ -74,7 +74,7 @@ class Sigmoid(Pointwise):
     def value(self, x: Tensor) -> Tensor:
         """From the nearer end, so that no digit is lost beside it."""
         low, high = at(self.low, x), at(self.high, x)
-        part = (high - low) * torch.sigmoid(-x.abs())
+        part = (high - low) * torch.sigmoid(torch.where(x < 0, x, -x))  # −|x| would have no slope at 0
         return torch.where(x < 0, low + part, high - part)
 
     def solve(self, y: Tensor) -> Tensor:

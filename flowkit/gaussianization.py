@@ -132,14 +132,14 @@ def _quantile(log_p: Tensor) -> Tensor:
 
 def _log_cdf(u: Tensor) -> Tensor:
     """Logarithm of Φ(u), far out, too; torch's own has no rule for vmap."""
-    left, right = u.clamp_max(0), u.clamp_min(0)
+    left, right = torch.where(u < 0, u, 0.0), torch.where(u < 0, 0.0, u)  # clamps would have no slope at 0
     above = torch.log1p(-0.5 * torch.special.erfc(right * math.sqrt(0.5)))
     return torch.where(u < 0, _log_mills(left) - left.square() / 2 - _LOG_ROOT_2PI, above)
 
 
 def _log_hazard(u: Tensor) -> Tensor:
     """Logarithm of φ(u)/Φ(u), without a difference of squares where both are small."""
-    return torch.where(u < 0, -_log_mills(u.clamp_max(0)), -u.square() / 2 - _LOG_ROOT_2PI - _log_cdf(u))
+    return torch.where(u < 0, -_log_mills(torch.where(u < 0, u, 0.0)), -u.square() / 2 - _LOG_ROOT_2PI - _log_cdf(u))
 
 
 def _log_mills(u: Tensor) -> Tensor:

@@ -338,7 +338,8 @@ def reflections(vectors: Tensor) -> Tensor:
 def _reflected(vectors: Tensor, x: Tensor, back: bool = False) -> Tensor:
     """`reflections` of vectors x (n, C), or their transpose, without the matrix."""
     units = vectors / vectors.norm(dim=-1, keepdim=True)
-    inner = (units @ units.mT).triu(1) + 0.5 * _eye(units)
+    inner = units @ units.mT
+    inner = inner.triu(1) + 0.5 * _eye(inner)
     parts = torch.linalg.solve_triangular(inner.mT if back else inner, units @ x.mT, upper=not back)
     return x - parts.mT @ units
 

@@ -69,6 +69,19 @@ def test_the_inverse_is_exact_wherever_y_is_not_on_the_bound(b: Bijector, x: flo
     torch.testing.assert_close(slope, -b(number(x))[1], rtol=1e-13, atol=0)
 
 
+@pytest.mark.parametrize(
+    "b", [Sigmoid(), Sigmoid(-3.0, 1.0, 0.05), Exp(), Softplus(), Tanh(), Asinh(), SinhArcsinh(0.0, 2.0)], ids=repr
+)
+def test_gradients_at_zero_are_the_slopes_there(b: Bijector) -> None:
+    """Where a formula changes from one tail's to the other's: zeros are latents at temperature 0."""
+    x = number(0.0).requires_grad_()
+    y, slope = b(x)
+    back, inverse = b.inverse(y)
+    torch.testing.assert_close(torch.autograd.grad(y, x, retain_graph=True)[0][0].log(), slope)
+    torch.testing.assert_close(torch.autograd.grad(back, x, retain_graph=True)[0][0], torch.ones(1).double())
+    torch.testing.assert_close(inverse, -slope)
+
+
 OUTSIDE: list[tuple[Bijector, list[float]]] = [
     (Sigmoid().inv, [0.0, 1.0, -0.1, 2.0, math.inf, -math.inf]),
     (Sigmoid(-1.0, 2.0).inv, [-1.0, 2.0, 7.0]),

@@ -19,9 +19,9 @@ LENGTH = LONG + 2
 FACTORED = [name for name, form in FORMS.items() if form.by_factors]
 
 
-def conv(parametrization: Any, amount: float = 0.3) -> InvertibleConv1x1:
+def conv(parametrization: Any, amount: float = 0.3, length: int = LENGTH) -> InvertibleConv1x1:
     torch.manual_seed(0)
-    return perturb(InvertibleConv1x1(LENGTH, parametrization), amount)  # type: ignore[return-value]
+    return perturb(InvertibleConv1x1(length, parametrization), amount)  # type: ignore[return-value]
 
 
 def derivatives(b: InvertibleConv1x1, x: Tensor, inverse: bool, matrix: bool) -> list[Tensor]:
@@ -37,11 +37,12 @@ def derivatives(b: InvertibleConv1x1, x: Tensor, inverse: bool, matrix: bool) ->
 
 
 @pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("length", [LENGTH, LENGTH + 1])  # odd ones have a reflection more than channels
 @pytest.mark.parametrize("parametrization", FACTORED)
-def test_vectors_by_factors_are_vectors_by_the_matrix(parametrization: str, inverse: bool) -> None:
-    b, x = conv(parametrization).double(), torch.randn(3, LENGTH, dtype=torch.float64)
+def test_vectors_by_factors_are_vectors_by_the_matrix(parametrization: str, length: int, inverse: bool) -> None:
+    b, x = conv(parametrization, length=length).double(), torch.randn(3, length, dtype=torch.float64)
     torch.testing.assert_close(derivatives(b, x, inverse, False), derivatives(b, x, inverse, True))
-    many = x.repeat(LENGTH, 1)  # which the matrix moves
+    many = x.repeat(length, 1)  # which the matrix moves
     few, all_ = (b.inverse(v) if inverse else b(v) for v in (x, many))
     torch.testing.assert_close(few, tuple(part[:3] for part in all_))
 

@@ -14,6 +14,7 @@ from flowkit import (
     DeepDenseSigmoid,
     DeepSigmoid,
     Gaussianization,
+    MixtureLogistic,
     Monotonic,
     NumericKind,
     SumOfSquares,
@@ -168,6 +169,26 @@ def test_zero_parameters_are_the_identity_or_nearly(kind: NumericKind) -> None:
     np.testing.assert_allclose(log_slope, 0, atol=1e-9 if exact else 0.07)
 
 
+@pytest.mark.parametrize("kind", [*KINDS, Gaussianization(1), Gaussianization(4), MixtureLogistic(2)], ids=str)
+def test_gradients_at_zero_are_the_slopes_there(kind: Any) -> None:
+    """The median of a new mixture, where its tails meet: zeros are frequent in data, and latents at temperature 0."""
+    x, p = torch.zeros(1, 1).double().requires_grad_(), torch.zeros(1, 1, kind.parameters).double()
+    for way in (kind.forward, kind.inverse):
+        image, log_slope = way(x, p)
+        slope, curve = (torch.autograd.grad(out, x, retain_graph=True)[0] for out in (image, log_slope))
+        torch.testing.assert_close(slope[0].log(), log_slope, rtol=1e-9, atol=1e-9)
+        beside = [way(x.detach() + step, p)[1] for step in (-1e-5, 1e-5)]
+        torch.testing.assert_close(curve[0], (beside[1] - beside[0]) / 2e-5, rtol=1e-5, atol=1e-7)
+
+
+def test_bernstein_of_the_largest_degree_is_finite_in_float32() -> None:
+    kind = Bernstein(100)
+    x = torch.linspace(-6, 6, 13)[:, None].requires_grad_()
+    y, logdet = kind.forward(x, torch.zeros(13, 1, kind.parameters))
+    torch.testing.assert_close(y, x, atol=1e-4, rtol=0)
+    assert torch.autograd.grad(y.sum() + logdet.sum(), x)[0].isfinite().all()
+
+
 @each
 def test_no_two_parts_are_alike_after_two_steps_from_the_start(kind: NumericKind) -> None:
     """Where parts start alike, a network whose last layer is zero leaves them one for ever."""
@@ -231,6 +252,7 @@ def test_wild_parameters_and_far_numbers_are_finite_and_come_back(kind: NumericK
         (lambda: SumOfSquares(2, -1), "degree must be at least 0, got -1"),
         (lambda: SumOfSquares(2, 2, floor=1.0), r"floor must be a number in \[0, 1\), got 1.0"),
         (lambda: Bernstein(0), "degree must be at least 1, got 0"),
+        (lambda: Bernstein(101), "degree must be at most 100, got 101"),
         (lambda: Bernstein(3, bound=0.0), "bound must be positive, got 0.0"),
         (lambda: Gaussianization(0), "components must be at least 1, got 0"),
         (lambda: Monotonic(0), "hidden must be at least 1, got 0"),
