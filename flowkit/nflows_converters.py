@@ -1,5 +1,6 @@
 """flowkit's own maps with the weights of nflows' transforms: MAF, RealNVP, neural spline flows, and what joins them."""
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -161,7 +162,7 @@ def _made(theirs: Any) -> MADE:
         len(theirs.blocks),
         0 if context is None else context.in_features,
         residual=theirs.use_residual_blocks,
-        activation=theirs.activation,
+        activation=copy.deepcopy(theirs.activation),  # it may have weights
         dropout=theirs.blocks[0].dropout.p if len(theirs.blocks) else 0.0,
     ).to(first.weight)
     pairs: list[tuple[Any, Any]] = [(net.first, first), (net.last, theirs.final_layer)]
@@ -193,6 +194,8 @@ def _fill(layer: Any, source: Any) -> None:
 def _coupling(theirs: Any, kind: Kind) -> Chain:
     """Their mask is that of what is moved; a spline coupling may move the other half too, without a net."""
     passive = theirs.identity_features.tolist()
+    if not passive or not len(theirs.transform_features):
+        raise _without_equal(theirs, " whose mask moves all features, or none")
     net = _residual_net(theirs.transform_net)
     parts: list[nn.Module] = [Coupling(net, passive, kind)]
     if theirs.unconditional_transform is not None:

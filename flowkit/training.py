@@ -98,6 +98,8 @@ def fit(
         raise ValueError(f"fit: seed must be a number of 64 bits, got {seed}")
     if callback is not None and not callable(callback):
         raise TypeError(f"fit: callback must be a function of the history, got {callback!r}")
+    if not any(p.requires_grad for p in flow.parameters()):
+        raise ValueError("fit: no parameter of the flow needs a gradient, so there is nothing to train")
     rows = check_rows(x, context, weights)
     shuffle = torch.Generator().manual_seed(seed)
     order = rows[torch.randperm(len(rows), generator=shuffle)]
@@ -106,7 +108,7 @@ def fit(
     data, kept, history = _Data(flow, x, context, weights), _Kept(flow), History()
     modes = [(module, module.training) for module in flow.modules()]
     try:
-        with _own_randomness(data.device, seed):
+        with _own_randomness(data.device, seed), torch.inference_mode(False), torch.enable_grad():
             if any(hasattr(layer, "statistics_input") and not layer.initialized for layer in flow.modules()):
                 initialize(flow, *data.rows(training[: max(batch, 1024)])[:2])
             flow.eval()

@@ -137,7 +137,9 @@ def test_a_converted_made_is_the_same_network(residual: bool) -> None:
 
 def test_a_converted_map_is_a_copy_that_keeps_the_laws() -> None:
     torch.manual_seed(0)
-    theirs = transforms.CompositeTransform([MAF(3, 8, 2, 1), transforms.LULinear(3), MAF(3, 8, 2, 1)])
+    theirs = transforms.CompositeTransform(
+        [MAF(3, 8, 2, 1), transforms.LULinear(3), MAF(3, 8, 2, 1, activation=nn.PReLU())]
+    )
     before = [p.clone() for p in theirs.parameters()]
     ours = convert(theirs)
     check_bijector(ours, torch.randn(2, 3), torch.randn(2, 2))
@@ -188,6 +190,10 @@ class Foreign(transforms.Transform):
         (
             lambda: transforms.AdditiveCouplingTransform(MASK, tanh_net),
             "no equal of ResidualNet with another activation",
+        ),
+        (
+            lambda: transforms.AffineCouplingTransform([1, 1], lambda _, o: nn.Linear(1, o)),
+            "no equal of AffineCouplingTransform whose mask moves all features, or none",
         ),
         (lambda: transforms.RandomPermutation(3, dim=2), "no equal of RandomPermutation along dimension 2"),
         (

@@ -336,3 +336,19 @@ def test_what_diverges_ends_with_its_best_weights() -> None:
         fit(module, normal_rows(600), epochs=20)
     assert 0 < float(module.scale.detach()) < 1
     assert module.training
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_trains_where_gradients_are_off(mode) -> None:
+    flow, other, x = coupled(), coupled(), normal_rows(100)
+    expected = fit(flow, x, epochs=2)
+    with mode():
+        assert fit(other, x, epochs=2) == expected
+    assert torch.equal(flow.log_prob(x), other.log_prob(x))
+
+
+def test_a_flow_that_has_nothing_to_train_is_told() -> None:
+    x = normal_rows(50)
+    for flow in (gaussian().requires_grad_(False), flowkit.Flow(flowkit.Permutation(2), flowkit.StandardNormal())):
+        with pytest.raises(ValueError, match="fit: no parameter of the flow needs a gradient"):
+            fit(flow, x)
