@@ -5,8 +5,10 @@ import warnings
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributions import constraints
 
+from flowkit.bijector import facts
 from flowkit.checks import unreadable
 from flowkit.tree import Value, describe, leaves, map_leaves, repeat_rows
 
@@ -86,6 +88,10 @@ def check_support(flow: Any, x: Tensor, context: Value, rows: Tensor, log_prob: 
 
     Raises:
         ValueError: names the rows without, and of vectors the columns that lie outside the flow's support.
+
+    Warns:
+        UserWarning: names rows that have a density, but lie outside of what the bijector states as its domain: angles
+            that are equal to others. What a network is steered by is not taken modulo a turn; draws lie in the domain.
     """
     outside = rows[log_prob == -math.inf].sort().values
     if len(outside):
@@ -98,6 +104,15 @@ def check_support(flow: Any, x: Tensor, context: Value, rows: Tensor, log_prob: 
     odd = rows[~log_prob.isfinite()].sort().values
     if len(odd):
         raise ValueError(f"fit: the flow's log_prob is NaN or +inf in {_listed('row', odd.tolist())}")
+    bijector = getattr(flow, "bijector", None)
+    domain = facts(bijector).domain if isinstance(bijector, nn.Module) else None
+    if domain is None or domain is constraints.real:
+        return
+    beyond = torch.zeros(x.shape if domain.event_dim == 0 else len(x), dtype=torch.bool)
+    beyond[rows] = ~domain.check(x[rows.to(x.device)]).cpu()
+    if beyond.any():
+        text = f"fit: x lies outside the flow's domain in {_where(beyond)}; bring angles into one turn of it first"
+        warnings.warn(text, stacklevel=3)
 
 
 @torch.no_grad()

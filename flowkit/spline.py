@@ -33,8 +33,9 @@ class RationalQuadratic(Kind):
             Numbers outside get the log-det −inf and a placeholder. The base is a uniform one;
             "circular", the same again: x and y are angles in [−tail_bound, tail_bound), the slope at the seam is one
             parameter, and the last parameter turns y, P = 3·bins + 1. Angles outside are taken as those that they are
-            equal to. Behind it only permutations and other circular maps may follow (Rezende et al., Normalizing Flows
-            on Tori and Spheres).
+            equal to, but a network that such a number steers sees it as it is: bring columns of angles into the
+            interval first. Behind it only permutations and other circular maps may follow (Rezende et al., Normalizing
+            Flows on Tori and Spheres).
         identity: zero parameters are the identity; else, as in nflows, inner slopes then start at 0.69.
 
     Raises:

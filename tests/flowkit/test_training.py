@@ -250,6 +250,18 @@ def test_rows_outside_a_support_are_named_with_their_column() -> None:
     fit(flow, x, epochs=1)
 
 
+def test_angles_beyond_one_turn_are_told() -> None:
+    """They have a density; but a network steered by 5 is not one steered by 5 − 2π, which is what is drawn."""
+    angle = flowkit.RationalQuadratic(3, math.pi, ends="circular")
+    b = flowkit.Autoregressive(flowkit.nets.MADE(2, angle.parameters, 16), angle)
+    flow = flowkit.Flow(b, flowkit.Box([-math.pi] * 2, [math.pi] * 2))
+    x = 6 * torch.rand(50, 2, generator=torch.Generator().manual_seed(0)) - 3
+    fit(flow, x, epochs=1)
+    x[[3, 7], 1] = 5.0
+    with pytest.warns(UserWarning, match=r"outside the flow's domain in rows 3, 7 \(column 1\); bring angles"):
+        fit(flow, x, epochs=1)
+
+
 @pytest.mark.parametrize(
     ("x", "options", "words"),
     [
