@@ -34,6 +34,7 @@ class Augment(Bijector):
     """
 
     x_is_tensor = y_is_tensor = True
+    _draws = True  # what `Reversible` can't go through again
 
     def __init__(self, base: nn.Module | Distribution, channels: int) -> None:
         super().__init__()
@@ -80,6 +81,7 @@ class Slice(Bijector):
     """
 
     x_is_tensor = y_is_tensor = True
+    _draws = True  # what `Reversible` can't go through again
 
     def __init__(self, keep: int, base: nn.Module | Distribution, drop: int | None = None) -> None:
         super().__init__()

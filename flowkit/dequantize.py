@@ -51,6 +51,7 @@ class Dequantize(TensorMap):
         if density is None:
             return
         self.constant_logdet = False
+        self._draws = True  # its log-det depends on what: `Reversible` can't go through it again
         if facts(density.bijector).domain is constraints.real and isinstance(density.base, StandardNormal):
             raise ValueError("Dequantize: density must be of numbers in (0, 1): begin its bijector with Sigmoid().inv")
 

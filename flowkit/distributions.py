@@ -87,6 +87,7 @@ class FlowTransform(Transform):
         self.events = event_dim
         self.context = context
         self._last: tuple[Tensor, Tensor, Tensor] | None = None
+        self._weights: list[tuple[int, int]] = []
 
     @property
     def domain(self) -> Constraint:  # type: ignore[override]
@@ -105,6 +106,26 @@ class FlowTransform(Transform):
     def __repr__(self) -> str:
         return f"transform({type(self.bijector).__name__}, event_dim={self.events})"
 
+    def __call__(self, x: Tensor) -> Tensor:
+        """Y of x, the last one again if nothing has changed."""
+        self._forget_other_weights()
+        y: Tensor = super().__call__(x)
+        return y
+
+    def _inv_call(self, y: Tensor) -> Tensor:
+        self._forget_other_weights()
+        x: Tensor = super()._inv_call(y)
+        return x
+
+    def _forget_other_weights(self) -> None:
+        """Empties the cache if the bijector has been trained, or loaded, since it was filled."""
+        if not self._cache_size:
+            return
+        held = (*self.bijector.parameters(), *self.bijector.buffers())
+        weights = [(id(t), -1 if t.is_inference() else t._version) for t in held]
+        if weights != self._weights:
+            self._weights, self._last, self._cached_x_y = weights, None, (None, None)
+
     def _call(self, x: Tensor) -> Tensor:
         y, logdet = self._through(self.bijector, x)
         self._last = (x, y, logdet) if self._cache_size else None
@@ -117,6 +138,7 @@ class FlowTransform(Transform):
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Log-dets of the leading sizes."""
+        self._forget_other_weights()
         if self._last is not None and self._last[0] is x and self._last[1] is y:
             return self._last[2]
         return self._through(self.bijector, x)[1]

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
 _Result = TypeVar("_Result")
 
 
@@ -34,6 +36,13 @@ class Moment:
         self._values = {p.tensor: (p.tensor.detach(), p.tensor.requires_grad) for p in self._parameters}
         self._working: dict[Tensor, Tensor] = {}
         self._copies = {b.tensor: (b.tensor.detach().clone(), b.tensor._version) for b in self._buffers}
+
+    def drawing(self) -> str | None:
+        """The first module that moves numbers by others that it draws, so that it can't be gone through again."""
+        for path, module, training in self._modes:
+            if (isinstance(module, _DROPOUTS) and training and module.p > 0) or getattr(module, "_draws", False):
+                return f"{type(module).__name__} ({path})"
+        return None
 
     def wanted(self) -> list[Tensor]:
         """The parameters that take gradients; within `again`, those that stand for them."""

@@ -34,7 +34,7 @@ class Reversible(Chain):
         chain: maps a tensor to a tensor at every part.
 
     Raises:
-        ValueError: from a call, if the result is a tree.
+        ValueError: from a call, if the result is a tree, or a part draws what it moves by.
         RuntimeError: from a backward pass with `create_graph=True`, or after a change in place.
     """
 
@@ -66,6 +66,11 @@ def _remembering_only_the_end(chain: Chain, x: Tensor, context: Value, inverse: 
 
 def _with_gradients(chain: Chain, x: Tensor, context: Value, inverse: bool) -> tuple[Tensor, Tensor]:
     moment = Moment(chain.parts)
+    if drawing := moment.drawing():
+        raise ValueError(
+            f"Reversible: {drawing} would draw other numbers on the way back, and gradients be wrong; use "
+            "Chain(*reversible), which has the same parts and keeps their activations"
+        )
     result: tuple[Tensor, Tensor] = _Walk.apply(
         chain.runs(), moment, inverse, context, x, *leaves(context), *moment.wanted()
     )

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from fractions import Fraction
+from numbers import Real
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -18,7 +19,15 @@ from flowkit.bijector import undone
 from flowkit.compiling import compiled
 from flowkit.tree import describe
 from flowkit_models.models import checkpoint_file, official_weights
-from flowkit_models.models.checks import check_image, check_multiple, checked_size, padded, temperatures
+from flowkit_models.models.checks import (
+    check_image,
+    check_multiple,
+    checked_size,
+    is_whole,
+    padded,
+    shown,
+    temperatures,
+)
 from flowkit_models.models.learned_latents import PRIOR, LatentPrior, Prior, predicted
 from flowkit_models.models.likelihood import Likelihood
 from flowkit_models.models.refinement import RADIUS, refined_lr
@@ -258,13 +267,13 @@ class ImageFlow(Likelihood):
                 f"downscale: {type(self).__name__} models HR given LR and makes no LR image; "
                 "use flowkit_models.images.resize.bicubic_resize"
             )
-        if not isinstance(refine, int) or refine < 0 or not 0 <= radius < math.inf:
-            told = f"got {refine} and {radius}"
+        if not is_whole(refine) or not isinstance(radius, Real) or not 0 <= radius < math.inf:
+            told = f"got {shown(refine)} and {shown(radius)}"
             raise ValueError(f"downscale: refine and radius must be at least 0, refine a whole number, {told}")
         height, width = hr.shape[2:]
-        whole = padded(hr, self.flow.stride)
+        hr = padded(hr, self.flow.stride)
         with self.precision_policy(hr):
-            lr = refined_lr(whole, self._down, self._up, refine, radius) if refine else self._down(whole)
+            lr = refined_lr(hr, self._down, self._up, refine, radius) if refine else self._down(hr)
         return round_straight_through(lr[..., : -(-height // self.scale), : -(-width // self.scale)])
 
     def _down(self, hr: Tensor) -> Tensor:

@@ -307,3 +307,21 @@ def test_what_is_no_transform_and_no_map() -> None:
         TypeError, match=r"must have forward and inverse, got ExpTransform; flowkit\.distributions\.from_"
     ):
         Flow(d.ExpTransform(), StandardNormal())
+
+
+def test_a_cache_is_not_kept_beyond_a_change_of_the_weights() -> None:
+    """The same x is asked for after every epoch."""
+    b, x = flowkit.ActNorm(2), torch.randn(4, 2)
+    base = d.Independent(d.Normal(torch.zeros(2), torch.ones(2)), 1)
+    for t in (transform(b).with_cache().inv, transform(b).inv.with_cache()):
+        p = d.TransformedDistribution(base, [t])
+        for _ in range(2):
+            with torch.no_grad():
+                b.bias.add_(1.0)
+            expected = flowkit.Flow(b, base).log_prob(x)
+            torch.testing.assert_close(p.log_prob(x), expected)
+            torch.testing.assert_close(p.log_prob(x), expected)
+        y, at_start = b(x)[0], t.inv.log_abs_det_jacobian(x, t.inv(x))
+        with torch.no_grad():
+            b.log_scale.add_(1.0)
+        torch.testing.assert_close(t.inv.log_abs_det_jacobian(x, y), at_start + 2)

@@ -11,7 +11,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from flowkit import ActNorm, Affine, Chain, Coupling, Flow, InvertibleConv1x1, Reversible, Split, StandardNormal
+from flowkit import (
+    ActNorm,
+    Affine,
+    Augment,
+    Bijector,
+    Chain,
+    Coupling,
+    Dequantize,
+    Flow,
+    Injector,
+    InvertibleConv1x1,
+    Reversible,
+    Slice,
+    Split,
+    StandardNormal,
+)
+from flowkit.elementwise import Sigmoid
+from flowkit.nets import ConvResNet
 from flowkit.testing import perturb
 
 
@@ -234,6 +251,31 @@ def test_second_derivatives_are_refused_in_one_line() -> None:
             torch.autograd.grad(out, x, create_graph=True)
     (gradient,) = torch.autograd.grad(Chain(*b)(x)[0].square().sum(), x, create_graph=True)
     gradient.square().sum().backward()  # what it says helps
+
+
+def draws_its_noise() -> Bijector:
+    density = Flow(Sigmoid().inv >> Injector(nn.Conv2d(4, 8, 1), Affine("soft")), StandardNormal())
+    return Dequantize(4, density=density)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Coupling(ConvResNet(2, 4, 6, 1, dropout=0.5), 2, Affine()),
+        lambda: Augment(StandardNormal(), 2),
+        lambda: Slice(2, StandardNormal(), 2),
+        draws_its_noise,
+    ],
+    ids=["dropout", "augment", "slice", "dequantize"],
+)
+def test_what_would_draw_other_numbers_on_the_way_back_is_refused(make: Callable[[], Bijector]) -> None:
+    b, x = Reversible(step(4) >> make()), torch.rand(2, 4, 3, 5)
+    with pytest.raises(ValueError, match=r"would draw other numbers on the way back, .* use Chain\(\*reversible\)"):
+        b(x)
+    with torch.no_grad():
+        b(x)  # there is no way back
+    if isinstance(b.eval()[-1], Coupling):
+        b(x)[0].sum().backward()  # no dropout any more
 
 
 def test_backward_twice_with_retained_graph() -> None:

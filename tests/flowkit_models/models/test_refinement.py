@@ -83,7 +83,7 @@ def test_tiles_are_refined_too(model, hr) -> None:
 
 
 def test_what_makes_no_sense(model, hr) -> None:
-    for refine, radius in ((-1, 1.0), (1, -1.0), (1, float("nan")), (1.5, 1.0), (None, 1.0)):
+    for refine, radius in ((-1, 1.0), (1, -1.0), (1, float("nan")), (1.5, 1.0), (None, 1.0), (True, 1.0), (1, "2")):
         with pytest.raises(ValueError, match="refine and radius must be at least 0"):
             model.downscale(hr, refine=refine, radius=radius)
     with pytest.raises(ValueError, match="makes no LR image"):
