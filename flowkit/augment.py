@@ -60,8 +60,9 @@ class Augment(Bijector):
 class Slice(Bijector):
     """Drops channels, x = [y, e] → y, and counts them under a density: the log-det is + log q(e|y). `Augment` undone.
 
-    The inverse draws e, so samples are whole again (SurVAE, Nielsen et al., 2020); its log-det is −log q(e|y). Unlike
-    `Split` it returns one tensor. (Being stochastic it is exempt from the round-trip law.)
+    The inverse draws e, so samples are whole again (SurVAE, Nielsen et al., 2020); its log-det is −log q(e|y). It draws
+    at temperature 1 and from torch's global generator: `Flow.sample` refuses another one. Unlike `Split` it returns one
+    tensor. (Being stochastic it is exempt from the round-trip law.)
 
     Args:
         keep: leading channels that stay.
@@ -82,6 +83,7 @@ class Slice(Bijector):
 
     x_is_tensor = y_is_tensor = True
     _draws = True  # what `Reversible` can't go through again
+    _draws_back = True  # what no generator of `Flow.sample` reaches
 
     def __init__(self, keep: int, base: nn.Module | Distribution, drop: int | None = None) -> None:
         super().__init__()

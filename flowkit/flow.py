@@ -157,7 +157,7 @@ class Flow(SharedFlow):
         Raises:
             TypeError: if n is not a whole number or several.
             ValueError: if n or the temperature is negative or infinite, or the shape of x is not known (see `shape`);
-                if the base has no temperature, or can't be drawn from a generator.
+                if the base has no temperature, or can't be drawn from a generator, as what a `Slice` restores can't.
         """
         drawn = self._drawn(n, context, temperature, generator)
         return self._shaped(self._decoded_alone(drawn.latents, drawn.given), drawn)
@@ -204,6 +204,11 @@ class Flow(SharedFlow):
         sizes = _sizes(n)
         if not 0 <= temperature < math.inf:
             raise ValueError(f"Flow.sample: temperature must be at least 0 and finite, got {temperature}")
+        if generator is not None and any(getattr(part, "_draws_back", False) for part in self.modules()):
+            raise ValueError(
+                "Flow.sample: a Slice draws what it restores from torch's global generator; leave out generator=, and "
+                "seed with torch.manual_seed"
+            )
         count, first = math.prod(sizes), next(leaves(context), None)
         if first is not None:
             sizes = (*sizes, first.shape[0])

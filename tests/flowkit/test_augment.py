@@ -149,3 +149,14 @@ def test_errors() -> None:
         Slice(2, StandardNormal()).inverse(torch.zeros(1, 2))
     with pytest.raises(ValueError, match=r"Dequantize: density must be of numbers in \(0, 1\)"):
         Dequantize(256, density=Flow(ActNorm(2), StandardNormal()))
+
+
+def test_no_generator_reaches_what_a_slice_restores() -> None:
+    flow = flowkit.Flow(flowkit.Slice(2, flowkit.Normal(1)), flowkit.StandardNormal(), shape=(3,))
+    with pytest.raises(ValueError, match=r"a Slice draws what it restores from torch's global generator"):
+        flow.sample(3, generator=torch.Generator().manual_seed(0))
+    draws = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        draws.append(flow.sample(3))
+    assert torch.equal(*draws)
