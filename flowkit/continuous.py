@@ -39,7 +39,7 @@ class ODE(TensorMap):
             `flowkit.nets.WithTime` makes such a net of any conditioner network.
         divergence: "exact", by as many backward passes of the net as a sample has numbers (made as one batch);
             "hutchinson", by one, with a random probe: unbiased, and the map is stochastic in its log-det alone (exempt
-            from the laws by name).
+            from the laws by name); means of densities, such as importance weights, are not unbiased then.
         solver: an adaptive one of torchdiffeq, "dopri5", "dopri8", "bosh3" or "adaptive_heun", which
             needs `pip install "flowkit-torch[ode]"`; or "rk4", "midpoint" or "euler" in `steps` equal steps.
         rtol, atol: error that an adaptive solver allows itself in a step, in each sample, relative and absolute; no
@@ -95,6 +95,10 @@ class ODE(TensorMap):
     def inverse(self, y: Tensor, context: Value = None, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """From t = 0 to 1. `noise` as in `forward`: the same one gives minus the forward's log-det."""
         return self._integrate(y, context, noise, 0.0, 1.0)
+
+    def _estimates(self, numbers: int) -> bool:
+        """Whether the log-det is an estimate."""
+        return self.divergence == "hutchinson"
 
     def _integrate(
         self, x: Tensor, context: Value, noise: Tensor | None, start: float, end: float

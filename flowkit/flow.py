@@ -96,12 +96,19 @@ class Flow(SharedFlow):
         averaged as importance weights: the bound falls with k, towards the true value (Burda et al., 2016).
 
         Raises:
-            ValueError: if k is below 1.
+            ValueError: if k is below 1; if it is above 1 and a log-det is an estimate (`Residual`, `ODE`), whose noise
+                the average would count as likelihood.
         """
         if k < 1:
             raise ValueError(f"Flow.bits_per_dim: k must be at least 1, got {k}")
         event = self._event()
         numbers = math.prod(x.shape[1:] if event is None else x.shape[x.ndim - event :])
+        estimates: list[Any] = [getattr(part, "_estimates", None) for part in self.modules()]
+        if k > 1 and any(estimate(numbers) for estimate in estimates if estimate):
+            raise ValueError(
+                "Flow.bits_per_dim: a log-det is an estimate, and the mean of k densities would count its noise as "
+                "likelihood; take k=1, and the mean of several calls"
+            )
         draws = torch.stack([self.log_prob(x, context) for _ in range(k)])
         return (math.log(k) - draws.logsumexp(0)) / (math.log(2) * numbers)
 

@@ -20,9 +20,10 @@ class Residual(TensorMap):
 
     The log-det log|det(I + J)| of samples of few numbers is that of the Jacobian. Otherwise it is the series
     Σ (−1)^(k+1)·vᵀJᵏv/k with a random probe v: unbiased, and the map is stochastic in its log-det alone (exempt from
-    the laws by name). In training the series is cut at random and reweighted (Russian roulette), unbiased too; in
-    evaluation it has as many terms as `error` asks for. The gradient is the Neumann series on the same probe, in memory
-    of two passes whatever the number of terms; there are no second derivatives of an estimated log-det.
+    the laws by name); means of densities, such as importance weights, are not unbiased then. In training the series is
+    cut at random and reweighted (Russian roulette), unbiased too; in evaluation it has as many terms as `error` asks
+    for. The gradient is the Neumann series on the same probe, in memory of two passes whatever the number of terms;
+    there are no second derivatives of an estimated log-det.
 
     Autocast is off inside: what a net rounds in one direction would not be undone in the other. `torch.export`, which
     knows no derivatives, does not take it.
@@ -97,6 +98,10 @@ class Residual(TensorMap):
             again, logdet = self._moved(x, step, noise)
             self._check_solved(again, y)
             return x, -logdet
+
+    def _estimates(self, numbers: int) -> bool:
+        """Whether the log-det of a sample of so many numbers is an estimate."""
+        return numbers > self.exact
 
     def _check_solved(self, again: Tensor, y: Tensor) -> None:
         if unreadable(y):

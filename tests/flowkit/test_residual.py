@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flowkit import Flow, Residual, StandardNormal
-from flowkit.nets import CNN, MLP, lipschitz
+from flowkit import ODE, Flow, Residual, StandardNormal
+from flowkit.nets import CNN, MLP, WithTime, lipschitz
 from flowkit.residual import terms_for
 from flowkit.testing import perturb
 
@@ -194,3 +194,25 @@ def test_errors() -> None:
         Residual(MLP(2, 1))(torch.ones(2, 2))
     with pytest.raises(ValueError, match=r"Residual: noise \(2, 1\) for x \(2, 2\)"):
         Residual(MLP(2, 2), exact=0)(torch.ones(2, 2), noise=torch.ones(2, 1))
+
+
+def test_estimates_are_not_averaged_as_densities() -> None:
+    """The mean of exp(log p + noise) is above p: bits of k draws would fall below the true ones."""
+    x = torch.randn(3, 20)
+    for exact in (16, 20):
+        net = lipschitz(MLP(20, 20, hidden=8), 0.9)
+        flow = Flow(Residual(net, 0.9, exact=exact), StandardNormal(), shape=(20,))
+        assert flow.bits_per_dim(x).shape == (3,)
+        if exact == 20:
+            torch.testing.assert_close(flow.bits_per_dim(x, k=3), flow.bits_per_dim(x))
+            continue
+        with pytest.raises(ValueError, match=r"the mean of k densities would count its noise .* take k=1"):
+            flow.bits_per_dim(x, k=3)
+    field = WithTime(MLP(21, 20, hidden=8))
+    for divergence in ("exact", "hutchinson"):
+        ode = Flow(ODE(field, divergence, "euler", steps=2), StandardNormal(), shape=(20,))  # type: ignore[arg-type]
+        if divergence == "exact":
+            assert ode.bits_per_dim(x, k=2).shape == (3,)
+        else:
+            with pytest.raises(ValueError, match="take k=1"):
+                ode.bits_per_dim(x, k=2)
