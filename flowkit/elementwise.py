@@ -155,8 +155,9 @@ class Tanh(Pointwise):
         return torch.atanh(y)
 
     def log_slope(self, x: Tensor) -> Tensor:
-        """2(log 2 − x − log(1 + e⁻²ˣ))."""
-        return 2 * (math.log(2) - x - _softplus(-2 * x))
+        """2(log 2 − |x| − log(1 + e^−2|x|))."""
+        size = torch.where(x < 0, -x, x)
+        return 2 * (math.log(2) - size - _softplus(-2 * size))
 
 
 class SinhArcsinh(Pointwise):

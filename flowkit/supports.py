@@ -139,7 +139,7 @@ class _HalfLine(Pointwise):
     def value(self, x: Tensor) -> Tensor:
         """The exponential from there."""
         bound = _as(self.bound, x)
-        first = torch.nextafter(bound, bound + self.sign)
+        first = torch.nextafter(bound, torch.full_like(bound, self.sign * math.inf))
         y = bound + self.sign * x.exp()
         return torch.maximum(y, first) if self.sign > 0 else torch.minimum(y, first)
 

@@ -82,6 +82,13 @@ def test_gradients_at_zero_are_the_slopes_there(b: Bijector) -> None:
     torch.testing.assert_close(inverse, -slope)
 
 
+def test_tanh_is_flat_at_both_infinities() -> None:
+    for x in (math.inf, -math.inf):
+        y, slope = Tanh()(number(x))
+        assert y == math.copysign(1, x)
+        assert slope == -math.inf
+
+
 OUTSIDE: list[tuple[Bijector, list[float]]] = [
     (Sigmoid().inv, [0.0, 1.0, -0.1, 2.0, math.inf, -math.inf]),
     (Sigmoid(-1.0, 2.0).inv, [-1.0, 2.0, 7.0]),

@@ -148,3 +148,13 @@ def test_what_is_no_set() -> None:
         biject_to("positive")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="depends on a distribution's parameters"):
         biject_to(constraints.dependent)
+
+
+@pytest.mark.parametrize("bound", [0.0, 1e-30, -3.0, 1.6e9, -1.6e9, 1e30])
+def test_no_number_rounds_onto_a_bound_however_large(bound: float) -> None:
+    """In float32 1.6e9 + 1 is 1.6e9."""
+    for target in (constraints.greater_than(bound), constraints.less_than(bound)):
+        b = biject_to(target)
+        y, _ = b(torch.tensor([[-200.0, -20.0, 0.0, 3.0]]))
+        assert target.check(y).all()
+        assert b.inverse(y)[1].isfinite().all()
