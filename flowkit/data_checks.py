@@ -13,6 +13,8 @@ from flowkit.checks import unreadable
 from flowkit.tree import Value, describe, leaves, map_leaves, repeat_rows
 
 _SHOWN = 5
+_AT_ONCE = 2**16
+"""Rows that are moved to a device together."""
 
 
 def check_has(who: str, flow: Any, *methods: str) -> None:
@@ -104,15 +106,25 @@ def check_support(flow: Any, x: Tensor, context: Value, rows: Tensor, log_prob: 
     odd = rows[~log_prob.isfinite()].sort().values
     if len(odd):
         raise ValueError(f"fit: the flow's log_prob is NaN or +inf in {_listed('row', odd.tolist())}")
-    bijector = getattr(flow, "bijector", None)
-    domain = facts(bijector).domain if isinstance(bijector, nn.Module) else None
-    if domain is None or domain is constraints.real:
-        return
-    beyond = torch.zeros(x.shape if domain.event_dim == 0 else len(x), dtype=torch.bool)
-    beyond[rows] = ~domain.check(x[rows.to(x.device)]).cpu()
-    if beyond.any():
+    beyond = _beyond_the_domain(flow, x, rows)
+    if beyond is not None and beyond.any():
         text = f"fit: x lies outside the flow's domain in {_where(beyond)}; bring angles into one turn of it first"
         warnings.warn(text, stacklevel=3)
+
+
+@torch.no_grad()
+def _beyond_the_domain(flow: Any, x: Tensor, rows: Tensor) -> Tensor | None:
+    """Which rows, or numbers, lie outside of what the bijector states; None if it states nothing."""
+    bijector = getattr(flow, "bijector", None)
+    domain = facts(bijector).domain if isinstance(bijector, nn.Module) else None
+    if domain is None or domain is constraints.real or constraints.is_dependent(domain):
+        return None
+    device = next(flow.parameters(), x).device  # where the domain's own tensors are
+    parts = [domain.check(x[part].to(device)).cpu() for part in rows.to(x.device).split(_AT_ONCE)]
+    inside = torch.cat(parts)
+    beyond = torch.zeros(len(x), *inside.shape[1:], dtype=torch.bool)
+    beyond[rows] = ~inside
+    return beyond
 
 
 @torch.no_grad()

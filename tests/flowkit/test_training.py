@@ -250,6 +250,27 @@ def test_rows_outside_a_support_are_named_with_their_column() -> None:
     fit(flow, x, epochs=1)
 
 
+@pytest.mark.filterwarnings("error:fit. x lies outside")
+@pytest.mark.parametrize(
+    "b",
+    [
+        flowkit.biject_to(torch.distributions.Uniform(torch.zeros(2), torch.ones(2))).inv,
+        flowkit.biject_to(torch.distributions.constraints.simplex).inv,
+        flowkit.distributions.from_transform(
+            torch.distributions.StackTransform([torch.distributions.ExpTransform().inv] * 2, -1)
+        ),
+        flowkit.distributions.from_transform(torch.distributions.SigmoidTransform().inv),
+    ],
+    ids=lambda b: repr(b)[:30],
+)
+def test_data_in_any_domain_are_taken(b) -> None:
+    x = torch.rand(40, 2, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
+    x = x / x.sum(1, keepdim=True)
+    with torch.no_grad():
+        features = b(x)[0].shape[1]
+    fit(flowkit.Flow(b >> flowkit.ActNorm(features), flowkit.StandardNormal()), x, epochs=1)
+
+
 def test_angles_beyond_one_turn_are_told() -> None:
     """They have a density; but a network steered by 5 is not one steered by 5 − 2π, which is what is drawn."""
     angle = flowkit.RationalQuadratic(3, math.pi, ends="circular")
