@@ -4,6 +4,7 @@ import json
 import math
 import os
 import sys
+import time
 import zlib
 from pathlib import Path
 
@@ -274,7 +275,9 @@ def on_several_processes(folder):
 
 
 def restartable(folder):
-    """A run that goes on where it was when its processes are started again."""
+    """A run that goes on where it was when its processes are started again; then the first comes LATE seconds late."""
+    if (folder / "run").exists() and os.environ.get("RANK") == "0":
+        time.sleep(float(os.environ.get("LATE", "0")))
     result = run(folder / "run", dtype=torch.float64, resume=True, steps=120, save_every=10, validate_every=1000)
     torch.save(result.model.state_dict(), folder / f"restarted.{os.environ.get('RANK', '0')}")
 
