@@ -267,6 +267,7 @@ class _Explained:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         """Raises the error that explains the hub's."""
+        import httpx  # noqa: PLC0415 - comes with huggingface_hub
         from huggingface_hub import errors  # noqa: PLC0415 - an extra
 
         repo = self.repo
@@ -291,5 +292,5 @@ class _Explained:
             ) from None
         if isinstance(error, errors.HFValidationError):
             raise ValueError(f"{repo}: not the name of a repository, owner/name") from None
-        if isinstance(error, errors.HfHubHTTPError | ConnectionError):
+        if isinstance(error, errors.HfHubHTTPError | httpx.TransportError | ConnectionError):
             raise OSError(f"{repo}: the hub failed: {' '.join(str(error).split())[:200]}") from None

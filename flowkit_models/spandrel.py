@@ -33,6 +33,10 @@ try:
     )
 except ImportError as error:
     raise ImportError('flowkit_models.spandrel needs spandrel: pip install "flowkit-torch[spandrel]"') from error
+except RuntimeError as error:  # torchvision's operators were built for another torch
+    raise ImportError(
+        f"spandrel needs a torchvision that fits torch {torch.__version__} ({error}): install both from one index"
+    ) from error
 
 
 class FlowArchitecture(Architecture[ImageFlow]):

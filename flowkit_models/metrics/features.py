@@ -145,6 +145,10 @@ def _layers(net: str) -> nn.Sequential:
         from torchvision import models  # noqa: PLC0415 - an extra
     except ImportError as error:
         raise WeightsError(f'{net} needs torchvision ({error}): pip install "flowkit-torch[metrics]"') from None
+    except RuntimeError as error:  # its operators were built for another torch
+        raise WeightsError(
+            f"{net} needs a torchvision that fits torch {torch.__version__} ({error}): install both from one index"
+        ) from None
     with torch.device("meta"):
         layers: nn.Sequential = getattr(models, net)().features
     for layer in layers:

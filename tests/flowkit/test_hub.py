@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import huggingface_hub
 import pytest
 import torch
@@ -148,6 +149,7 @@ ANSWER = SimpleNamespace(headers={}, request=None)
         (errors.LocalEntryNotFoundError("a\nb"), FileNotFoundError, "the hub can't be reached"),
         (errors.OfflineModeIsEnabled("a\nb"), FileNotFoundError, "the hub can't be reached"),
         (errors.HfHubHTTPError("a\nb", response=ANSWER), OSError, "the hub failed: a b"),
+        (httpx.ConnectError("a\nb"), OSError, "the hub failed: a b"),  # as uploads fail without a network
     ],
 )
 def test_errors_of_the_hub_are_one_line(hub, error, kind, told) -> None:

@@ -1,5 +1,8 @@
 """Programs built on spandrel open our files and the published ones, and still open what they opened before."""
 
+import runpy
+import sys
+
 import pytest
 import torch
 from safetensors import safe_open
@@ -143,3 +146,12 @@ def test_registering_is_for_all_loaders(monkeypatch, tmp_path) -> None:
     lr = torch.rand(1, 3, 4, 4)
     found = ModelLoader().load_from_file(tmp_path / "a.safetensors")
     assert torch.equal(found(lr), model.upscale(lr, temperature=1.0, generator=torch.Generator().manual_seed(5))[0])
+
+
+def test_a_torchvision_of_another_torch_is_named(monkeypatch, tmp_path) -> None:
+    """spandrel's networks import it: the error of its operators is not theirs to explain."""
+    (tmp_path / "spandrel.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    monkeypatch.delitem(sys.modules, "spandrel")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ImportError, match=r"a torchvision that fits torch .*nms.* from one index"):
+        runpy.run_path(flowkit_models.spandrel.__file__)

@@ -62,6 +62,15 @@ def test_without_torchvision_the_error_names_the_extra(made_up, monkeypatch):
         FeatureNet("alexnet", (4,), made_up)
 
 
+def test_a_torchvision_of_another_torch_is_named(made_up, monkeypatch, tmp_path):
+    (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(WeightsError, match=r"alexnet needs a torchvision that fits torch .*nms.* from one index"):
+        FeatureNet("alexnet", (4,), made_up)
+
+
 @pytest.mark.parametrize(("net", "smallest"), [("alexnet", 31), ("vgg16", 16), ("vgg19", 16)])
 def test_the_smallest_image(made_up, net, smallest):
     whole = FeatureNet(net, (11 if net == "alexnet" else 28,), made_up)
