@@ -2,6 +2,7 @@
 
 import os
 import signal
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from typing import NamedTuple
@@ -36,6 +37,7 @@ def start_processes(settings: Settings) -> Accelerator:
     for name in SHARDED:
         if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() in ("1", "true", "yes"):
             raise ValueError(f"ACCELERATE_USE_{name} is set: sharded training is not supported; start with torchrun")
+    warn_of_old_addresses()
     # accelerate keeps one state per process; but a process may train twice, and differently
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
@@ -56,6 +58,18 @@ def start_processes(settings: Settings) -> Accelerator:
         )
     settings.check_shares(accelerator.num_processes)
     return accelerator
+
+
+def warn_of_old_addresses() -> None:
+    """Warns, on the first process, where torchrun's store outlives a restart with the addresses of dead processes."""
+    told = os.environ.get
+    several, restarts = told("WORLD_SIZE", "1") != "1", told("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+    if several and restarts and told("TORCHELASTIC_USE_AGENT_STORE") == "True" and told("RANK") == "0":
+        warnings.warn(
+            "torchrun --max-restarts: after a restart, processes may look for each other where they were before: "
+            "export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 on every machine",
+            stacklevel=3,
+        )
 
 
 class Verdict(NamedTuple):

@@ -11,6 +11,7 @@ import pytest
 import support
 import torch
 
+from flowkit_models.training.distributed import warn_of_old_addresses
 from flowkit_models.training.logs import read_log
 
 ROOT = Path(__file__).parents[3]
@@ -64,3 +65,13 @@ def test_a_signal_to_torchrun_saves_and_exits(tmp_path) -> None:
     assert process.returncode != 0
     assert "SIGTERM after step" in (tmp_path / "run.txt").read_text(), output
     assert len(read_log(out / "log.jsonl")) >= 5
+
+
+@pytest.mark.parametrize(("shared", "restarts", "warned"), [("True", "3", 1), ("False", "3", 0), ("True", "0", 0)])
+def test_a_store_that_outlives_a_restart_is_warned_of(shared, restarts, warned, monkeypatch, recwarn) -> None:
+    """As torchrun tells its processes of it: docs/scale_out.md#restarts."""
+    told = {"RANK": "0", "WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": shared}
+    for name, value in {**told, "TORCHELASTIC_MAX_RESTARTS": restarts}.items():
+        monkeypatch.setenv(name, value)
+    warn_of_old_addresses()
+    assert ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in str(warning.message) for warning in recwarn] == [True] * warned
