@@ -1,6 +1,7 @@
 """`check_bijector`: every law on one bijector and one input."""
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -122,7 +123,7 @@ def _moved(b: nn.Module, amount: float, noise: Callable[[Tensor], Tensor]) -> nn
 def _perturbed(b: nn.Module, amount: float, noise: Callable[[Tensor], Tensor]) -> nn.Module:
     with torch.no_grad():
         for parameter in b.parameters():
-            fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
+            fan_in = math.prod(parameter.shape[1:]) or 1
             parameter.add_(noise(parameter) * amount / fan_in**0.5)
     return b
 

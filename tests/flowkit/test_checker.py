@@ -319,3 +319,10 @@ def test_leaves_the_rng_alone_after_a_failure_too() -> None:
     with pytest.raises(AssertionError):
         check_bijector(WrongSign(), torch.randn(3, 2))
     assert torch.equal(torch.get_rng_state(), expected)
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+def test_perturb_moves_what_has_no_inputs() -> None:
+    """A net of the context alone has a layer without inputs where there is none."""
+    net = flowkit.testing.perturb(flowkit.nets.MLP(0, 2))
+    assert net(torch.zeros(3, 0)).abs().min() > 0
