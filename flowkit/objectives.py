@@ -1,6 +1,7 @@
 """Training objectives and importance sampling: forward and reverse KL, α-divergences, log Z, ESS, Pareto k̂."""
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -72,6 +73,10 @@ def reverse_kl(
         ValueError: if the target does not return one number a row.
         TypeError: if the flow can't be drawn from, the target is no function, or n no whole number.
 
+    Warns:
+        UserWarning: for a base that learns, but whose draws carry no gradients to all of its parameters (`Mixture`,
+            `Resampled`).
+
     Example:
         >>> import flowkit
         >>> flow = flowkit.Flow(flowkit.ActNorm(2), flowkit.StandardNormal())
@@ -80,6 +85,7 @@ def reverse_kl(
         >>> bool((flow.bijector.bias.grad > 0).all())  # the draws have to move up, so the bias has to fall
         True
     """
+    _tell_of_draws("reverse_kl", flow)
     return -_log_weights("reverse_kl", flow, target, n, context, path, generator)[0].mean()
 
 
@@ -116,6 +122,8 @@ def alpha_divergence(
         ValueError: if α is not finite, or the target does not return one number a row.
     """
     check_numbers("alpha_divergence", "(-inf, inf)", alpha=alpha)
+    if path or alpha != 1:
+        _tell_of_draws("alpha_divergence", flow)
     log_weights, x, repeated = _log_weights("alpha_divergence", flow, target, n, context, path, generator)
     fixed = log_weights.detach()
     shares = (alpha * fixed).softmax(0)
@@ -191,6 +199,19 @@ def importance(
     columns = log_weights.double().flatten(1).unbind(1) if log_weights.ndim > 1 else [log_weights.double()]
     pareto_k = torch.tensor([_pareto_k(column) for column in columns], dtype=log_z.dtype, device=log_z.device)
     return Importance(log_weights, ess, log_z, pareto_k.view(log_z.shape))
+
+
+def _tell_of_draws(who: str, flow: Any) -> None:
+    """Warns of parameters that gradients of draws don't reach."""
+    base = getattr(flow, "base", None)
+    if getattr(flow, "has_rsample", True) or not torch.is_grad_enabled() or not isinstance(base, nn.Module):
+        return
+    if any(p.requires_grad for p in base.parameters()):
+        text = (
+            f"{who}: draws of the base {type(base).__name__} carry no gradients to all of its parameters, which so "
+            "learn nothing but noise; train it by forward_kl, or hold them fixed with base.requires_grad_(False)"
+        )
+        warnings.warn(text, stacklevel=3)
 
 
 def _log_weights(

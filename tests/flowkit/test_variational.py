@@ -1,6 +1,7 @@
 """Objectives and importance sampling on targets whose answers are known."""
 
 import math
+import warnings
 from functools import partial
 from typing import Any
 
@@ -326,3 +327,21 @@ def test_reverse_kl_trains_a_flow_to_the_banana() -> None:
     found = importance(flow, banana, 4000, generator=draws)
     assert float(found.ess) > 0.9 * 4000
     assert float(found.log_z) == pytest.approx(LOG_Z, abs=0.02)
+
+
+def test_parameters_that_no_gradient_of_draws_reaches_are_told() -> None:
+    """The score of a mixture's logits has mean zero: they would learn nothing, and nobody would see it."""
+    flow = flowkit.Flow(flowkit.ActNorm(2), flowkit.Mixture(3, 2))
+
+    def target(x: torch.Tensor) -> torch.Tensor:
+        return -x.square().sum(1)
+
+    for objective in (reverse_kl, partial(alpha_divergence, alpha=0.5)):
+        with pytest.warns(UserWarning, match="draws of the base Mixture carry no gradients to all of its parameters"):
+            objective(flow, target, 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        alpha_divergence(flow, target, 8, 1.0)  # its gradient is that of log q alone
+        importance(flow, target, 8)
+        flow.base.requires_grad_(False)
+        reverse_kl(flow, target, 8)
