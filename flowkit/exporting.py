@@ -1,6 +1,7 @@
 """Export: programs of `torch.export`, and ONNX files, in which whatever follows from weights alone is a constant."""
 
 import contextlib
+import logging
 import operator
 import warnings
 from collections.abc import Iterator, Sequence
@@ -88,11 +89,17 @@ def check_packages() -> None:
 
 @contextlib.contextmanager
 def _torch_to_itself() -> Iterator[None]:
-    """Without warnings of exporters that torch's other parts are deprecated; torch 2.13 has one."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
-        yield
+    """Without what exporters say of torch itself: of its parts that are deprecated, and of torchvision's absence."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def batch_of_any_size(*inputs: Tensor) -> tuple[dict[int, Any], ...]:
