@@ -103,8 +103,8 @@ class Flow(SharedFlow):
             raise ValueError(f"Flow.bits_per_dim: k must be at least 1, got {k}")
         event = self._event()
         numbers = math.prod(x.shape[1:] if event is None else x.shape[x.ndim - event :])
-        estimates: list[Any] = [getattr(part, "_estimates", None) for part in self.modules()]
-        if k > 1 and any(estimate(numbers) for estimate in estimates if estimate):
+        estimating: Any = (part for part in self.modules() if hasattr(part, "_estimates"))
+        if k > 1 and any(part._estimates(numbers) for part in estimating):
             raise ValueError(
                 "Flow.bits_per_dim: a log-det is an estimate, and the mean of k densities would count its noise as "
                 "likelihood; take k=1, and the mean of several calls"
