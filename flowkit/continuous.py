@@ -113,6 +113,9 @@ class ODE(TensorMap):
         return state[:, :-1].reshape(x.shape), state[:, -1]
 
     def _adaptively(self, slopes: Callable[[Any, Tensor], Tensor], state: Tensor, start: float, end: float) -> Tensor:
+        # a row that is not finite stays so, and takes no other with it
+        sound = state.isfinite().all(1, keepdim=True)
+        state = torch.where(sound, state, 0.0)
         wide, device = widest(state.device), state.device
         landing = torch.tensor([end], dtype=wide, device=device)  # or it would step over the end and interpolate
         least = 10 * torch.finfo(state.dtype).eps
@@ -132,11 +135,14 @@ class ODE(TensorMap):
                 },
             )
         except AssertionError as error:
+            with torch.no_grad():
+                odd = (~slopes(start, state).isfinite().all(1)).nonzero().flatten().tolist()
+            what = f"is not finite in rows {odd[:5]}: look at their context" if odd else "changes too fast"
             raise RuntimeError(
                 f"ODE: {self.solver} did not arrive at t = {end:g} ({str(error).partition(':')[0][:80]}); the velocity "
-                'is not finite or changes too fast: allow more error, or take solver="rk4"'
+                f'{what}, or allow more error, or take solver="rk4"'
             ) from error
-        return states[-1]
+        return torch.where(sound, states[-1], torch.nan)
 
     def _probe(self, x: Tensor, noise: Tensor | None) -> Tensor | None:
         if self.divergence == "exact":

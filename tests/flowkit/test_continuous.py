@@ -176,8 +176,30 @@ def test_errors() -> None:
         ODE(Field(lambda x, t, context: x[:, 1:]))(torch.randn(2, 3))
     with pytest.raises(ValueError, match=r"ODE: noise \(2, 1\) for x \(2, 3\)"):
         ODE(Field(lambda x, t, context: x), "hutchinson")(torch.randn(2, 3), noise=torch.ones(2, 1))
-    with pytest.raises(RuntimeError, match="ODE: dopri5 did not arrive at t = 0"):
+    with pytest.raises(RuntimeError, match=r"ODE: dopri5 did not arrive at t = 0 .* not finite in rows \[0, 1\]"):
         ODE(Field(lambda x, t, context: x / 0))(torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("solver", [*ADAPTIVE, "rk4"])
+def test_a_row_that_is_not_finite_takes_no_other_with_it(solver: str, matrix: Tensor) -> None:
+    b = ODE(Linear(matrix), solver=solver, rtol=1e-4, atol=1e-4)
+    x = torch.randn(4, 3).double()
+    x[1, 0], x[3, 2] = torch.nan, torch.inf
+    x.requires_grad_()
+    y, logdet = b(x)
+    alone = b(x[::2])
+    assert not y[1::2].isfinite().any(1).any()
+    torch.testing.assert_close((y[::2], logdet[::2]), alone)
+    (slope,) = torch.autograd.grad(y[::2].sum() + logdet[::2].sum(), x)
+    assert slope[::2].isfinite().all()
+
+
+def test_a_context_that_is_not_finite_is_named() -> None:
+    b = ODE(Field(lambda x, t, context: x * context))
+    context = torch.ones(4, 1)
+    context[2] = torch.nan
+    with pytest.raises(RuntimeError, match=r"the velocity is not finite in rows \[2\]: look at their context"):
+        b(torch.ones(4, 3), context)
 
 
 def test_flow_matching_is_zero_for_the_true_velocity_of_one_point() -> None:
