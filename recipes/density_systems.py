@@ -19,7 +19,7 @@ class Sizes:
     Attributes:
         hidden: width of the networks.
         layers: number of couplings or autoregressive maps; None: the system's own.
-        blocks: residual blocks of a network.
+        blocks: residual blocks of a network, or its hidden layers where they are plain.
         bins: of a spline.
         tail: splines act in [−tail, tail].
         dropout: in the networks of splines.
@@ -101,8 +101,13 @@ def _coupling(features: int, context: int, sizes: Sizes, kind: Any, flip: bool) 
     return flowkit.Coupling(net, keep, kind, flip=flip)
 
 
-def _autoregressive(features: int, context: int, sizes: Sizes, kind: Any, backward: bool = False) -> Any:
-    net = flowkit.nets.MADE(features, kind.parameters, sizes.hidden, sizes.blocks, context, dropout=sizes.dropout)
+def _autoregressive(
+    features: int, context: int, sizes: Sizes, kind: Any, backward: bool = False, residual: bool = True
+) -> Any:
+    depth = sizes.blocks if residual else sizes.blocks - 1  # plain layers stand behind a first one, as in zuko
+    net = flowkit.nets.MADE(
+        features, kind.parameters, sizes.hidden, depth, context, residual=residual, dropout=sizes.dropout
+    )
     return flowkit.Autoregressive(net, kind, order=range(features)[::-1] if backward else None)
 
 
@@ -149,10 +154,10 @@ def nsf_ar(shape: tuple[int, ...], context: int, sizes: Sizes) -> nn.Module:
 
 
 def nsf_orders(shape: tuple[int, ...], context: int, sizes: Sizes) -> nn.Module:
-    """Autoregressive rational-quadratic splines in alternate orders: columns are never mixed linearly."""
+    """Autoregressive splines in alternate orders, columns never mixed linearly; few and wide layers in the networks."""
     parts: list[nn.Module] = []
     for i in range(sizes.layers or 0):
-        step = _autoregressive(shape[0], context, sizes, _splines(sizes), i % 2 == 1)
+        step = _autoregressive(shape[0], context, sizes, _splines(sizes), backward=i % 2 == 1, residual=False)
         parts += [flowkit.ActNorm(shape[0]), step]
     return _flow(shape, parts)
 
