@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from flowkit.bijector import full_precision
+
 Subsampling: TypeAlias = Literal["4:4:4", "4:2:0"]
 Settle = Callable[..., Tensor]
 
@@ -63,7 +65,7 @@ def jpeg_file(x: Tensor, quality: int, subsampling: Subsampling = "4:2:0") -> Te
         return torch.stack([jpeg_file(image, quality, subsampling) for image in x])
     file = io.BytesIO()
     pixels = x.permute(1, 2, 0).contiguous().cpu().numpy()
-    Image.fromarray(pixels).save(file, "JPEG", quality=quality, subsampling=subsampling)
+    Image.fromarray(pixels).save(file, "JPEG", quality=int(quality), subsampling=subsampling)
     read = torch.from_numpy(np.array(Image.open(file, formats=["JPEG"])))
     return read.permute(2, 0, 1).contiguous().to(x.device)
 
@@ -108,9 +110,14 @@ def simulate_jpeg(
     if rounding not in ("real", "smooth"):
         raise ValueError(f'rounding is "real" or "smooth", got {rounding!r}')
     real = rounding == "real"
+    with full_precision(x):
+        return _simulated(x, torch.as_tensor(quality, device=x.device).long().expand(len(x)), subsampling, real)
+
+
+def _simulated(x: Tensor, quality: Tensor, subsampling: Subsampling, real: bool) -> Tensor:
     settle = _floor if real else _leave
     levels = 255 * x.to(torch.promote_types(x.dtype, torch.float32))
-    luma, chroma = _tables(torch.as_tensor(quality, device=x.device).expand(len(x)), levels.dtype)
+    luma, chroma = _tables(quality, levels.dtype)
     if real:
         levels = levels.clamp(0, 255).round()
     matrix = levels.new_tensor(_TO_YCC)
@@ -129,15 +136,17 @@ def simulate_jpeg(
 
 
 def _check(x: Tensor, quality: int | Tensor, subsampling: str, batched: bool) -> None:
-    if x.ndim not in ((4,) if batched else (3, 4)) or x.shape[-3] != 3 or 0 in x.shape:
-        raise ValueError(f"JPEG: expected images ({'B,' if batched else '[B,]'} 3, H, W), got {tuple(x.shape)}")
+    if not isinstance(x, Tensor) or x.ndim not in ((4,) if batched else (3, 4)) or x.shape[-3] != 3 or 0 in x.shape:
+        got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(f"JPEG: expected images ({'B,' if batched else '[B,]'} 3, H, W), got {got}")
     if subsampling not in ("4:4:4", "4:2:0"):
         raise ValueError(f'JPEG: subsampling is "4:4:4" or "4:2:0", got {subsampling!r}')
     try:
         given = torch.as_tensor(quality)
     except (TypeError, ValueError, RuntimeError):  # no number
         given = torch.tensor(math.nan)
-    if given.is_floating_point() or given.shape not in ((), x.shape[:1] if batched else ()):
+    whole = not given.is_floating_point() and given.dtype != torch.bool
+    if not whole or given.shape not in ((), x.shape[:1] if batched else ()):
         raise ValueError(f"JPEG: quality is a whole number, or one for each image, got {quality}")
     if not bool(((given >= 1) & (given <= 100)).all()):
         raise ValueError(f"JPEG: quality is 1 to 100, got {quality}")

@@ -225,7 +225,7 @@ class Tiled:
 
         def run(top: int, left: int, height: int, width: int) -> Tensor:
             window = self._cut(hr, scale * top, scale * left, scale * height, scale * width)
-            lr = self.model.downscale(padded(window, self.model.flow.stride), refine, radius)[0]
+            lr = padded(self.model.downscale(window, refine, radius), self._multiple)[0]
             if not bool(lr.isfinite().all()):  # 8 bits could not tell
                 raise ValueError("what the model makes of this image is not finite: take another checkpoint")
             return lr

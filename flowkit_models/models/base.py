@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from fractions import Fraction
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -23,7 +23,6 @@ from flowkit_models.models.checks import (
     check_image,
     check_multiple,
     checked_size,
-    is_whole,
     padded,
     shown,
     temperatures,
@@ -212,7 +211,9 @@ class ImageFlow(Likelihood):
         taus = temperatures(n, temperature, latents, prior, self.usual_temperature)
         height, width = self.target(lr, size)
         lr = padded(lr, self.lr_multiple)
-        latents = latents if prior is None else predicted(self, lr, prior)
+        if prior is not None:
+            latents = predicted(self, lr, prior)
+            self._check_latents(lr, latents)
         images = []
         with self.precision_policy(lr):
             context = self.context(lr)
@@ -267,14 +268,23 @@ class ImageFlow(Likelihood):
                 f"downscale: {type(self).__name__} models HR given LR and makes no LR image; "
                 "use flowkit_models.images.resize.bicubic_resize"
             )
-        if not is_whole(refine) or not isinstance(radius, Real) or not 0 <= radius < math.inf:
+        steps = isinstance(refine, Integral) and not isinstance(refine, bool) and refine >= 0
+        if not steps or not isinstance(radius, Real) or not 0 <= radius < math.inf:
             told = f"got {shown(refine)} and {shown(radius)}"
             raise ValueError(f"downscale: refine and radius must be at least 0, refine a whole number, {told}")
-        height, width = hr.shape[2:]
-        hr = padded(hr, self.flow.stride)
         with self.precision_policy(hr):
-            lr = refined_lr(hr, self._down, self._up, refine, radius) if refine else self._down(hr)
-        return round_straight_through(lr[..., : -(-height // self.scale), : -(-width // self.scale)])
+            lr = refined_lr(hr, self._reduced, self._restored, int(refine), radius) if refine else self._reduced(hr)
+        return round_straight_through(lr)
+
+    def _reduced(self, hr: Tensor) -> Tensor:
+        """LR images of HR images of any size, neither clamped nor rounded."""
+        height, width = hr.shape[2:]
+        lr = self._down(padded(hr, self.flow.stride))
+        return lr[..., : -(-height // self.scale), : -(-width // self.scale)]
+
+    def _restored(self, lr: Tensor, size: Sequence[int]) -> Tensor:
+        """HR images of a size at τ = 0, not clamped: what `upscale` makes of LR images, less the padding of HR."""
+        return self._up(padded(lr, self.lr_multiple))[..., : size[0], : size[1]]
 
     def _down(self, hr: Tensor) -> Tensor:
         for level in self.flow.levels:  # the way of y, which no latent touches

@@ -7,7 +7,7 @@ frozen. The latents of the bilinear enlargement are encoded, and a U-Net for eac
 import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -156,6 +156,17 @@ def enlarged_latents(model: Any, lr: Tensor) -> Latents:
 
 
 def predicted(model: Any, lr: Tensor, prior: Prior) -> Latents:
-    """Latents that a prior predicts for LR images, whose sides are multiples of `model.lr_multiple`."""
+    """Latents that a prior predicts for LR images, whose sides are multiples of `model.lr_multiple`.
+
+    A prior in train mode predicts as in eval mode: a picture depends on no other one, and leaves no statistics.
+    """
     with model.precision_policy(lr):
-        return prior(enlarged_latents(model, lr))
+        seen = enlarged_latents(model, lr)
+        if not isinstance(prior, nn.Module):
+            return prior(seen)
+        modes = {module: module.training for module in prior.modules()}
+        try:
+            return cast(Latents, prior.eval()(seen))
+        finally:
+            for module, training in modes.items():
+                module.training = training

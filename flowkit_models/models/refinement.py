@@ -24,7 +24,7 @@ Map = Callable[[Tensor], Tensor]
 
 @torch.inference_mode(False)  # where it is on, nothing has a gradient
 @torch.no_grad()
-def refined_lr(hr: Tensor, down: Map, up: Map, steps: int, radius: float) -> Tensor:
+def refined_lr(hr: Tensor, down: Map, up: Callable[[Tensor, torch.Size], Tensor], steps: int, radius: float) -> Tensor:
     """LR images from which HR images are restored with less error, not rounded.
 
     The paper bounds the norm of a change over the whole image. Here bound and steps are rms, that norm at its crops, so
@@ -33,7 +33,7 @@ def refined_lr(hr: Tensor, down: Map, up: Map, steps: int, radius: float) -> Ten
     Args:
         hr: (B, 3, H, W) in [0, 1].
         down: HR images to LR images.
-        up: LR images to HR images, differentiable.
+        up: LR images and the size (H, W) to HR images, differentiable.
         steps: of gradient descent on the squared error, for each of the two changes. The best iterate counts.
         radius: of each change, rms over an image in grey levels.
 
@@ -41,8 +41,13 @@ def refined_lr(hr: Tensor, down: Map, up: Map, steps: int, radius: float) -> Ten
         The LR images, in [0, 1].
     """
     hr = hr.clone() if hr.is_inference() else hr
-    changed = _descended(hr, lambda x: up(round_straight_through(down(x))), hr, steps, radius)
-    return _descended(down(changed).clamp(0, 1), lambda y: up(round_straight_through(y)), hr, steps, radius)
+    hr = hr.to(torch.promote_types(hr.dtype, torch.float32))  # in half precision gradients of large images vanish
+
+    def restored(lr: Tensor) -> Tensor:
+        return up(round_straight_through(lr), hr.shape[2:])
+
+    changed = _descended(hr, lambda x: restored(down(x)), hr, steps, radius)
+    return _descended(down(changed).clamp(0, 1), restored, hr, steps, radius)
 
 
 def _descended(start: Tensor, restored: Map, hr: Tensor, steps: int, radius: float) -> Tensor:

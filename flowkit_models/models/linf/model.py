@@ -83,7 +83,9 @@ class LINF(ImageFlow):
 
     def see(self, lr: Tensor) -> Seen:
         """LR images (B, 3, h, w) in [0, 1], encoded: what all queries share."""
-        return Seen(lr, self.local.maps(self.encoder(2 * lr - 1)))
+        lr = lr.to(torch.promote_types(lr.dtype, torch.float32))  # half-precision positions would be whole pixels off
+        u = (2 * lr - 1).to(self.local.phase.weight.dtype)  # where they differ, the flow says so
+        return Seen(lr, self.local.maps(self.encoder(u)))
 
     def context(self, lr: Tensor | None, size: tuple[int, int] | None = None) -> Any:
         """Context of `flow` for images of a size, or of `scale` times the LR images' size."""
@@ -128,7 +130,7 @@ class LINF(ImageFlow):
             torch.stack([(at.to(dtype) + middle) * side - 0.5 for at, side in zip(both, cell, strict=True)], 1)
             for both, middle in (((down, right), 0.5), ((rows, columns), p / 2))
         )
-        return x, ((bilinear(lr, exact), self.local.at(seen.maps, where[..., None], cell)),)
+        return x, ((bilinear(seen.lr, exact), self.local.at(seen.maps, where[..., None], cell)),)
 
     def _pixels(self, centres: Tensor, side: float) -> Tensor:
         """Centres of the pixels of patches along a side."""

@@ -1,5 +1,6 @@
 """JPEG in memory against libjpeg, and its gradient."""
 
+import numpy as np
 import pytest
 import torch
 from torch.autograd import gradcheck
@@ -49,9 +50,25 @@ def test_each_image_has_its_quality_and_nothing_of_its_neighbours():
         assert torch.allclose(together[i : i + 1], simulate_jpeg(x[i : i + 1], quality), atol=1e-6)
     files = jpeg_file(torch.stack([PHOTO, 255 - PHOTO]), 60)
     assert torch.equal(files[1], jpeg_file(255 - PHOTO, 60))
+    qualities = torch.tensor([20, 60, 90], dtype=torch.uint8)
+    assert torch.equal(simulate_jpeg(x, qualities), together)
     half = simulate_jpeg(x.half(), 60)
     assert half.dtype == torch.float16
     assert (half.float() - simulate_jpeg(x.half().float(), 60)).abs().max() < 1e-3
+
+
+def test_autocast_leaves_it_as_it_is():
+    x = to_float(PHOTO)[None]
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = [simulate_jpeg(x, 60, rounding=rounding) for rounding in ("real", "smooth")]
+    assert torch.equal(inside[0], simulate_jpeg(x, 60))
+    assert torch.equal(inside[1], simulate_jpeg(x, 60, rounding="smooth"))
+
+
+def test_numbers_of_other_libraries_are_qualities():
+    for quality in (np.int64(60), torch.tensor(60)):
+        assert torch.equal(jpeg_file(PHOTO, quality), jpeg_file(PHOTO, 60))
+        assert torch.equal(simulate_jpeg(to_float(PHOTO)[None], quality), simulate_jpeg(to_float(PHOTO)[None], 60))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +80,9 @@ def test_each_image_has_its_quality_and_nothing_of_its_neighbours():
         (lambda: simulate_jpeg(to_float(PHOTO)[None], torch.tensor([50, 60])), "one for each image"),
         (lambda: simulate_jpeg(to_float(PHOTO)[None], 50.0), "whole number"),
         (lambda: simulate_jpeg(to_float(PHOTO)[None], None), "whole number"),
+        (lambda: simulate_jpeg([50], 50), r"expected images \(B, 3, H, W\), got list"),
         (lambda: jpeg_file(PHOTO, "high"), "whole number"),
+        (lambda: jpeg_file(PHOTO, True), "whole number"),
         (lambda: simulate_jpeg(to_float(PHOTO)[None], 50, "4:1:1"), 'subsampling is "4:4:4" or "4:2:0"'),
         (lambda: simulate_jpeg(to_float(PHOTO)[None], 50, rounding="none"), 'rounding is "real" or "smooth"'),
         (lambda: jpeg_file(to_float(PHOTO), 50), "takes uint8 images"),

@@ -67,6 +67,25 @@ def test_a_temperature_switches_it_off(model, lr) -> None:
         model.upscale(lr, 2)
 
 
+def test_train_mode_changes_neither_the_picture_nor_the_prior(lr) -> None:
+    model, two = made(), torch.cat([lr[..., :9, :11], 1 - lr[..., :9, :11]])
+    expected, before = model.upscale(two), {key: value.clone() for key, value in model.state_dict().items()}
+    model.train()
+    model.prior.nets[0].eval()
+    for _ in range(2):
+        assert torch.equal(model.upscale(two), expected)
+    assert torch.allclose(model.upscale(two[1:]), expected[:, 1:], atol=1e-5)
+    assert model.upscale(two[:1, :, :1, :1]).shape == (1, 1, 3, 4, 4)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+    assert (model.prior.training, model.prior.nets[0].training, model.prior.nets[1].training) == (True, False, True)
+
+
+def test_a_prior_that_returns_no_latents_is_refused(model, lr) -> None:
+    for wrong in (None, (), torch.zeros(1)):
+        with pytest.raises(ValueError, match="latents: expected"):
+            model.upscale(lr[..., :8, :8], prior=lambda _, wrong=wrong: wrong)
+
+
 def test_it_does_not_start_from_the_picture_at_temperature_0(lr) -> None:
     """From there a flow that makes texture of noise learns far more slowly."""
     torch.manual_seed(0)

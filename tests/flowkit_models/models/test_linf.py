@@ -33,6 +33,19 @@ def test_the_flow_keeps_the_laws() -> None:
         check_bijector(model.flow, hr, model.context(lr, (6, 3)))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_images_are_widened(dtype) -> None:
+    model = tiny().float()
+    hr, lr = (x.to(dtype) for x in images((6, 70), (3, 35)))
+    wide = hr.float(), lr.float()
+    assert torch.equal(
+        model.upscale(lr, temperature=0.0, size=(7, 71)), model.upscale(wide[1], temperature=0.0, size=(7, 71))
+    )
+    assert torch.equal(model.encode(hr, lr).latents[0], model.encode(*wide).latents[0])
+    with pytest.raises(ValueError, match=r"parameters are float32, got .* float64"):
+        model.upscale(lr.double(), temperature=0.0)
+
+
 def chain_of_layers(model, seen, rows, columns, cell) -> tuple[Tensor, Tensor]:
     """Matrix and offset of z = matrix·r + offset for one patch, layer by layer, from the parameters as they stand."""
     d = model.config.channels
