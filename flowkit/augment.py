@@ -128,7 +128,7 @@ def extended(base: Flow, x: Tensor, channels: int, noise: Value) -> tuple[Tensor
 
 
 def shortened(base: Flow, y: Tensor, keep: int) -> tuple[Tensor, Tensor]:
-    """X of [x, e], and log q(e|x)."""
+    """The x in [x, e], and log q(e|x)."""
     x, extra = y[:, :keep], y[:, keep:]
     return x, base.log_prob(extra, x)
 

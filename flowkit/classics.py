@@ -41,11 +41,11 @@ class _PerPixel(TensorMap):
         return x.movedim(-1, 1), sum_per_sample(logdet[..., None])
 
     def bent(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """X (…, C) to y and its log-det."""
+        """Maps x (…, C); returns y and the log-det (…)."""
         raise NotImplementedError
 
     def straightened(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Y (…, C) to x and its log-det."""
+        """Maps y (…, C) back; returns x and the log-det (…) of the inverse."""
         raise NotImplementedError
 
 

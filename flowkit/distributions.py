@@ -107,7 +107,7 @@ class FlowTransform(Transform):
         return f"transform({type(self.bijector).__name__}, event_dim={self.events})"
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Y of x, the last one again if nothing has changed."""
+        """Maps x to y; returns the last y again if nothing has changed."""
         self._forget_other_weights()
         y: Tensor = super().__call__(x)
         return y

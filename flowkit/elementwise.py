@@ -107,7 +107,7 @@ class Exp(Pointwise):
         return y.log()
 
     def log_slope(self, x: Tensor) -> Tensor:
-        """X."""
+        """Logarithm of the slope, which is x."""
         return x
 
 
@@ -127,11 +127,11 @@ class Softplus(Pointwise):
         return _softplus(x)
 
     def solve(self, y: Tensor) -> Tensor:
-        """Y + log(1 − e⁻ʸ)."""
+        """The inverse, y + log(1 − e⁻ʸ)."""
         return y + (-torch.expm1(-y)).log()
 
     def log_slope(self, x: Tensor) -> Tensor:
-        """Log σ(x)."""
+        """Logarithm of the slope, log σ(x)."""
         return F.logsigmoid(x)
 
 
@@ -211,11 +211,11 @@ class Asinh(Pointwise):
     """
 
     def value(self, x: Tensor) -> Tensor:
-        """Asinh x."""
+        """The inverse hyperbolic sine."""
         return torch.asinh(x)
 
     def solve(self, y: Tensor) -> Tensor:
-        """Sinh y."""
+        """The hyperbolic sine."""
         return torch.sinh(y)
 
     def log_slope(self, x: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ class SumOfSquares(Integral):
         return parameters[:, :, 0], torch.stack(by_degree).unsqueeze(-1)
 
     def start_of(self, prepared: tuple[Tensor, Tensor]) -> Tensor:
-        """C."""
+        """The constant c of integration."""
         return prepared[0]
 
     def slope(self, t: Tensor, prepared: tuple[Tensor, Tensor]) -> Tensor:
@@ -180,7 +180,7 @@ class Monotonic(Integral):
         return raw[..., 0], raw[..., 1:2], u + 1, b + (apart if self.hidden > 1 else 0.0), v
 
     def start_of(self, prepared: tuple[Tensor, ...]) -> Tensor:
-        """C."""
+        """The constant c of integration."""
         return prepared[0]
 
     def slope(self, t: Tensor, prepared: tuple[Tensor, ...]) -> Tensor:

@@ -42,11 +42,11 @@ class Pointwise(TensorMap):
     """A fixed map of every number: a subclass gives `value`, `solve` and `log_slope`, on the inside of its sets."""
 
     def value(self, x: Tensor) -> Tensor:
-        """Y of x, number by number."""
+        """The result y of every number x, of x's shape."""
         raise NotImplementedError(f"{type(self).__name__} defines no value(x)")
 
     def solve(self, y: Tensor) -> Tensor:
-        """X of y, number by number."""
+        """The number x behind every y, of y's shape."""
         raise NotImplementedError(f"{type(self).__name__} defines no solve(y)")
 
     def log_slope(self, x: Tensor) -> Tensor:

@@ -258,7 +258,8 @@ def jet(
         seed: of the permutations.
 
     Raises:
-        ValueError: if the patches do not divide the size.
+        ValueError: if the patches do not divide the size; from a call, for an odd number of patches along a side,
+            if there is a coupling of places (from five on).
     """
     tokens, (height, width) = _tokens("jet", channels, size, patch, hidden)
     check_whole("jet", 0, couplings=couplings)

@@ -186,7 +186,7 @@ class _Data:
         self.mean_weight = 1.0 if used is None else float(used.double().mean())
 
     def rows(self, rows: Tensor) -> tuple[Tensor, Value, Tensor | None]:
-        """Some of them."""
+        """Rows of x, context and weights by their numbers, on the flow's device."""
 
         def chosen(tensor: Tensor) -> Tensor:
             return tensor[rows.to(tensor.device)].to(self.device)

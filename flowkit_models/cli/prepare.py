@@ -51,14 +51,22 @@ def prepare_dataset(options: Prepare) -> int:
 
 
 def plan_of(options: SubImages | CelebA | LowResolution) -> Plan:
-    """The preparation of each source file."""
+    """Plan of `flowkit prepare`: each source file, and what is made of it.
+
+    Raises:
+        ImageError, ValueError: as those of the three kinds.
+    """
     if isinstance(options, SubImages):
         return sub_images_plan(options)
     return celeba_plan(options) if isinstance(options, CelebA) else lr_plan(options)
 
 
 def sub_images_plan(options: SubImages) -> Plan:
-    """A preparation for each photograph."""
+    """Plan of `flowkit prepare sub-images`: each photograph.
+
+    Raises:
+        ValueError: without folders, for two photographs of one name, or an `out` within a folder.
+    """
     if not options.folders:
         raise ValueError("no folders of photographs given: name at least one")
     plan: Plan = []
@@ -77,7 +85,12 @@ def sub_images_plan(options: SubImages) -> Plan:
 
 
 def celeba_plan(options: CelebA) -> Plan:
-    """A preparation for each face, in the order of the numbers."""
+    """Plan of `flowkit prepare celeba`: each face, in the order of the numbers.
+
+    Raises:
+        ImageError: if no file has a number of these parts.
+        ValueError: for no test images, two files of one number, or an `out` within the folder.
+    """
     if options.test_images < 1:
         raise ValueError(f"--test-images must be at least 1, got {options.test_images}")
     check_apart(options.out, options.folder)
@@ -98,7 +111,12 @@ def celeba_plan(options: CelebA) -> Plan:
 
 
 def lr_plan(options: LowResolution) -> Plan:
-    """A preparation for each HR image."""
+    """Plan of `flowkit prepare lr`: each HR image.
+
+    Raises:
+        ImageError: if there is no such folder.
+        ValueError: if none is named as HR folders are, and no `out` is given.
+    """
     if not options.folder.is_dir():
         raise ImageError(f"{options.folder}: no such folder")
     folders = [options.folder]

@@ -132,7 +132,10 @@ class Faces(Preparation):
         out: where HR/NAME.png and LR_bicubic/X8/NAMEx8.png go.
         size: side of HR in pixels.
         scale: HR size over LR size.
-        face_factor: how much of the side the face takes, 0.6 or more.
+        face_factor: how much of the side the face takes, 0.6 to 1.
+
+    Raises:
+        ValueError: for a size that is no multiple of the scale, or another face factor.
     """
 
     FACE = 0.6 * 178

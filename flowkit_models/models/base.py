@@ -202,7 +202,7 @@ class ImageFlow(Likelihood):
 
         Raises:
             ValueError: for a wrong shape or dtype, NaN, n below 1, latents or a prior together with n above 1, a prior
-                with a temperature or latents, temperatures that are not one for each draw, or a size that is not the
+                with a temperature or latents, temperatures below 0 or not one for each draw, or a size that is not the
                 model's.
         """
         check_image(lr, "lr")

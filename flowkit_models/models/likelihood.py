@@ -83,7 +83,21 @@ class Likelihood(SharedModel):
         return Flow(Chain(self._dequantize, self.flow), self.true_base)
 
     def bits_per_dim(self, hr: Tensor, lr: Tensor) -> Tensor:
-        """The true bits per sub-pixel of p(x | y*), (B,): with noise, its offset for every element, y not rounded."""
+        """Bits per sub-pixel of the true density p(x | y*) of dequantised grey levels (eq. (2)).
+
+        It differs from `nll` by more than a factor: the noise's offset log₂(quant) counts for every sub-pixel, not once
+        for a pixel, and the y that a flow makes is not rounded.
+
+        Args:
+            hr: HR images (B, 3, H, W) in [0, 1].
+            lr: their LR images y*.
+
+        Returns:
+            (B,). A model that draws noise draws it anew.
+
+        Raises:
+            ValueError: for images that do not fit together, or a model without a likelihood (IRN).
+        """
         self._check_likelihood("bits_per_dim")
         self._check_pair(hr, lr)
         with self.precision_policy(hr):

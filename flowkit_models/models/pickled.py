@@ -105,7 +105,7 @@ def _check_directory(path: Path, size: int) -> None:
     if 0 <= wide <= len(tail) - 48:
         lengths.append(struct.unpack_from("<Q", tail, wide + 40)[0])
     if any(2**24 < length <= size for length in lengths):
-        raise RefusedError("refused, it is an archive of far more parts than a checkpoint has")
+        raise RefusedError("refused, it is an archive of far more parts than a checkpoint has: save the weights alone")
 
 
 def _read_record(path: Path, info: zipfile.ZipInfo) -> bytearray:

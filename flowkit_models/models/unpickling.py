@@ -210,7 +210,7 @@ class Machine:
             pairs = arguments[-1] if arguments else {}
             self._copied += len(pairs) if isinstance(pairs, list | dict) else 0
             if self._copied > MOST_INSTRUCTIONS:
-                raise RefusedError("refused, it copies its content again and again")
+                raise RefusedError("refused, it copies its content again and again: save the weights alone")
             flat = pairs.items() if isinstance(pairs, dict) else pairs if isinstance(pairs, list) else ()
             return _filled({}, [part for pair in flat for part in pair])
         return _OTHER

@@ -15,7 +15,9 @@ from flowkit_models.ray.tasks import told
 
 @dataclass
 class FolderNote(Note):
-    """A note by fsspec; results have their paths below the folder, sources their names.
+    """Note on a prepared folder by path or URL, read and written by fsspec.
+
+    Results have their paths below the folder, sources their names.
 
     Attributes:
         urls: path or URL of each source by its name below the folder of all of them.

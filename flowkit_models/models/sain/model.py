@@ -164,7 +164,7 @@ class SAIN(ImageFlow):
 
 
 def _low(high: int, config: SAINConfig) -> Coupling:
-    """L = x1 + E(x2): the others shift the 3 low channels."""
+    """Coupling l = x1 + E(x2): the others shift the 3 low channels."""
     return Coupling(DenseBlock(high, 3, config.growth), 3, Additive(), flip=True)
 
 

@@ -24,9 +24,12 @@ class SAINWeights:
         bicubic: of Σ (ŷ − J(y*))².
         recovered: of Σ (l − l′)².
         compressed: of Σ (ŷ − J(l))².
-        temperature: standard deviation of the details about their mixture's means; 0 takes the median.
-        quality: range of J's quality, both ends included, drawn for each sample.
+        temperature: 1 draws the details from their mixture, 0 takes its median.
+        quality: range of J's quality within 1 to 100, both ends included, drawn for each sample.
         subsampling: of J's chroma.
+
+    Raises:
+        ValueError: for another temperature or quality.
     """
 
     back: float = 1.0
@@ -40,9 +43,9 @@ class SAINWeights:
 
     def __post_init__(self) -> None:
         if not 1 <= self.quality[0] <= self.quality[1] <= 100:
-            raise ValueError(f"quality is a range within 1 and 100, got {self.quality}")
+            raise ValueError(f"SAINWeights: quality must be a range within 1 and 100, got {self.quality}")
         if self.temperature not in (0, 1):
-            raise ValueError(f"temperature is 0, the median, or 1, draws of the mixture, got {self.temperature}")
+            raise ValueError(f"SAINWeights: temperature must be 0 (median) or 1 (draws), got {self.temperature}")
 
 
 class SAINRescaling(Objective):
