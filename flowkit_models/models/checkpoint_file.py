@@ -118,8 +118,8 @@ def is_safetensors(path: Path) -> bool:
         ValueError: if it is something else than a checkpoint, a picture or a web page, say.
     """
     if not path.is_file():
-        what = "is a folder: name the checkpoint in it" if path.is_dir() else "no such checkpoint"
-        raise FileNotFoundError(f"{path}: {what}")
+        lacking = "is a folder: name the checkpoint in it" if path.is_dir() else "no such checkpoint"
+        raise FileNotFoundError(f"{path}: {lacking}")
     with path.open("rb") as file:
         start = file.read(1024)
     if start[8:9] == b"{":

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,43 +19,41 @@ def is_whole(value: Any, least: int = 0) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= MOST
 
 
-def check_whole(family: str, config: Any, names: tuple[str, ...], least: int) -> None:
-    """Raises ValueError, naming the field, unless these fields of a config are whole numbers from `least` to `MOST`."""
-    for name in names:
-        value = getattr(config, name)
-        if not is_whole(value, least):
+def check_fields(family: str, config: Any, **least: int) -> None:
+    """Raises ValueError, naming the field, unless a config holds what its annotations say.
+
+    A Literal is one of its choices, a bool True or False, an int a whole number from 1 to `MOST`, a float finite and
+    above 0. Fields of other kinds are the config's own to check.
+
+    Args:
+        family: names the config in the error.
+        config: a dataclass.
+        least: numbers that fields start from instead, themselves included.
+    """
+    for name, kind in get_type_hints(type(config)).items():
+        value, start = getattr(config, name), least.get(name)
+        if get_origin(kind) is Literal:
+            right, wanted = value in get_args(kind), " or ".join(f'"{choice}"' for choice in get_args(kind))
+        elif kind is bool:
+            right, wanted = isinstance(value, bool), "true or false"
+        elif kind is int:
+            start = 1 if start is None else start
             end = f" to {MOST}" if isinstance(value, int) and value > MOST else ""
-            raise ValueError(f"{family}: {name} must be a whole number from {least}{end}, got {shown(value)}")
-
-
-def check_positive(family: str, config: Any, names: tuple[str, ...]) -> None:
-    """Raises ValueError, naming the field, unless these fields of a config are finite numbers above 0."""
-    for name in names:
-        value = getattr(config, name)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-            raise ValueError(f"{family}: {name} must be a positive number, got {shown(value)}")
-
-
-def check_flags(family: str, config: Any, names: tuple[str, ...]) -> None:
-    """Raises ValueError, naming the field, unless these fields of a config are True or False."""
-    for name in names:
-        value = getattr(config, name)
-        if not isinstance(value, bool):
-            raise ValueError(f"{family}: {name} must be true or false, got {shown(value)}")
+            right, wanted = is_whole(value, start), f"a whole number from {start}{end}"
+        elif kind is float:
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            right = number and (0 < value < math.inf or value == start)
+            wanted = "a positive number" if start is None else f"{start} or a positive number"
+        else:
+            continue
+        if not right:
+            raise ValueError(f"{family}: {name} must be {wanted}, got {shown(value)}")
 
 
 def shown(value: Any) -> str:
     """A value for a message: its repr, cut where it is long."""
     text = "a number beyond 10^18" if isinstance(value, int) and abs(value) > 10**18 else repr(value)
     return text if len(text) <= 60 else f"{text[:60]} …"
-
-
-def check_choice(family: str, config: Any, name: str, choices: tuple[str, ...]) -> None:
-    """Raises ValueError unless a field is one of the choices."""
-    value = getattr(config, name)
-    if value not in choices:
-        known = '" or "'.join(choices)
-        raise ValueError(f'{family}: {name} must be "{known}", got {shown(value)}')
 
 
 def power_of_two(family: str, scale: int) -> int:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowkit.nets import DenseBlock
-from flowkit_models.models.checks import check_whole, shown
+from flowkit_models.models.checks import check_fields, shown
 
 Latents = tuple[Tensor, ...]
 Prior = Callable[[Latents], Latents]
@@ -40,7 +40,7 @@ class LatentPriorConfig:
     growth: int = 32
 
     def __post_init__(self) -> None:
-        check_whole("learned prior", self, ("features", "growth"), 1)
+        check_fields("learned prior", self)
 
 
 def prior_config(values: Any) -> LatentPriorConfig:

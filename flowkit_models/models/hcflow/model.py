@@ -31,10 +31,7 @@ from flowkit_models.models.base import ImageFlow, Memory
 from flowkit_models.models.blocks import FeatureExtractor, flow_step
 from flowkit_models.models.checks import (
     MOST,
-    check_choice,
-    check_flags,
-    check_positive,
-    check_whole,
+    check_fields,
     is_whole,
     power_of_two,
     shown,
@@ -100,17 +97,7 @@ class HCFlowConfig:
     purpose: Purpose = "sr"
 
     def __post_init__(self) -> None:
-        check_whole("HCFlow", self, ("steps",), 0)
-        check_whole("HCFlow", self, ("hidden", "conditional_hidden", "features", "growth", "quant"), 1)
-        check_whole("HCFlow", self, ("scale",), 2)
-        check_positive("HCFlow", self, ("gain", "lr_std"))
-        check_flags("HCFlow", self, ("tap", "centred", "lr_rounded", "keep_lr"))
-        check_choice("HCFlow", self, "squeeze", ("squeeze", "haar"))
-        check_choice("HCFlow", self, "body", ("glow", "bands"))
-        check_choice("HCFlow", self, "prior", ("exp", "atan", "soft"))
-        check_choice("HCFlow", self, "init", ("orthogonal", "identity"))
-        check_choice("HCFlow", self, "given", ("independent", "single", "coarse", "lr"))
-        check_choice("HCFlow", self, "purpose", ("sr", "rescaling"))
+        check_fields("HCFlow", self, scale=2, steps=0)
         if not self.keep_lr and self.given in ("single", "coarse"):
             raise ValueError(
                 f'HCFlow: given="{self.given}" conditions on the LR image in the latent, and keep_lr=False leaves '

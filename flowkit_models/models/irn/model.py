@@ -7,7 +7,7 @@ from flowkit import Additive, Affine, Bijector, Chain, Coupling, Haar, Hierarchy
 from flowkit.nets import DenseBlock, Interleave
 from flowkit.spatial import Patch
 from flowkit_models.models.base import ImageFlow, Memory
-from flowkit_models.models.checks import check_choice, check_positive, check_whole, is_whole, power_of_two, shown
+from flowkit_models.models.checks import check_fields, is_whole, power_of_two, shown
 from flowkit_models.models.irn import official
 
 
@@ -32,11 +32,7 @@ class IRNConfig:
     purpose: Literal["rescaling"] = "rescaling"
 
     def __post_init__(self) -> None:
-        check_whole("IRN", self, ("scale",), 2)
-        check_whole("IRN", self, ("growth",), 1)
-        check_choice("IRN", self, "downscaling", ("haar", "learned"))
-        check_choice("IRN", self, "purpose", ("rescaling",))
-        check_positive("IRN", self, ("clamp",))
+        check_fields("IRN", self, scale=2)
         if not isinstance(self.blocks, tuple) or not self.blocks or not all(map(is_whole, self.blocks)):
             raise ValueError(f"IRN: blocks needs a whole number for each stage, got {shown(self.blocks)}")
         if self.downscaling == "haar" and power_of_two("IRN", self.scale) != len(self.blocks):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from flowkit_models.models.checks import check_choice, check_flags, check_positive, check_whole
+from flowkit_models.models.checks import check_fields
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,7 @@ class LINFConfig:
     purpose: Literal["sr"] = "sr"
 
     def __post_init__(self) -> None:
-        check_whole("LINF", self, ("steps", "blocks", "depth"), 0)
-        check_whole("LINF", self, ("scale", "patch", "features", "growth", "width", "hidden", "quant"), 1)
-        check_choice("LINF", self, "encoder", ("edsr", "rrdb"))
-        check_choice("LINF", self, "purpose", ("sr",))
-        check_positive("LINF", self, ("floor",))
-        check_flags("LINF", self, ("noisy",))
+        check_fields("LINF", self, steps=0, blocks=0, depth=0)
 
     @property
     def channels(self) -> int:

@@ -22,7 +22,7 @@ from flowkit import (
 from flowkit.compiling import compiled
 from flowkit.nets import DenseBlock, Interleave
 from flowkit_models.models.base import Encoded, ImageFlow, Memory
-from flowkit_models.models.checks import check_choice, check_positive, check_whole, power_of_two
+from flowkit_models.models.checks import check_fields, power_of_two
 
 
 @dataclass(frozen=True)
@@ -48,12 +48,8 @@ class SAINConfig:
     purpose: Literal["rescaling"] = "rescaling"
 
     def __post_init__(self) -> None:
-        check_whole("SAIN", self, ("scale",), 2)
+        check_fields("SAIN", self, scale=2, blocks=0)
         power_of_two("SAIN", self.scale)
-        check_whole("SAIN", self, ("enhanced", "growth", "components"), 1)
-        check_whole("SAIN", self, ("blocks",), 0)
-        check_positive("SAIN", self, ("clamp",))
-        check_choice("SAIN", self, "purpose", ("rescaling",))
 
 
 class SAINEncoded(Encoded):

@@ -30,10 +30,7 @@ from flowkit_models.images.resize import bicubic_resize
 from flowkit_models.models.base import ImageFlow, Memory
 from flowkit_models.models.blocks import RRDBNet, transition
 from flowkit_models.models.checks import (
-    check_choice,
-    check_flags,
-    check_positive,
-    check_whole,
+    check_fields,
     is_whole,
     power_of_two,
     shown,
@@ -85,13 +82,8 @@ class SRFlowConfig:
     purpose: Literal["sr"] = "sr"
 
     def __post_init__(self) -> None:
-        check_whole("SRFlow", self, ("transitions", "blocks", "convs"), 0)
-        check_whole("SRFlow", self, ("hidden", "features", "growth", "quant"), 1)
-        check_whole("SRFlow", self, ("scale",), 2)
-        check_choice("SRFlow", self, "purpose", ("sr",))
+        check_fields("SRFlow", self, scale=2, transitions=0, blocks=0, convs=0, soft=0)
         most = power_of_two("SRFlow", self.scale) + 1
-        check_positive("SRFlow", self, ("floor", *(("soft",) if self.soft != 0 else ())))
-        check_flags("SRFlow", self, ("noisy", "unused", "residual"))
         if self.depth not in (None, 1, most - 1, most):
             raise ValueError(f"SRFlow: depth must be 1, {most - 1} or {most} at ×{self.scale}, got {shown(self.depth)}")
         if len(self.each) != self.levels or not all(map(is_whole, self.each)):

@@ -5,7 +5,7 @@ from typing import Literal
 
 from flowkit import Bijector, Chain, Haar, Hierarchy, Inverse, Level, Reversible
 from flowkit_models.models.base import ImageFlow, Memory
-from flowkit_models.models.checks import check_choice, check_whole, is_whole, power_of_two, shown
+from flowkit_models.models.checks import check_fields, is_whole, power_of_two, shown
 from flowkit_models.models.tirn.branches import block, to_branches
 
 
@@ -26,9 +26,7 @@ class TIRNConfig:
     purpose: Literal["rescaling"] = "rescaling"
 
     def __post_init__(self) -> None:
-        check_whole("T-IRN", self, ("scale",), 2)
-        check_whole("T-IRN", self, ("growth",), 1)
-        check_choice("T-IRN", self, "purpose", ("rescaling",))
+        check_fields("T-IRN", self, scale=2)
         stages = power_of_two("T-IRN", self.scale)
         if not isinstance(self.blocks, tuple) or len(self.blocks) != stages or not all(map(is_whole, self.blocks)):
             raise ValueError(

@@ -282,8 +282,8 @@ def test_irn_plus() -> None:
         ),
         (lambda: SRWeights(nll=0), "nor all zero"),
         (lambda: SRWeights(nll=-1.0), "must not be negative"),
-        (lambda: SAINWeights(quality=(50, 40)), r"quality is a range .* got \(50, 40\)"),
-        (lambda: SAINWeights(temperature=0.5), "temperature is 0, the median, or 1"),
+        (lambda: SAINWeights(quality=(50, 40)), r"quality must be a range .* got \(50, 40\)"),
+        (lambda: SAINWeights(temperature=0.5), "temperature must be 0 .* or 1"),
     ],
 )
 def test_what_a_loss_needs(make, message) -> None:
