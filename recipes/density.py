@@ -55,6 +55,7 @@ class Config:
         "nsf",
         "nsf_ar",
         "nsf_orders",
+        "nsf_plain",
         "maf",
         "glow_images",
         "realnvp_images",
@@ -78,7 +79,7 @@ class Config:
     layers: Annotated[int | None, NUMBER] = None
     """Couplings or autoregressive maps; without it: each system's own, 5 to 8."""
     blocks: int = 2
-    """Residual blocks of a network; of nsf_orders' and zuko's, which are plain: hidden layers."""
+    """Residual blocks of a network; of nsf_plain's and zuko's, which are plain: hidden layers."""
     bins: int = 8
     """Bins of splines."""
     tail: float = 3.0

@@ -111,6 +111,17 @@ def _autoregressive(
     return flowkit.Autoregressive(net, kind, order=range(features)[::-1] if backward else None)
 
 
+def _alternating(features: int, context: int, sizes: Sizes, kind: Any, residual: bool = True) -> list[Any]:
+    """Autoregressive maps in alternate orders."""
+    layers = range(sizes.layers or 0)
+    return [_autoregressive(features, context, sizes, kind, i % 2 == 1, residual) for i in layers]
+
+
+def _normed(features: int, steps: Sequence[nn.Module]) -> list[nn.Module]:
+    """An ActNorm before each step."""
+    return [part for step in steps for part in (flowkit.ActNorm(features), step)]
+
+
 def _mixed(features: int, first: bool = False) -> list[nn.Module]:
     """What stands before a layer. The first one sees columns unmixed: where they end is easiest to learn there."""
     norm = flowkit.ActNorm(features)
@@ -154,30 +165,24 @@ def nsf_ar(shape: tuple[int, ...], context: int, sizes: Sizes) -> nn.Module:
 
 
 def nsf_orders(shape: tuple[int, ...], context: int, sizes: Sizes) -> nn.Module:
-    """Autoregressive splines in alternate orders, columns never mixed linearly; few and wide layers in the networks."""
-    parts: list[nn.Module] = []
-    for i in range(sizes.layers or 0):
-        step = _autoregressive(shape[0], context, sizes, _splines(sizes), backward=i % 2 == 1, residual=False)
-        parts += [flowkit.ActNorm(shape[0]), step]
-    return _flow(shape, parts)
+    """Autoregressive rational-quadratic splines in alternate orders: columns are never mixed linearly."""
+    return _flow(shape, _normed(shape[0], _alternating(shape[0], context, sizes, _splines(sizes))))
+
+
+def nsf_plain(shape: tuple[int, ...], context: int, sizes: Sizes) -> nn.Module:
+    """The same with plain networks of few and wide layers, as zuko has them."""
+    return _flow(shape, _normed(shape[0], _alternating(shape[0], context, sizes, _splines(sizes), residual=False)))
 
 
 def maf(shape: tuple[int, ...], context: int, sizes: Sizes) -> nn.Module:
     """Autoregressive affine maps in alternate orders (Papamakarios et al. 2017)."""
-    parts: list[nn.Module] = []
-    for i in range(sizes.layers or 0):
-        step = _autoregressive(shape[0], context, sizes, flowkit.Affine("soft"), i % 2 == 1)
-        parts += [flowkit.ActNorm(shape[0]), step]
-    return _flow(shape, parts)
+    return _flow(shape, _normed(shape[0], _alternating(shape[0], context, sizes, flowkit.Affine("soft"))))
 
 
 def iaf(shape: tuple[int, ...], context: int, sizes: Sizes) -> nn.Module:
     """Inverses of autoregressive affine maps (Kingma et al. 2016): draws take one pass, a density one a column."""
-    parts: list[nn.Module] = []
-    for i in range(sizes.layers or 0):
-        step = _autoregressive(shape[0], context, sizes, flowkit.Affine("soft"), i % 2 == 1).inv
-        parts += [flowkit.ActNorm(shape[0]), step]
-    return _flow(shape, parts)
+    steps = _alternating(shape[0], context, sizes, flowkit.Affine("soft"))
+    return _flow(shape, _normed(shape[0], [step.inv for step in steps]))
 
 
 def residual(shape: tuple[int, ...], context: int, sizes: Sizes) -> nn.Module:
@@ -336,6 +341,7 @@ SYSTEMS = {
     "nsf": System("NSF (coupling)", "flowkit", nsf, 6, columns=2),
     "nsf_ar": System("NSF (AR)", "flowkit", nsf_ar, 5),
     "nsf_orders": System("NSF (AR, orders alternate)", "flowkit", nsf_orders, 5),
+    "nsf_plain": System("NSF (AR, orders alternate, plain networks)", "flowkit", nsf_plain, 5),
     "maf": System("MAF", "flowkit", maf, 5),
     "iaf": System("IAF", "flowkit", iaf, 5),
     "residual": System("residual flow", "flowkit", residual, 8),

@@ -86,7 +86,7 @@ def test_the_peers_get_the_same(run, tmp_path) -> None:
     assert all(
         f"| {system.label} |" in text
         for key, system in SYSTEMS.items()
-        if not system.images and key not in ("realnvp", "nsf_ar", "nsf_orders")
+        if not system.images and key not in ("realnvp", "nsf_ar", "nsf_orders", "nsf_plain")
     )
     options = ("--sets", "two", "--systems", "maf", "--against", "nflows", "zuko", "--seeds", "0")
     assert run(*options, "--task", "conditional")[0] == 0
