@@ -245,15 +245,15 @@ class Leaky(Pointwise):
         self.keep(slope=positive("Leaky", "slope", slope))
 
     def value(self, x: Tensor) -> Tensor:
-        """X, or a·x below 0."""
+        """The number x, or a·x below 0."""
         return torch.where(x < 0, x * at(self.slope, x), x)
 
     def solve(self, y: Tensor) -> Tensor:
-        """Y, or y/a below 0."""
+        """The number y, or y/a below 0."""
         return torch.where(y < 0, y / at(self.slope, y), y)
 
     def log_slope(self, x: Tensor) -> Tensor:
-        """Log a below 0."""
+        """Logarithm of the slope: log a below 0, else 0."""
         return (x < 0) * (log(at(self.slope, x)) + torch.zeros_like(x))
 
 

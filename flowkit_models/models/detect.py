@@ -18,7 +18,7 @@ def known_sizes(shapes: Shapes) -> tuple[str, dict[str, Any]] | None:
     """Family and config fields of an official checkpoint; None if it is none of them."""
     for name, family in FAMILIES.items():
         try:
-            found = family.official_sizes(shapes)
+            found = None if family.official_sizes is None else family.official_sizes(shapes)
         except (IndexError, ValueError, ArithmeticError):  # its names, and shapes that are nobody's
             continue
         if found is not None:

@@ -189,9 +189,10 @@ def from_weights(
         known = _sizes(state)
         if known is None:
             shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+            published = ", ".join(name for name, record in FAMILIES.items() if record.official_sizes is not None)
             raise ValueError(
-                f"{source}: looks like {looks_like(shapes)}; known are the published checkpoints of "
-                f"{', '.join(FAMILIES)} and flowkit's own .safetensors"
+                f"{source}: looks like {looks_like(shapes)}; known are the published checkpoints of {published} and "
+                "flowkit's own .safetensors"
             )
         family, config = known
     try:

@@ -27,14 +27,14 @@ class Family:
     Attributes:
         model: the class; made of a config and `memory`. Its name is the family's, in checkpoints too.
         config: the class of the config.
-        official_sizes: config fields of an official checkpoint, from its names and shapes; None if it is of another
-            family.
+        official_sizes: config fields of an official checkpoint, from its names and shapes; returns None if it is of
+            another family. None: no official names are known.
         first_purpose: what a model is for whose config was stored before it had the field `purpose`.
     """
 
     model: type[ImageFlow]
     config: type[Any]
-    official_sizes: Callable[[Shapes], dict[str, Any] | None]
+    official_sizes: Callable[[Shapes], dict[str, Any] | None] | None
     first_purpose: Callable[[Mapping[str, Any]], Purpose]
 
 
@@ -44,9 +44,9 @@ FAMILIES: dict[str, Family] = {
     ),
     "SRFlow": Family(SRFlow, SRFlowConfig, srflow_sizes, lambda _: "sr"),
     "IRN": Family(IRN, IRNConfig, irn_sizes, lambda _: "rescaling"),
-    "TIRN": Family(TIRN, TIRNConfig, lambda _: None, lambda _: "rescaling"),
-    "LINF": Family(LINF, LINFConfig, lambda _: None, lambda _: "sr"),  # no official names are known
-    "SAIN": Family(SAIN, SAINConfig, lambda _: None, lambda _: "rescaling"),  # nor here
+    "TIRN": Family(TIRN, TIRNConfig, None, lambda _: "rescaling"),
+    "LINF": Family(LINF, LINFConfig, None, lambda _: "sr"),
+    "SAIN": Family(SAIN, SAINConfig, None, lambda _: "rescaling"),
 }
 
 TEMPERATURES: dict[Purpose, float] = {"sr": 0.8, "rescaling": 1.0}

@@ -130,7 +130,7 @@ def test_altered_haar_constants_are_ignored_with_a_warning(tmp_path) -> None:
     ],
 )
 def test_other_networks_are_named(state, guess, tmp_path) -> None:
-    with pytest.raises(ValueError, match=f"looks like {guess}.*known are the published checkpoints of HCFlow, SRFlow"):
+    with pytest.raises(ValueError, match=f"looks like {guess}.*published checkpoints of HCFlow, SRFlow, IRN and"):
         opened(state, tmp_path)
 
 
