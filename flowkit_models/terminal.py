@@ -1,4 +1,4 @@
-"""Terminal of a program: arguments, streams that print any name, warnings in a line, signals, progress bars.
+"""Terminal of a program: arguments, streams that print any name, lists and warnings in one line, signals, progress.
 
 rich is imported when a bar is made: whoever draws nothing needs none.
 """
@@ -25,6 +25,16 @@ PATIENCE = 2.0
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM came, to be treated as Ctrl-C is."""
+
+
+def first_few(names: Sequence[object], most: int = 3) -> str:
+    """The first names of a list, and how many more there are.
+
+    >>> first_few(["a", "b"]), first_few("abcde")
+    ('a, b', 'a, b, c and 2 more')
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
 
 
 def empty_argument(arguments: Sequence[str], may_be_empty: Sequence[str] = ()) -> str | None:

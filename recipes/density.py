@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -243,10 +244,7 @@ def about(config: Config) -> str:
     )
 
 
-def parse(arguments: list[str]) -> Config:
-    """The command line: `--preset` gives the defaults, everything else overrides them."""
-    return command_line(Config, PRESETS, ("preset",), arguments, __doc__)
-
+parse = partial(command_line, Config, PRESETS, ("preset",), about=__doc__)
 
 if __name__ == "__main__":
     sys.exit(run(lambda: main(parse(sys.argv[1:]))))

@@ -8,6 +8,7 @@ have the paper's three stages, one after the other: --stage nll, plus, plusplus.
 
 import sys
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -228,10 +229,7 @@ def starting_point(config: Config) -> tuple[HCFlow, Path | None]:
     return earlier, path
 
 
-def parse(arguments: list[str]) -> Config:
-    """The command line: `--preset` and `--stage` give the defaults, everything else overrides them."""
-    return command_line(Config, PRESETS, ("preset", "stage"), arguments, __doc__)
-
+parse = partial(command_line, Config, PRESETS, ("preset", "stage"), about=__doc__)
 
 if __name__ == "__main__":
     sys.exit(run(lambda: main(parse(sys.argv[1:]))))

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -290,10 +291,7 @@ def run_folder(config: Config, design: Design, seed: int) -> Path:
     return config.out / config.preset / design / f"seed{seed}"
 
 
-def parse(arguments: list[str]) -> Config:
-    """The command line: `--preset` gives the defaults, everything else overrides them."""
-    return command_line(Config, PRESETS, ("preset",), arguments, __doc__)
-
+parse = partial(command_line, Config, PRESETS, ("preset",), about=__doc__)
 
 if __name__ == "__main__":
     sys.exit(run(lambda: main(parse(sys.argv[1:]))))

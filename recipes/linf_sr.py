@@ -7,6 +7,7 @@ stopped at any moment and goes on with --resume.
 
 import sys
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -120,10 +121,7 @@ def starting_point(config: Config) -> Any:
     return initial_model(path, model, ("nll", "plus"), config.memory, config.networks)
 
 
-def parse(arguments: list[str]) -> Config:
-    """The command line: `--preset` and `--stage` give the defaults, everything else overrides them."""
-    return command_line(Config, PRESETS, ("preset", "stage"), arguments, __doc__)
-
+parse = partial(command_line, Config, PRESETS, ("preset", "stage"), about=__doc__)
 
 if __name__ == "__main__":
     sys.exit(run(lambda: main(parse(sys.argv[1:]))))

@@ -7,6 +7,7 @@ moment and goes on with --resume.
 
 import sys
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -90,10 +91,7 @@ def main(config: Config) -> None:
     finish_rescaling(trained, crops, pairs, config, config.loss.temperature, console)
 
 
-def parse(arguments: list[str]) -> Config:
-    """The command line: `--preset` gives the defaults, everything else overrides them."""
-    return command_line(Config, PRESETS, ("preset",), arguments, __doc__)
-
+parse = partial(command_line, Config, PRESETS, ("preset",), about=__doc__)
 
 if __name__ == "__main__":
     sys.exit(run(lambda: main(parse(sys.argv[1:]))))

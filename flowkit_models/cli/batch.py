@@ -26,7 +26,7 @@ from flowkit_models.cli.paths import Inputs, Naming, Places, plan_work
 from flowkit_models.files import remove_abandoned
 from flowkit_models.images.photo_file import Header, Picture, check_size, format_of, read_photo, write_photo
 from flowkit_models.images.provenance import made_here, marked
-from flowkit_models.terminal import make_progress, stop_if_asked
+from flowkit_models.terminal import first_few, make_progress, stop_if_asked
 
 
 class Desk(ABC):
@@ -96,9 +96,8 @@ class Batch(Desk):
         """The jobs whose results can be written, and what to call when one has ended; the others are reported."""
         plan = self._plan
         if self._foreign:
-            more = f" and {len(self._foreign) - 1} more" if len(self._foreign) > 1 else ""
             ends = ", ".join(sorted({path.suffix.lower() for path in self._foreign}))
-            self.say(f"left out: {self._foreign[0]}{more}, of formats that are not read ({ends})")
+            self.say(f"left out: {first_few(self._foreign, 1)}, of formats that are not read ({ends})")
         if plan.earlier:
             count = f"{len(plan.earlier)} results" if len(plan.earlier) > 1 else "the result"
             self.say(f"left out: {plan.earlier[0]}, {count} of an earlier run")

@@ -12,7 +12,7 @@ from flowkit_models.data.layouts import hr_images, lr_place
 from flowkit_models.data.pairs import images_in
 from flowkit_models.data.prepare import CELEBA, Faces, Preparation, open_notes, prepare_all
 from flowkit_models.images.image_file import ImageError, check_writable, list_images
-from flowkit_models.terminal import progress_bar
+from flowkit_models.terminal import first_few, progress_bar
 
 Plan = list[tuple[Preparation, Path]]
 """A preparation for each source file."""
@@ -34,8 +34,7 @@ def prepare_dataset(options: Prepare) -> int:
     notes = open_notes(plan, options.what.overwrite)
     for out, note in notes.items():
         if note.new and len(note.new) < len(note.sources):
-            more = f" and {len(note.new) - 3} more" if len(note.new) > 3 else ""
-            console.print(f"{out}: new: {', '.join(note.new[:3])}{more}", markup=False, highlight=False)
+            console.print(f"{out}: new: {first_few(note.new)}", markup=False, highlight=False)
     with progress_bar(console, len(plan), "images") as tick:
 
         def step(failed: str | None) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flowkit_models.images import formats
 from flowkit_models.images.image_file import list_images
+from flowkit_models.terminal import first_few
 
 _HR_FOLDER = re.compile(
     r"(?P<prefix>(?:.*[_\-. ])?)(?:HR|GT|HQ|high[_\- ]?res(?:olution)?|ground[_\- ]?truth|originals?|targets?|high)"
@@ -292,9 +293,8 @@ def hr_images(folder: Path) -> list[Path]:
             places += [file.relative_to(folder).as_posix() for file in here]
     if not left or len(left) == len(files):
         return files
-    more = f" and {len(places) - 3} more" if len(places) > 3 else ""
     warnings.warn(
-        f"{folder}: {len(left)} LR images are left out of the HR photographs: {', '.join(places[:3])}{more}",
+        f"{folder}: {len(left)} LR images are left out of the HR photographs: {first_few(places)}",
         stacklevel=2,
     )
     return [file for file in files if file not in left]

@@ -14,6 +14,7 @@ from flowkit_models.data.layouts import Names, folders_in, hr_prefix, lr_place, 
 from flowkit_models.images import formats
 from flowkit_models.images.image_file import ImageError, read_image
 from flowkit_models.images.resize import Edges, Ties
+from flowkit_models.terminal import first_few
 
 
 @dataclass(frozen=True)
@@ -256,14 +257,11 @@ def _match(hr: Mapping[str, Path], lr: Mapping[str, Path], scale: int, where: st
             partner[found[0]] = file
     lonely = [name for name in hr if name not in partner]
     if lonely or strangers:
-        said = [f"no LR for {_some(lonely)}"] * bool(lonely) + [f"no HR for {_some(strangers)}"] * bool(strangers)
+        said = [f"no LR for {first_few(lonely)}"] * bool(lonely) + [f"no HR for {first_few(strangers)}"] * bool(
+            strangers
+        )
         raise ImageError(f"{where} do not match: {'; '.join(said)}")
     return [PairFiles(name, file, partner[name]) for name, file in hr.items()]
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
 
 
 def _mixed(folder: Path, scale: int) -> list[PairFiles]:
@@ -280,6 +278,6 @@ def _mixed(folder: Path, scale: int) -> list[PairFiles]:
         raise ImageError(f"{folder}: pairs for × {', '.join(map(str, sorted(elsewhere)))}, none for ×{scale}")
     if files and all(says_lr(stem) for stem in files):
         raise ImageError(
-            f"{folder}: holds LR files only ({_some(list(files))}): give the folder of the HR files, or both"
+            f"{folder}: holds LR files only ({first_few(list(files))}): give the folder of the HR files, or both"
         )
     return []

@@ -11,6 +11,7 @@ from typing import Any
 from flowkit_models.files import write_text
 from flowkit_models.images.formats import endings, find_files
 from flowkit_models.images.image_file import ImageError
+from flowkit_models.terminal import first_few
 
 NOTE = "prepared.json"
 """Name of the note in a folder."""
@@ -79,15 +80,15 @@ class Note:
             )
             raise ImageError(f"{self.folder}: was prepared with {was}, not {now}: {_REMEDY}")
         if gone := [name for name in self.sources if name not in sources]:
-            raise ImageError(f"{self.folder}: holds what was made of {_some(gone)}, no source any more: {_REMEDY}")
+            raise ImageError(f"{self.folder}: holds what was made of {first_few(gone)}, no source any more: {_REMEDY}")
         if changed:
-            raise ImageError(f"{self.folder}: made of another {_some(changed)} than is there now: {_REMEDY}")
+            raise ImageError(f"{self.folder}: made of another {first_few(changed)} than is there now: {_REMEDY}")
 
     def check_no_strangers(self) -> None:
         """Raises ImageError if a folder without a note holds images."""
         if names := self.strangers():
             raise ImageError(
-                f"{self.folder}: holds {_some(names)}, and no {NOTE} that says how they were made: {_REMEDY}"
+                f"{self.folder}: holds {first_few(names)}, and no {NOTE} that says how they were made: {_REMEDY}"
             )
 
     def same(self, name: str, path: Path) -> bool:
@@ -151,8 +152,3 @@ def digest_of(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more

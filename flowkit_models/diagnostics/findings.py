@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from flowkit.weights_file import FLOATS
 from flowkit_models.diagnostics.layer_stats import Layer, Trace
 from flowkit_models.diagnostics.nonfinite import ERRORS, find_source
+from flowkit_models.terminal import first_few
 
 Severity = Literal["ok", "warn", "bad"]
 
@@ -35,9 +36,6 @@ KURTOSIS = 50.0
 
 LR_PSNR = 25.0
 """PSNR in dB of the LR image that the model makes, below which it is a warning."""
-
-SHOWN = 3
-"""Number of names that a finding lists."""
 
 
 class Finding(NamedTuple):
@@ -73,14 +71,16 @@ def weights(tensors: Mapping[str, Tensor]) -> Finding:
     """Finding on weights that are not finite, in a state dict."""
     broken = [name for name, t in tensors.items() if t.dtype in FLOATS and not bool(t.isfinite().all())]
     if broken:
-        return Finding("bad", "weights", f"not finite: {_names(broken)}", "go back to a checkpoint before they broke")
+        return Finding(
+            "bad", "weights", f"not finite: {first_few(broken)}", "go back to a checkpoint before they broke"
+        )
     return Finding("ok", "weights", "all finite")
 
 
 def initialisation(names: Sequence[str], total: int) -> Finding:
     """Finding on ActNorms that never saw data."""
     if names:
-        text = f"{len(names)} of {total} ActNorms are not initialised and act as the identity: {_names(names)}"
+        text = f"{len(names)} of {total} ActNorms are not initialised and act as the identity: {first_few(names)}"
         return Finding("warn", "ActNorm", text, "flowkit.initialize(model, batch) before training")
     return Finding("ok", "ActNorm", f"all {total} are initialised" if total else "there is none")
 
@@ -174,7 +174,7 @@ def constant(layers: Sequence[Layer], found: Sequence[Latent]) -> Finding:
     if not held:
         return Finding("ok", "constant channels", "none")
     name, channels = next(iter(held.items()))
-    text = f"first in {name}: {_names([str(c) for c in channels])} ({len(held)} layers and latents have some)"
+    text = f"first in {name}: {first_few(channels)} ({len(held)} layers and latents have some)"
     return Finding(
         "warn", "constant channels", text, "if the image isn't flat, that layer's scale or weights are broken"
     )
@@ -187,7 +187,7 @@ def dead_units(dead: Mapping[str, tuple[int, ...]], widths: Mapping[str, int]) -
     share = f"{total} of {sum(widths.values())} units of the networks are zero at every pixel"
     if not many:
         return Finding("ok", "dead units", share if dead else "no network of that kind")
-    names = _names([f"{name} ({count} of {widths[name]})" for name, count in many.items()])
+    names = first_few([f"{name} ({count} of {widths[name]})" for name, count in many.items()])
     remedy = "nothing to do if you only use it; if you train it: initialise on data, or take a lower rate"
     return Finding("warn", "dead units", f"{share}; most of those in {names}", remedy)
 
@@ -197,7 +197,7 @@ def _worst(subject: str, judged: Mapping[str, tuple[Severity, str]], remedy: str
     for severity in ("bad", "warn"):
         names = [f"{name} ({text})" for name, (judgement, text) in judged.items() if judgement == severity]
         if names:
-            return Finding(severity, subject, _names(names), remedy)
+            return Finding(severity, subject, first_few(names), remedy)
     return Finding("ok", subject, f"{len(judged)} within bounds" if judged else "there is none")
 
 
@@ -208,10 +208,6 @@ def _rising(value: float, bounds: tuple[float, float]) -> Severity:
 
 def _unless_ok(severity: Severity, remedy: str) -> str:
     return "" if severity == "ok" else remedy
-
-
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def statistics(z: Tensor, constant_channels: tuple[int, ...]) -> Latent:

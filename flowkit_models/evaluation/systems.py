@@ -22,6 +22,7 @@ from flowkit_models.images.jpeg import jpeg_file
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.detect import known_sizes, looks_like
 from flowkit_models.models.factory import find_checkpoint, load, read_weights
+from flowkit_models.terminal import first_few
 
 
 class Drawn(NamedTuple):
@@ -360,6 +361,5 @@ def _matching(folder: Path, names: list[str]) -> dict[str, Path]:
             raise ImageError(f"{folder}: {found[0].name} and {found[1].name} are both {name}: one folder per system")
     missing = [name for name, found in files.items() if not found]
     if missing:
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise ImageError(f"{folder}: no image for {', '.join(missing[:3])}{more}")
+        raise ImageError(f"{folder}: no image for {first_few(missing)}")
     return {name: found[0] for name, found in files.items()}

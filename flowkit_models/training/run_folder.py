@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flowkit_models.files import remove_unfinished, write_text
+from flowkit_models.terminal import first_few
 from flowkit_models.training.settings import FIELDS_AFTER_FAILURE, RESUMABLE_FIELDS
 from flowkit_models.training.state import load_state
 
@@ -179,7 +180,7 @@ def check_same_data(old: Mapping[str, str] | None, new: Mapping[str, str], path:
         "removed": [name for name in old if name not in new],
         "changed": [name for name in old if name in new and old[name] != new[name]],
     }
-    said = [f"{what} {_some(names)}" for what, names in differing.items() if names]
+    said = [f"{what} {first_few(names, 5)}" for what, names in differing.items() if names]
     if not said and list(old) != list(new):
         said = ["the same in another order"]
     if said:
@@ -187,10 +188,6 @@ def check_same_data(old: Mapping[str, str] | None, new: Mapping[str, str], path:
             f"{path}: can't resume with other photographs: {'; '.join(said)}; have them as they were, or start anew "
             "with --overwrite or another --out"
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _shown(config: Mapping[str, Any], name: str) -> str:
