@@ -84,7 +84,7 @@ class Config:
     bins: int = 8
     """Bins of splines."""
     tail: float = 3.0
-    """Splines of flowkit and nflows act in [−tail, tail]; zuko's in [−5, 5]."""
+    """Splines of flowkit and nflows act in [−tail, tail]; nsf_plain's and zuko's in [−5, 5]."""
     dropout: float = 0.0
     """In the networks of splines of flowkit and nflows."""
     rows: Annotated[int | None, NUMBER] = None

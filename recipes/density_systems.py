@@ -170,8 +170,9 @@ def nsf_orders(shape: tuple[int, ...], context: int, sizes: Sizes) -> nn.Module:
 
 
 def nsf_plain(shape: tuple[int, ...], context: int, sizes: Sizes) -> nn.Module:
-    """The same with plain networks of few and wide layers, as zuko has them."""
-    return _flow(shape, _normed(shape[0], _alternating(shape[0], context, sizes, _splines(sizes), residual=False)))
+    """The same with plain networks of few and wide layers and splines in [−5, 5], as zuko has them."""
+    kind = _splines(replace(sizes, tail=5.0))
+    return _flow(shape, _normed(shape[0], _alternating(shape[0], context, sizes, kind, residual=False)))
 
 
 def maf(shape: tuple[int, ...], context: int, sizes: Sizes) -> nn.Module:
