@@ -271,7 +271,11 @@ class _Explained:
         from huggingface_hub import errors  # noqa: PLC0415 - an extra
 
         repo = self.repo
-        if isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
+        if isinstance(error, errors.OfflineModeIsEnabled):
+            raise FileNotFoundError(
+                f"{repo}: the hub was not to be asked: unset HF_HUB_OFFLINE, or name a folder"
+            ) from None
+        if isinstance(error, errors.LocalEntryNotFoundError):
             raise FileNotFoundError(
                 f"{repo}: not in the cache of downloads, and the hub can't be reached or was not to be asked: "
                 "connect, or name a folder"

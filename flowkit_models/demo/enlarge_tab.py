@@ -12,6 +12,13 @@ from flowkit_models.models.bundled import list_bundled
 LIVELY = 0.2
 """Least τ that variations start at: at 0 they are all the same."""
 
+TO_RESULT = """(...given) => {
+  const narrow = innerWidth <= 640 && given[0];
+  if (narrow) document.querySelector("#viewer").scrollIntoView({behavior: "smooth"});
+  return given;
+}"""
+"""Where the result stands below the choices, on a phone, the page goes there once there is a photograph."""
+
 
 def styles(checkpoint: str) -> list[tuple[str, str]]:
     """The models to choose from, (words, file): those of the package for super-resolution, and the page's own."""
@@ -76,7 +83,7 @@ def wire_enlarge(wiring: Wiring, calls: Callbacks, examples: dict[str, str]) -> 
     on(w["own_example"].input, examples.get, ["own_example"], ["own_photo"])
     for trigger in (w["own_photo"].change, w["style"].input):
         begin = bound(calls.begin, spread=True, progress=True)
-        begun = on(trigger, begin, ["own_photo", "style"], BEGUN, **quick)
+        begun = on(trigger, begin, ["own_photo", "style"], BEGUN, js=TO_RESULT, **quick)
         whole_after(begun)
         on(begun.failure, bound(calls.clear, spread=True), [], BEGUN)
 

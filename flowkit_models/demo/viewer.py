@@ -40,11 +40,12 @@ _LOADED = (
     "const view = this.closest('.compare-scroll');"
     " view.scrollLeft = (view.scrollWidth - view.clientWidth) / 2;"
     " view.scrollTop = (view.scrollHeight - view.clientHeight) / 2;"
+    " if (innerWidth <= 640) view.scrollIntoView({behavior: 'smooth', block: 'nearest'});"
 )
 
 
-EMPTY = """<p class="first">Drop a photograph, or choose an example: it appears here four times as wide and high,
-beside what any viewer would show. Nothing leaves this machine.</p>"""
+EMPTY = """<p class="first">Drop a photograph: it appears here four times as wide and high, beside what any
+viewer would show. Nothing leaves this machine.</p>"""
 
 
 def before_and_after(before: str, after: str, size: tuple[int, int], words: tuple[str, str]) -> str:

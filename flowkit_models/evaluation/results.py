@@ -21,7 +21,7 @@ class Results:
     """Results on disk: systems/ (a file per system and set), images/, table.md, results.json, a picture of each set.
 
     Args:
-        folder: it and those above are made.
+        folder: it and those above are made when there is something to keep.
         pictures: images per set whose first draws are kept, and shown in the set's picture.
         overwrite: score anew what is scored already.
 
@@ -30,7 +30,7 @@ class Results:
     """
 
     def __init__(self, folder: Path, pictures: int = 4, overwrite: bool = False) -> None:
-        check_writable(folder / "systems")
+        check_writable(folder / "systems", keep=False)
         self.folder, self.pictures, self.overwrite = folder, pictures, overwrite
 
     def kept(self, evaluator: Evaluator, system: System, data: PairedSet) -> dict[str, Any] | None:
@@ -146,6 +146,7 @@ def _check_same(found: Mapping[str, Any], now: Mapping[str, Any], file: Path) ->
 
 
 def _write_json(path: Path, content: Any) -> None:
-    """Writes strict JSON; infinities and NaN become strings."""
+    """Writes strict JSON, in a folder that is made; infinities and NaN become strings."""
     text = json.dumps(jsonable(content, str), indent=1, ensure_ascii=False, default=str, allow_nan=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, text + "\n")

@@ -315,17 +315,24 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
     return found
 
 
-def check_writable(folder: str | os.PathLike[str]) -> Path:
+def check_writable(folder: str | os.PathLike[str], keep: bool = True) -> Path:
     """Makes a folder, with those above it, and writes and removes a file in it, before long work starts.
+
+    Args:
+        folder: of results.
+        keep: leave the folders that were made; False: nothing is left of the check.
 
     Raises:
         ImageError: if either fails.
     """
     folder = Path(folder)
+    made = [] if keep else [above for above in (folder, *folder.parents) if not above.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"proof")
+        for empty in made:
+            empty.rmdir()
     except OSError as error:
         raise ImageError(f"{folder}: cannot write in this folder ({error.strerror or error})") from None
     return folder

@@ -147,7 +147,7 @@ ANSWER = SimpleNamespace(headers={}, request=None)
         (errors.RevisionNotFoundError("a\nb", response=ANSWER), FileNotFoundError, "has no revision 'v9'"),
         (errors.RemoteEntryNotFoundError("a\nb", response=ANSWER), FileNotFoundError, "has no model.safetensors"),
         (errors.LocalEntryNotFoundError("a\nb"), FileNotFoundError, "the hub can't be reached"),
-        (errors.OfflineModeIsEnabled("a\nb"), FileNotFoundError, "the hub can't be reached"),
+        (errors.OfflineModeIsEnabled("a\nb"), FileNotFoundError, "unset HF_HUB_OFFLINE, or name a folder"),
         (errors.HfHubHTTPError("a\nb", response=ANSWER), OSError, "the hub failed: a b"),
         (httpx.ConnectError("a\nb"), OSError, "the hub failed: a b"),  # as uploads fail without a network
     ],

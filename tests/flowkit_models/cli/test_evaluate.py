@@ -375,6 +375,7 @@ def test_what_is_refused_is_said_in_one_line(evaluate, tmp_path, tiny, flow, lin
     assert said.startswith("flowkit: ")
     assert message in said
     assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists() or list((tmp_path / "out/systems").iterdir())  # a system before it is kept
 
 
 def test_a_system_that_makes_nan(evaluate, tmp_path, tiny, capsys):

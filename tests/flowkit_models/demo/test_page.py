@@ -45,7 +45,7 @@ def test_page_in_a_browser(hcflow, photo, tmp_path):
             uploaded.unlink()
         page.get_by_text("Crisp enlargement").click()
         page.wait_for_selector("text=No such file")
-        page.wait_for_selector("text=Drop a photograph, or choose")
+        page.wait_for_selector("text=Drop a photograph: it appears here")
         assert not page.locator("#get").is_visible()
         page.get_by_text("Faithful enlargement").click()
         page.locator("#own_photo [aria-label='Remove Image']").click()
@@ -115,6 +115,9 @@ def test_page_in_a_browser(hcflow, photo, tmp_path):
             assert page.locator(shown).is_visible()
             assert page.evaluate("document.documentElement.scrollWidth") <= 360
             page.get_by_role("tab", name="Enlarge my photo").click()
+        # where the result stands below the choices, the page goes there
+        page.get_by_text("Crisp enlargement").click()
+        page.wait_for_function("document.querySelector('#viewer').getBoundingClientRect().bottom <= innerHeight")
         assert {url.removeprefix("blob:").split("?")[0][: len(address)] for url in asked} == {address}
         html = page.content()
         assert not re.findall(

@@ -277,6 +277,8 @@ def test_check_writable(tmp_path):
     assert check_writable(tmp_path / "a" / "b") == tmp_path / "a" / "b"
     assert not list((tmp_path / "a" / "b").iterdir())
     check_writable(str(tmp_path / "a"))
+    check_writable(tmp_path / "a" / "b" / "c" / "d", keep=False)
+    assert not list((tmp_path / "a" / "b").iterdir())
 
 
 @pytest.mark.parametrize("below", ["", "sub", "sub/sub"])
