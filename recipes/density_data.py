@@ -54,15 +54,15 @@ def read_sets(data: Path, names: Sequence[str]) -> dict[str, np.ndarray | tuple[
 def _read(file: Path) -> dict[str, np.ndarray | tuple[np.ndarray, np.ndarray]]:
     try:
         if file.suffix == ".npy":
-            return {file.stem: _table(file, np.load(file))}
+            return {file.stem: _table(np.load(file))}
         if file.suffix == ".csv":
-            return {file.stem: _table(file, _read_csv(file))}
+            return {file.stem: _table(_read_csv(file))}
         if file.suffix != ".npz":
             raise ValueError("not an .npz, .npy or .csv")
         arrays = np.load(file)
         if "train_images" in arrays:
             return {file.stem: (arrays["train_images"], arrays["test_images"])}
-        return {name: _table(file, arrays[name]) for name in arrays.files}
+        return {name: _table(arrays[name]) for name in arrays.files}
     except ValueError as error:
         raise ValueError(f"--data {file}: {error}") from None
 
@@ -77,7 +77,7 @@ def _read_csv(file: Path) -> np.ndarray:
     return np.loadtxt(file, delimiter=",", skiprows=names, ndmin=2, encoding="utf-8-sig")
 
 
-def _table(file: Path, table: np.ndarray) -> np.ndarray:
+def _table(table: np.ndarray) -> np.ndarray:
     if table.ndim != 2 or not np.issubdtype(table.dtype, np.number) or len(table) < 10:
         raise ValueError(f"expected tables of numbers with at least ten rows, got {table.dtype} {table.shape}")
     odd = np.argwhere(~np.isfinite(table))

@@ -85,7 +85,7 @@ def build(gr: Any, calls: Callbacks, opened: dict[str, Any], examples: dict[str,
                         _paste(gr, w, calls, opened)
             with gr.Tab("Latents"):
                 gr.Markdown(LATENT, elem_classes="text")
-                _way(gr, w, calls)
+                _way(gr, w)
         _wire(gr, w, calls, examples)
     return page
 
@@ -201,7 +201,7 @@ def _paste(gr: Any, w: dict[str, Any], calls: Callbacks, opened: dict[str, Any])
     w["paste"] = gr.Button("Paste and harmonise", variant="primary", elem_id="paste")
 
 
-def _way(gr: Any, w: dict[str, Any], calls: Callbacks) -> None:
+def _way(gr: Any, w: dict[str, Any]) -> None:
     with gr.Row():
         with gr.Column(min_width=260):
             w["first"] = gr.Dropdown([], label="From (t = 0)")

@@ -133,7 +133,7 @@ class Iteration:
             report.trained.add(phase.trains)
             if phase.trains == "model":
                 report.losses[self._terms(phase, outcomes)] = mean
-            self._log(phase, step, outcomes, norm, report)
+            self._log(phase, outcomes, norm, report)
         if scaler is not None:
             scaler.update()
         return [outcome.image for outcome in outcomes]
@@ -171,7 +171,7 @@ class Iteration:
         terms = [name for name in outcomes[0].logs if name != "bits_per_dim"]
         return f"the loss of {phase.name}, {' + '.join(terms)}," if terms else f"the loss of {phase.name},"
 
-    def _log(self, phase: Phase, step: int, outcomes: list[Outcome], norm: Tensor, report: Report) -> None:
+    def _log(self, phase: Phase, outcomes: list[Outcome], norm: Tensor, report: Report) -> None:
         prefix = "" if len(self.objective.phases) == 1 else f"{phase.name}_"
         report.logs[f"{prefix}loss"] = torch.stack([outcome.loss for outcome in outcomes]).mean()
         for name in outcomes[0].logs:

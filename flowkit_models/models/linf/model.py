@@ -163,9 +163,9 @@ class LINF(ImageFlow):
 
     def _encode(self, hr: Tensor, lr: Tensor | None) -> tuple[Latents, Tensor]:
         assert lr is not None, "checked before"
-        p, parts = self.config.patch, []
+        p, size, parts = self.config.patch, (hr.shape[2], hr.shape[3]), []
         logdet = hr.new_zeros(len(hr))
-        for start, end, context in self._bands(lr, (hr.shape[2], hr.shape[3])):
+        for start, end, context in self._bands(lr, *self.centres(lr, size), self.cell(lr, size)):
             latents, term = self.flow(hr[:, :, p * start : p * end], context)
             parts.append(latents.z[0])
             logdet = logdet + term
@@ -207,7 +207,7 @@ class LINF(ImageFlow):
         size = (latents[0].shape[2] * self.config.patch, latents[0].shape[3] * self.config.patch)
         self.check_z(lr, latents, size)
         with self.precision_policy(lr):
-            return self._image(lr, size, latents[0], 1)
+            return self._image(lr, size, latents[0])
 
     def upscale(
         self,
@@ -255,7 +255,7 @@ class LINF(ImageFlow):
         draws = [draw(lr.new_empty(len(lr), *shape), generator) for _ in taus] if latents is None else [latents[0]]
         z = torch.cat([tau * part for tau, part in zip(taus, draws, strict=True)])
         with self.precision_policy(lr):
-            image = self._image(lr, size, z, n)
+            image = self._image(lr, size, z)
         return image.unflatten(0, (n, len(lr)))[..., : size[0], : size[1]].clamp(0, 1)
 
     def window(self, lr: Tensor, rows: Tensor, columns: Tensor, cell: tuple[float, float], z: Tensor) -> Tensor:
@@ -272,7 +272,7 @@ class LINF(ImageFlow):
             (1, 3, patch · rows, patch · columns).
         """
         with self.precision_policy(lr):
-            return self._rendered(self.see(lr), rows, columns, cell, z)
+            return self._rendered(lr, rows, columns, cell, z)
 
     def gaussian(self, lr: Tensor, size: tuple[int, int] | None = None) -> Gaussian:
         """Densities of the patches of HR images given LR images, in closed form.
@@ -292,7 +292,7 @@ class LINF(ImageFlow):
         corners = torch.cat([lr.new_zeros(1, d), torch.eye(d, dtype=lr.dtype, device=lr.device)])
         z = corners.repeat_interleave(len(lr), 0)[:, :, None, None].expand(-1, -1, *self.queries(size))
         with self.precision_policy(lr):
-            image = self._image(lr, size, z, d + 1)
+            image = self._image(lr, size, z)
         mean, *columns = F.pixel_unshuffle(image, self.config.patch).unflatten(0, (d + 1, len(lr)))
         return Gaussian(mean, torch.stack([column - mean for column in columns], 2))
 
@@ -317,30 +317,22 @@ class LINF(ImageFlow):
             return f"a factor of {told}: this model was trained for 1 to {self.scale}"
         return None
 
-    def _image(self, lr: Tensor, size: tuple[int, int], z: Tensor, n: int) -> Tensor:
-        """Whole patches of n·B images, all B of the first draw first."""
-        cell = self.cell(lr, size)
-        rows, columns = self.centres(lr, size)
-        return self._rendered(self.see(lr), rows, columns, cell, z)
+    def _image(self, lr: Tensor, size: tuple[int, int], z: Tensor) -> Tensor:
+        """Whole patches of the images of z (n·B, D, rows, columns), all B of the first draw first."""
+        return self._rendered(lr, *self.centres(lr, size), self.cell(lr, size), z)
 
-    def _rendered(self, seen: Seen, rows: Tensor, columns: Tensor, cell: tuple[float, float], z: Tensor) -> Tensor:
-        bands = []
-        for start, end in self._starts(len(seen.lr), len(rows), len(columns)):
-            context = self.context_at(seen, rows[start:end], columns, cell)
-            bands.append(undone(self.flow, Latents(None, (z[:, :, start:end],)), context))
-        return torch.cat(bands, 2)
+    def _rendered(self, lr: Tensor, rows: Tensor, columns: Tensor, cell: tuple[float, float], z: Tensor) -> Tensor:
+        bands = self._bands(lr, rows, columns, cell)
+        return torch.cat([undone(self.flow, Latents(None, (z[:, :, a:b],)), context) for a, b, context in bands], 2)
 
-    def _bands(self, lr: Tensor, size: tuple[int, int]) -> Iterator[tuple[int, int, Any]]:
-        """Yields (start, end, context) of bands of the rows of patches of images of a size."""
-        seen, cell = self.see(lr), self.cell(lr, size)
-        rows, columns = self.centres(lr, size)
-        for start, end in self._starts(len(lr), len(rows), len(columns)):
+    def _bands(
+        self, lr: Tensor, rows: Tensor, columns: Tensor, cell: tuple[float, float]
+    ) -> Iterator[tuple[int, int, Any]]:
+        """Yields (start, end, context) of bands of the rows of patches."""
+        seen, each = self.see(lr), max(1, BAND // max(1, len(lr) * len(columns)))
+        for start in range(0, len(rows), each):
+            end = min(len(rows), start + each)
             yield start, end, self.context_at(seen, rows[start:end], columns, cell)
-
-    def _starts(self, batch: int, rows: int, columns: int) -> list[tuple[int, int]]:
-        """(start, end) of bands of rows."""
-        each = max(1, BAND // max(1, batch * columns))
-        return [(start, min(rows, start + each)) for start in range(0, rows, each)]
 
     def _check_pair(self, hr: Tensor, lr: Tensor) -> None:
         self._check_hr(hr)
