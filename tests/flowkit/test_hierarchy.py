@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from examples import BY_NAME, extractor, lr_only, per_level, srflow_like, step, two_levels
+from examples import BY_NAME, extractor, per_level, srflow_like, step, two_levels
 from torch import Tensor, nn
 
 from flowkit import (
@@ -171,13 +171,6 @@ def test_from_lr_really_uses_the_lr_that_is_given() -> None:
     assert not torch.allclose(z[1], z_other[1])
     torch.testing.assert_close(h.inverse((y, z), lr)[0], x, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(h.inverse((y, z), lr + 1)[0], x, atol=1e-2)
-
-
-def test_conditioning_on_lr_without_a_y_in_the_latents() -> None:
-    h, x, lr = lr_only(), torch.randn(2, 1, 8, 8), torch.randn(2, 3, 2, 2)
-    (y, z), _ = h(x, lr)
-    assert y is None
-    torch.testing.assert_close(h.inverse((None, z), lr)[0], x, atol=1e-4, rtol=1e-4)
 
 
 def test_each_entry_goes_to_its_levels_body_and_with_external_to_its_latent() -> None:
