@@ -137,10 +137,10 @@ class ODE(TensorMap):
         except AssertionError as error:
             with torch.no_grad():
                 odd = (~slopes(start, state).isfinite().all(1)).nonzero().flatten().tolist()
-            what = f"is not finite in rows {odd[:5]}: look at their context" if odd else "changes too fast"
+            what = f"is not finite in rows {odd[:5]}: look at their context" if odd else "overflows or changes too fast"
             raise RuntimeError(
                 f"ODE: {self.solver} did not arrive at t = {end:g} ({str(error).partition(':')[0][:80]}); the velocity "
-                f'{what}, or allow more error, or take solver="rk4"'
+                f'{what}, allow more error, or take solver="rk4"'
             ) from error
         return torch.where(sound, states[-1], torch.nan)
 

@@ -29,11 +29,11 @@ def test_few_modules_lie_beside_the_folders_of_the_image_models() -> None:
 
 
 def test_the_packages_are_few_folders() -> None:
-    """Those of the model families, which have one each, come on top."""
+    """Among them those of the model families, which have one each."""
     families = {PACKAGES[1] / "models" / name.lower() for name in FAMILIES}
     folders = {path.parent for path in sources(*PACKAGES)} - set(PACKAGES)
     assert families <= folders
-    assert len(folders - families) <= 14, named(sorted(folders))
+    assert len(folders) <= 20, named(sorted(folders))
 
 
 @pytest.mark.parametrize(("most", "folders"), [(400, ["flowkit", "flowkit_models", "recipes"]), (450, ["tests"])])

@@ -178,6 +178,8 @@ def test_errors() -> None:
         ODE(Field(lambda x, t, context: x), "hutchinson")(torch.randn(2, 3), noise=torch.ones(2, 1))
     with pytest.raises(RuntimeError, match=r"ODE: dopri5 did not arrive at t = 0 .* not finite in rows \[0, 1\]"):
         ODE(Field(lambda x, t, context: x / 0))(torch.ones(2, 3))
+    with pytest.raises(RuntimeError, match="the velocity overflows or changes too fast"):
+        ODE(Field(lambda x, t, context: -(x**3)))(torch.full((2, 3), 100.0))  # from t = 1 back to 0: a pole
 
 
 @pytest.mark.parametrize("solver", [*ADAPTIVE, "rk4"])

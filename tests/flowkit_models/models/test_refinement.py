@@ -66,7 +66,7 @@ def test_both_changes_help(model, hr) -> None:
     assert bool((errors(model, hr, (both * 255).round() / 255) < errors(model, hr, model.downscale(first))).all())
 
 
-@pytest.mark.parametrize("size", [(1, 5), (5, 5), (18, 23)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (5, 5), (18, 23)])
 def test_any_size(size, model, hr) -> None:
     """What is filled up is not seen, and does not count: no image that is seen gets worse."""
     windows = hr.unfold(2, size[0], 24).unfold(3, size[1], 24).movedim(1, 3).flatten(0, 2)
