@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import ClassVar, Literal
 
 import torch
@@ -147,8 +146,7 @@ class RationalQuadratic(Kind):
         """
         k = self.bins
         sizes = self._sizes(table[: 2 * k].unflatten(0, (2, k)))
-        along = sizes.detach()[1 if given_y else 0].unbind(0)
-        knots = torch.stack(list(accumulate(along)))[:-1]  # sums that inductor fuses: for `cumsum` it has no loop
+        knots = sizes.detach()[1 if given_y else 0, :-1].cumsum(0)
         passed = value.detach() + self.tail_bound >= knots
         index, before = passed.sum(0, keepdim=True), passed.to(value.dtype)
         slopes = self._slopes(table[2 * k :]).gather(0, torch.cat([index, index + 1]))
@@ -165,7 +163,7 @@ class RationalQuadratic(Kind):
         if self.ends == "circular":
             raw = raw[: self.bins]
             return torch.cat([raw, raw[:1]])
-        return F.pad(raw, (*(0, 0) * (raw.ndim - 1), 1, 1), value=unit) if self.ends == "linear" else raw
+        return _padded(raw, unit, unit) if self.ends == "linear" else raw
 
     def _sizes(self, raw: Tensor) -> Tensor:
         """Widths and heights, (2, bins, …)."""
@@ -174,6 +172,11 @@ class RationalQuadratic(Kind):
             return side * self.min_width + side * (1 - self.min_width * self.bins) * shares
         leasts = zip(shares.unbind(0), (self.min_width, self.min_height), strict=True)
         return torch.stack([side * least + side * (1 - least * self.bins) * share for share, least in leasts])
+
+
+def _padded(table: Tensor, first: float, last: float) -> Tensor:
+    ends = table.new_ones(2, *table.shape[1:])
+    return torch.cat([first * ends[:1], table, last * ends[1:]])
 
 
 @dataclass
