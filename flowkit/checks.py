@@ -70,6 +70,12 @@ def unreadable(x: Tensor) -> bool:
     )
 
 
+def refuse_export(reason: str) -> None:
+    """Raises a ValueError, with what the part does that no program can hold, where `torch.export` is at work."""
+    if torch.compiler.is_exporting():
+        raise ValueError(f"it {reason}, which no program holds")
+
+
 def _name(layer: nn.Module) -> str:
     return f"{type(layer).__name__}({layer.extra_repr()})"
 

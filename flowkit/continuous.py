@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from flowkit.arguments import check_choice, check_net, check_numbers, check_whole
 from flowkit.bijector import TensorMap, full_precision, widest
-from flowkit.checks import unreadable
+from flowkit.checks import refuse_export, unreadable
 from flowkit.tree import Value, describe, map_leaves, repeat_rows, sum_per_sample
 
 _ADAPTIVE = ("dopri5", "dopri8", "bosh3", "adaptive_heun")
@@ -103,6 +103,7 @@ class ODE(TensorMap):
     def _integrate(
         self, x: Tensor, context: Value, noise: Tensor | None, start: float, end: float
     ) -> tuple[Tensor, Tensor]:
+        refuse_export("takes derivatives of its net in every step of its solver")
         slopes = self._slopes(x, context, self._probe(x, noise))
         state = torch.cat([x.flatten(1), x.new_zeros(x.shape[0], 1)], 1)  # as one: every sample has its own error
         with full_precision(x):

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import operator
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -38,7 +39,9 @@ def program(module: nn.Module, inputs: tuple[Any, ...], shapes: Any = None, half
             return torch.export.export(graph, inputs, dynamic_shapes=shapes)
     except Exception as error:  # torch has a dozen types of its own for this
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise ValueError(f"{type(module).__name__} can't be exported: {reason}") from error
+        if "data-dependent" in reason:
+            reason = "what it does next depends on values, as where it iterates until it has converged; " + reason
+        raise ValueError(f"{type(module).__name__} can't be exported: {_place(error, module)}{reason}") from error
 
 
 def onnx(program: ExportedProgram, path: str | Path, inputs: Sequence[str], output: str, opset: int = 20) -> None:
@@ -130,6 +133,13 @@ class FromLatents(nn.Module):
     def forward(self, latents: Tensor, context: Tensor | None = None) -> Tensor:
         """`flow.decode(latents, context)`."""
         return self.flow.decode(latents, context)
+
+
+def _place(error: BaseException, module: nn.Module) -> str:
+    """The innermost part of the module that was at work when the error came, as "its.name (Class): ", or nothing."""
+    names = {id(part): name for name, part in module.named_modules()}
+    parts = [frame.f_locals.get("self") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((f"{names[id(p)]} ({type(p).__name__}): " for p in reversed(parts) if names.get(id(p))), "")
 
 
 def _frozen(traced: ExportedProgram, half: bool) -> fx.GraphModule:

@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from flowkit.arguments import check_net, check_numbers, check_whole
 from flowkit.bijector import TensorMap, full_precision
-from flowkit.checks import unreadable
+from flowkit.checks import refuse_export, unreadable
 from flowkit.sweeps import settle
 from flowkit.tree import Value, describe, leaves, map_leaves, repeat_rows, sum_per_sample
 
@@ -88,6 +88,7 @@ class Residual(TensorMap):
 
     def inverse(self, y: Tensor, context: Value = None, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Solves for x. `noise` as in `forward`: in evaluation the same one gives minus the forward's log-det."""
+        refuse_export("is undone by iterating until x has converged")
         with full_precision(y), _weights_once(self.net):
             step = self._step(y, context)
             times = self.iterations
@@ -128,6 +129,7 @@ class Residual(TensorMap):
 
     def _moved(self, x: Tensor, step: Callable[[Tensor], Tensor], noise: Tensor | None) -> tuple[Tensor, Tensor]:
         """Y and the log-det at x."""
+        refuse_export("takes derivatives of its net for the log-det")
         numbers = math.prod(x.shape[1:])
         if noise is not None and noise.shape != x.shape:
             raise ValueError(f"Residual: noise {tuple(noise.shape)} for x {tuple(x.shape)}")

@@ -61,8 +61,24 @@ def test_what_iterates_is_named_as_not_exportable() -> None:
                 x = x / 2
             return x
 
-    with pytest.raises(ValueError, match="Iterates can't be exported: "):
+    with pytest.raises(ValueError, match="Iterates can't be exported: .*depends on values, as where it iterates"):
         exporting.program(Iterates(), (torch.randn(3, 4),))
+    with pytest.raises(ValueError, match=r"Sequential can't be exported: 1 \(Iterates\): "):
+        exporting.program(nn.Sequential(nn.Linear(4, 4), Iterates()).requires_grad_(False), (torch.randn(3, 4),))
+
+
+@pytest.mark.parametrize("module", [exporting.LogProb, exporting.FromLatents])
+@pytest.mark.parametrize("part", ["Residual", "ODE"])
+def test_a_part_of_ours_that_iterates_is_named_with_its_place(module, part) -> None:
+    b = {
+        "Residual": lambda: flowkit.Residual(flowkit.nets.lipschitz(flowkit.nets.MLP(2, 2), 0.9), 0.9),
+        "ODE": lambda: flowkit.ODE(flowkit.nets.WithTime(flowkit.nets.MLP(3, 2)), solver="rk4"),
+    }[part]()
+    x = torch.randn(3, 2)
+    made = Flow(ActNorm(2) >> b, StandardNormal()).eval().requires_grad_(False)
+    for shapes in (None, exporting.batch_of_any_size(x)):
+        with pytest.raises(ValueError, match=rf"parts.1 \({part}\): it .*(derivatives|converged).*no program holds$"):
+            exporting.program(module(made), (x,), shapes)
 
 
 def test_the_extra_is_named(monkeypatch, tmp_path) -> None:
