@@ -61,7 +61,7 @@ def test_what_iterates_is_named_as_not_exportable() -> None:
                 x = x / 2
             return x
 
-    with pytest.raises(ValueError, match="Iterates can't be exported: .*depends on values, as where it iterates"):
+    with pytest.raises(ValueError, match=r"Iterates can't be exported: .*depends on values, as where it iterates"):
         exporting.program(Iterates(), (torch.randn(3, 4),))
     with pytest.raises(ValueError, match=r"Sequential can't be exported: 1 \(Iterates\): "):
         exporting.program(nn.Sequential(nn.Linear(4, 4), Iterates()).requires_grad_(False), (torch.randn(3, 4),))
