@@ -79,9 +79,9 @@ def _index(draws: Draws, name: str | None) -> int:
 
 
 def level_names(draws: Draws) -> list[str]:
-    """Labels of the levels of latents (height × width × channels), coarsest first."""
+    """Labels of the levels of latents (width × height × channels), coarsest first."""
     shapes = draws.scene.model.latent_shapes(*draws.scene.lr.shape[2:])
-    return [f"{height} × {width} × {channels} channels" for channels, height, width in shapes]
+    return [f"{width} × {height} × {channels} channels" for channels, height, width in shapes]
 
 
 @torch.no_grad()

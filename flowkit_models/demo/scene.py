@@ -164,10 +164,10 @@ def make_scene(
     what = "LR image" if kind == "lr" else "photograph"
     if max(height, width) > limit and fit == "shrink":
         photo = _shrunk(photo, limit)
-        notes.append(f"The {what} was shrunk from {height} × {width} to {photo.shape[1]} × {photo.shape[2]} pixels.")
+        notes.append(f"The {what} was shrunk from {width} × {height} to {photo.shape[2]} × {photo.shape[1]} pixels.")
     photo, taken = _window(photo, limit, multiple, centre)
     if taken:
-        notes.append(f"The {what} of {height} × {width} pixels was cut to {taken}.")
+        notes.append(f"The {what} of {width} × {height} pixels was cut to {taken}.")
     image = to_float(photo[None]).to(next(model.parameters()).device)
     name = Path(path).stem
     if kind == "lr":
@@ -187,13 +187,13 @@ def _window(photo: Tensor, limit: int, multiple: int, centre: tuple[float, float
     """The part of a photograph that is used, and words for it if that isn't all."""
     sizes = [min(length, limit) // multiple * multiple for length in photo.shape[1:]]
     if min(sizes) == 0:
-        raise ValueError(f"the image is {photo.shape[1]} × {photo.shape[2]} pixels, too small for this model")
+        raise ValueError(f"the image is {photo.shape[2]} × {photo.shape[1]} pixels, too small for this model")
     starts = [
         min(max(round(middle * length - size / 2), 0), length - size)
         for middle, length, size in zip(centre, photo.shape[1:], sizes, strict=True)
     ]
     (top, left), (height, width) = starts, sizes
-    taken = f"{height} × {width}, from row {top} and column {left}" if (height, width) != photo.shape[1:] else ""
+    taken = f"{width} × {height}, from row {top} and column {left}" if (height, width) != photo.shape[1:] else ""
     return photo[:, top : top + height, left : left + width].contiguous(), taken
 
 
@@ -225,7 +225,7 @@ def references(scene: Scene) -> list[tuple[Tensor, str]]:
     big = to_uint8(scene.lr[0]).repeat_interleave(scale, 1).repeat_interleave(scale, 2)
     bicubic = to_uint8(bicubic_resize(scene.lr, scale))[0]
     height, width = scene.lr.shape[2:]
-    images = [(big, f"LR, {height} × {width} pixels"), (bicubic, "bicubic")]
+    images = [(big, f"LR, {width} × {height} pixels"), (bicubic, "bicubic")]
     return images if scene.hr is None else [*images, (to_uint8(scene.hr[0]), "HR, the truth")]
 
 

@@ -132,7 +132,7 @@ class Tasks:
         draws = self._draws(recipe)
         scene, heat = draws.scene, heat_map(draws)
         height, width = draws.images.shape[2:]
-        notes = [*scene.notes, f"HR images have {height} × {width} pixels."]
+        notes = [*scene.notes, f"HR images have {width} × {height} pixels."]
         if temperature == 0 and len(draws.images) > 1:
             notes.append("At τ = 0 all draws are the same image; others come from a higher τ.")
         if temperature > 1:
@@ -254,7 +254,7 @@ def _saved(folder: str, draws: Draws, image: Tensor, what: str, label: str = "th
 def download(path: str, image: Tensor, label: str) -> tuple[str, str]:
     """A file, and the label of the button that downloads it."""
     height, width = image.shape[1:]
-    return path, f"Download {label} (PNG, {height} × {width} pixels)"
+    return path, f"Download {label} (PNG, {width} × {height} pixels)"
 
 
 def painted_mask(layers: list[str | bytes], height: int, width: int) -> Tensor:

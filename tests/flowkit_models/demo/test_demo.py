@@ -60,7 +60,9 @@ def test_draws_are_those_of_upscale(calls, checkpoint, photo):
     assert torch.equal(pixels(shown["references"])[2], hr[0])
     spread = diversity_map(expected[:, None])
     assert f"mean {spread.mean():.2f}" in shown["legend"]
-    assert "of 72 × 104 pixels was cut to 72 × 96, from row 0 and column 4" in shown["notes"]
+    assert "of 104 × 72 pixels was cut to 96 × 72, from row 0 and column 4" in shown["notes"]
+    assert "HR images have 96 × 72 pixels." in shown["notes"]
+    assert shown["references"][0][1] == "LR, 24 × 18 pixels"
     # the file, under a name that says how it was made
     file = shown["download"]["value"]
     assert file.endswith("a_photo_tau0.1_seed3_draw1.png")
@@ -136,7 +138,7 @@ def test_large_photographs_are_cut_or_shrunk(hcflow, tmp_path, centre, corner):
     assert f"cut to 64 × 64, from row {top} and column {left}" in cut.notes[0]
     shrunk = studio.make_scene(model, large, side=64, fit="shrink")
     assert shrunk.hr.shape == (1, 3, 40, 64)
-    assert "was shrunk from 104 × 168 to 40 × 64 pixels" in shrunk.notes[0]
+    assert "was shrunk from 168 × 104 to 64 × 40 pixels" in shrunk.notes[0]
     assert studio.make_scene(model, large, "lr", 64, centre=centre).lr.shape == (1, 3, 16, 16)
     assert studio.make_scene(model, large, side=512).notes == ()
 

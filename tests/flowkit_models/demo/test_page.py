@@ -71,7 +71,7 @@ def test_page_in_a_browser(hcflow, photo, tmp_path):
         assert (first.int() - second.int()).abs().double().mean() > 1
 
         # a download, of full resolution, equal to what the model draws
-        page.wait_for_selector("text=Download draw 1 (PNG, 72 × 96 pixels)")
+        page.wait_for_selector("text=Download draw 1 (PNG, 96 × 72 pixels)")
         with page.expect_download() as info:
             page.locator("#download").click()
         assert info.value.suggested_filename == "a_photo_tau0.1_seed0_draw1.png"
