@@ -70,7 +70,7 @@ class Export:
     temperature: float = 0.0
     """τ of the program; above 0 it takes standard-normal latents as inputs."""
     half: bool = False
-    """Store matrices and kernels in 16 bits, for half the space; numbers are computed in float32."""
+    """Store matrices and kernels in 16 bits, for less space; numbers are computed in float32."""
     overwrite: bool = False
     """Replace the file if it is there."""
 

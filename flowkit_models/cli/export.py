@@ -10,6 +10,8 @@ from flowkit_models.cli.checkpoint_options import Export
 from flowkit_models.inference.export import OPSET, program_of, write
 from flowkit_models.models import factory
 
+FORMATS = {"onnx": "ONNX", "pt2": "a program of torch.export"}
+
 
 def export_model(options: Export) -> int:
     """Runs `flowkit export`; returns the exit code, 0.
@@ -17,12 +19,13 @@ def export_model(options: Export) -> int:
     Raises:
         FileExistsError: if the file is there and is not to be replaced.
         ModuleNotFoundError: without the packages of the extra `export`.
-        ValueError: if it is no checkpoint, or has a part that can't be exported.
+        ValueError: if it is no checkpoint, has a part that can't be exported, or the file ends like the other format.
     """
     source = factory.find_checkpoint(options.model)
     path = Path(options.output or f"{source.stem}.{options.to}")
     if path.exists() and path.samefile(source):
         raise ValueError(f"{path}: is the checkpoint itself: name another file with -o")
+    _check_ending(path, options.to)
     if path.exists() and not options.overwrite:
         raise FileExistsError(f"{path}: is there already; --overwrite replaces it")
     if not path.parent.is_dir():
@@ -49,3 +52,10 @@ def export_model(options: Export) -> int:
         f"{', '.join(names)}{sides}; the program is within {difference:.0e} of the model"
     )
     return 0
+
+
+def _check_ending(path: Path, to: str) -> None:
+    """Raises ValueError if a file's name ends like the other format's."""
+    ending = path.suffix[1:].lower()
+    if ending in FORMATS and ending != to:
+        raise ValueError(f"{path}: ends like {FORMATS[ending]}, and would be {FORMATS[to]}: add --to {ending}")

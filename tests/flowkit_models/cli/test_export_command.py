@@ -85,6 +85,11 @@ def test_a_missing_package_is_named_before_the_work(checkpoint, capsys, monkeypa
         (["-o", "nowhere/tiny.onnx"], "nowhere/tiny.onnx: there is no folder nowhere"),
         (["-o", "tiny.safetensors", "--overwrite"], "is the checkpoint itself"),
         (["--temperature", "-1"], "temperature must be at least 0"),
+        (["-o", "tiny.pt2"], "tiny.pt2: ends like a program of torch.export, and would be ONNX: add --to pt2"),
+        (
+            ["-o", "TINY.ONNX", "--to", "pt2"],
+            "TINY.ONNX: ends like ONNX, and would be a program of torch.export: add --to onnx",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_one_line(checkpoint, arguments, said, capsys) -> None:
