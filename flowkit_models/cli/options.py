@@ -249,7 +249,7 @@ class Upscale(DrawOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """Opens a page to play with an image flow: draws at any temperature, where they differ, edits of the latents.
+    """Opens a page that enlarges your photographs, and shows draws, where they differ, and edits of their latents.
 
     Needs the extra `demo`. Nothing leaves the machine, and nothing is fetched from the network.
     """
@@ -279,7 +279,7 @@ class Demo:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate:
-    """Scores systems as Tables 2, 3 and 4 of the paper do: checkpoints of any kind, bicubic, folders of result images.
+    """Scores systems as Tables 2, 3 and 4 of HCFlow's paper do: checkpoints of any kind, bicubic, folders of images.
 
     Writes table.md, results.json with the whole protocol, the images that it shows, and a picture sheet of each set. A
     system that is scored already is not scored again: an interrupted run can be started anew.

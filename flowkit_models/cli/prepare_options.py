@@ -79,7 +79,7 @@ class LowResolution(PreparationOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class Prepare:
-    """Prepares data as section 4.1 of the paper has it: sub-images to train on, CelebA faces, LR files of a set.
+    """Prepares data as section 4.1 of HCFlow's paper has it: sub-images to train on, CelebA faces, LR files of a set.
 
     Files that are there already are left alone, so the same command goes on after a stop; other settings or exchanged
     images are an error, by the note in the folder (prepared.json). Files that cannot be read are named and skipped.
