@@ -35,6 +35,14 @@ def evaluate_systems(options: Evaluate) -> int:
     opened = [
         open_system(given, rules.scale, temperatures, preset.rescaling, device, usual) for given in options.systems
     ]
+    for system in opened if usual else []:
+        recommended = getattr(system, "recommended", None)
+        if recommended is not None and recommended not in system.temperatures:
+            rows = " and ".join(f"{tau:g}" for tau in system.temperatures if tau is not None)
+            words = (
+                f"{system.name}: rows of τ {rows}, as the paper's table has; its checkpoint recommends {recommended:g}"
+            )
+            console.print(f"{words}: --temperatures {recommended:g}", markup=False, highlight=False)
     systems: dict[str, list[System]] = {
         data.name: [*opened, *(_results_folder(given, data, rules.scale) for given in options.results)] for data in sets
     }

@@ -20,6 +20,7 @@ from flowkit_models.images.convert import to_float, to_uint8
 from flowkit_models.images.image_file import ImageError, read_image
 from flowkit_models.images.jpeg import jpeg_file
 from flowkit_models.models.base import ImageFlow
+from flowkit_models.models.checkpoint_file import noted_number
 from flowkit_models.models.detect import known_sizes, looks_like
 from flowkit_models.models.factory import find_checkpoint, load, read_weights
 from flowkit_models.terminal import first_few
@@ -169,6 +170,7 @@ class FlowSystem:
         self.rescaling = rescaling and model.makes_lr
         lr = "its own, 8 bits" if self.rescaling else "the pair's"
         self.about = {**(about or {}), "LR": lr, "temperatures": list(self.temperatures)}
+        self.recommended = noted_number(model.notes, "temperature") if model.prior is None else None
         self._flow = model
 
     @torch.no_grad()

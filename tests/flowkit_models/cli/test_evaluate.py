@@ -193,6 +193,18 @@ def test_table_4(evaluate, tmp_path, tiny):
     assert "LR made by bicubic" not in table
 
 
+def test_a_temperature_that_the_checkpoint_recommends_is_named(evaluate, tmp_path, tiny, capsys):
+    torch.manual_seed(0)
+    flowkit_models.create("hcflow_sr_x4_small", **TINY).save(tmp_path / "flow.safetensors", temperature="0.65")
+    line = "--systems Mine=flow.safetensors --metrics psnr --draws 1 --overwrite"
+    assert evaluate(line) == 0
+    said = "Mine: rows of τ 0 and 0.9, as the paper's table has; its checkpoint recommends 0.65: --temperatures 0.65\n"
+    assert said in capsys.readouterr().out
+    for chosen in (0.65, 0.3):
+        assert evaluate(f"{line} --temperatures {chosen}") == 0
+        assert "recommends" not in capsys.readouterr().out
+
+
 def test_the_lr_image_as_jpeg(evaluate, tmp_path, tiny):
     torch.manual_seed(0)
     models = {"IRN": flowkit_models.create("irn_x4_small"), "SR": flowkit_models.create("linf_small")}
