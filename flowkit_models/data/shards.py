@@ -78,7 +78,8 @@ def find_shards(data: str) -> list[str]:
     Raises:
         ImageError: if there is none.
     """
-    data = re.sub(r"^(\w+):/(?=[^/])", r"\1://", data)  # what pathlib makes of a URL
+    data = re.sub(r"^(file|local):/(?=[^/])", r"\1:///", data)  # what pathlib makes of a URL without a host
+    data = re.sub(r"^(\w+):/(?=[^/])", r"\1://", data)  # and of one with a host
     if span := _RANGE.search(data):
         first, last = span.groups()
         numbers = (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))

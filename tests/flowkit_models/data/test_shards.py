@@ -54,8 +54,9 @@ def two(tmp_path) -> Path:
 @pytest.mark.parametrize("kind", [RandomCrops, AlignedCrops])
 def test_the_samples_of_shards_are_those_of_a_folder(kind, two) -> None:
     expected = kind(two / "folder", 16, memory=0)
-    places = (two / "*.tar", str(two / "{00..01}.tar"), "memory://photos/*.tar", Path("memory://photos/{00..01}.tar"))
-    for data in places:
+    memory = ("memory://photos/*.tar", Path("memory://photos/{00..01}.tar"))
+    local = (f"file://{two}/*.tar", Path(f"file://{two}/*.tar"), Path(f"file://{two}/{{00..01}}.tar"))
+    for data in (two / "*.tar", str(two / "{00..01}.tar"), *memory, *local):
         made = pickle.loads(pickle.dumps(kind(data, 16, memory=0)))  # as a worker of a DataLoader gets it
         assert made.names == expected.names
         for index in (0, 1, 10**9):
