@@ -18,7 +18,7 @@ from flowkit_models.data.degradation import Bicubic, Degradation
 from flowkit_models.data.image_cache import Decoded, ImageFile
 from flowkit_models.data.layouts import hr_images
 from flowkit_models.data.pairs import PairFiles, excess
-from flowkit_models.data.shards import is_sharded, shard_images
+from flowkit_models.data.shards import is_sharded, shard_hint, shard_images
 from flowkit_models.images.convert import to_float
 from flowkit_models.images.image_file import ImageError
 from flowkit_models.images.resize import bicubic_to
@@ -326,7 +326,9 @@ def _photos(photos: Photos, size: int) -> dict[str, tuple[tuple[int, int], _Grou
     if is_sharded(photos):
         return {name: ((image.height, image.width), (image,)) for name, image in shard_images(photos, size).items()}
     found: dict[str, tuple[tuple[int, int], _Group]] = {}
-    for path in hr_images(Path(photos)):
+    with shard_hint(photos):
+        files = hr_images(Path(photos))
+    for path in files:
         if file := _usable(path, size):
             found[path.relative_to(photos).as_posix()] = ((file.height, file.width), (file,))
     if not found:

@@ -7,7 +7,10 @@ samples that it would have seen.
 import os
 import re
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 
 from flowkit_models.data.parquet_shards import parquet_index
 from flowkit_models.data.shard_image import Index, ShardImage
@@ -26,6 +29,22 @@ def is_sharded(data: str | os.PathLike[str]) -> bool:
     Compressed archives (.tar.gz) count, so that opening them can say what is wrong: they can't be read at random.
     """
     return os.fspath(data).lower().endswith((*_TARS, _PARQUET))
+
+
+@contextmanager
+def shard_hint(data: str | os.PathLike[str]) -> Iterator[None]:
+    """Adds to the `ImageError` of a folder that is none, or holds no images, how shards are given."""
+    try:
+        yield
+    except ImageError as error:
+        kinds = sorted({path.suffix for path in Path(data).glob("*") if path.suffix in (*_TARS, _PARQUET)})
+        if kinds:
+            hint = f"; shards are given by a pattern: {Path(data) / ('*' + kinds[0])}"
+        elif re.search(r":/|[*{]", os.fspath(data)):
+            hint = "; a URL or a pattern names shards alone, and ends in .tar or .parquet"
+        else:
+            raise
+        raise ImageError(f"{error}{hint}") from None
 
 
 def shard_images(data: str | os.PathLike[str], size: int) -> dict[str, ShardImage]:

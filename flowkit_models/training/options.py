@@ -16,7 +16,7 @@ from flowkit_models.data.degradation import Bicubic, Degradation, photo
 from flowkit_models.data.image_pair import Pair, make_pairs
 from flowkit_models.data.pairs import PairFiles, find_pairs, read_pair
 from flowkit_models.data.sample_photos import bundled_photos, test_photos
-from flowkit_models.data.shards import is_sharded, shard_images
+from flowkit_models.data.shards import is_sharded, shard_hint, shard_images
 from flowkit_models.images.image_file import check_writable, list_images
 from flowkit_models.training import folder_lock
 from flowkit_models.training.optim import Adam, Cosine, Milestones
@@ -240,7 +240,9 @@ class Options:
         if self.source_weights and is_sharded(self.data):
             self._check_patterns(list(shard_images(self.data, self.crop)))
         elif self.source_weights:
-            self._check_patterns([path.relative_to(self.data).as_posix() for path in list_images(self.data)])
+            with shard_hint(self.data):
+                files = list_images(self.data)
+            self._check_patterns([path.relative_to(self.data).as_posix() for path in files])
         return self.data
 
     def _pairs(self, scale: int) -> list[PairFiles]:

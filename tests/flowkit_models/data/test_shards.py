@@ -139,3 +139,17 @@ def test_ranges_keep_their_zeros() -> None:
     assert len(find_shards("x{0..1}/{0..9}.tar")) == 20
     with pytest.raises(ImageError, match=r"^a-\{2\.\.0\}\.tar: no such shards$"):
         find_shards("a-{2..0}.tar")
+
+
+def test_a_folder_of_shards_or_a_pattern_of_images_is_told_how_shards_are_given(two) -> None:
+    """`--data shards`, `--data "photos/*.png"`: what one tries first."""
+    (two / "shards").mkdir()
+    (two / "00.tar").rename(two / "shards" / "00.tar")
+    for kind in (RandomCrops, AlignedCrops):
+        with pytest.raises(ImageError, match=r"no images in it \(.*; shards are given by a pattern: .*shards/\*\.tar$"):
+            kind(two / "shards", 16)
+        for data in (two / "*", two / "{00..01}", Path("s3://photos/large")):
+            with pytest.raises(ImageError, match=r"no such folder; a URL or .* ends in \.tar or \.parquet$"):
+                kind(data, 16)
+    with pytest.raises(ImageError, match=r"shards/\*\.tar$"):
+        Options(crop=16, data=two / "shards", source_weights={"00.tar/*": 0.5}).crops(4)
