@@ -23,7 +23,7 @@ from flowkit_models.data.prepare import (
 )
 from flowkit_models.images.image_file import ImageError, write_image
 from flowkit_models.ray.folder_note import FolderNote
-from flowkit_models.ray.storage import copied, delivered, exists, in_full, joined
+from flowkit_models.ray.storage import copied, delivered, exists, from_root, in_full, joined
 from flowkit_models.ray.tasks import Row, below, each, library, rows_of, told
 
 
@@ -109,7 +109,7 @@ def prepare_by(
         settings: of `make`.
         overwrite: see there.
     """
-    root = root or folder_of_all(paths)
+    out, root = from_root(out), root or folder_of_all(paths)
     if (in_full(out).rstrip("/") + "/").startswith(in_full(root).rstrip("/") + "/"):
         raise ValueError(f"out {out} lies in {root}, which is searched for images: name a folder outside it")
     preparation = make(**{"out": Path(), **({"root": Path()} if make is SubImages else {}), **settings})

@@ -14,8 +14,8 @@ from flowkit_models.evaluation.evaluator import Evaluator, means
 from flowkit_models.evaluation.systems import System, open_system
 from flowkit_models.files import jsonable, write_text
 from flowkit_models.metrics.registry import Rules
-from flowkit_models.ray.storage import delivered, exists, fetched, joined
-from flowkit_models.ray.tasks import Row, below, each, rows_of, settle, told
+from flowkit_models.ray.storage import delivered, exists, fetched, from_root, joined
+from flowkit_models.ray.tasks import Row, below, each, for_all, rows_of, settle, told
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,7 @@ def score(
         ImportError: without Ray.
         ValueError: if there is no metric of a name, or the system is none.
     """
+    out, system = from_root(out), for_all(system)
     rows, root = rows_of(dataset, root)
     spec = Scoring(root, out, system, rules, temperature, device, cpus)
     open_scorer(spec)

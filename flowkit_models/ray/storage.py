@@ -1,5 +1,6 @@
 """Files by fsspec: paths of this machine, or URLs (s3://, gs://, hdfs://, …). What is written appears whole."""
 
+import os
 import posixpath
 import shutil
 import tempfile
@@ -32,6 +33,12 @@ def in_full(path: str) -> str:
     """A path of this machine from its root on, or a URL as its file system writes it."""
     system, inner = opened_system(path)
     return str(inner if is_local(system) else system.unstrip_protocol(inner))
+
+
+def from_root(path: str | os.PathLike[str]) -> str:
+    """A path of this machine from its root on, for processes that work in another folder; a URL as it is."""
+    system, inner = opened_system(os.fspath(path))
+    return str(inner) if is_local(system) else os.fspath(path)
 
 
 @contextmanager
@@ -83,6 +90,7 @@ def listed(path: str) -> tuple[list[str], str]:
     """
     system, inner = opened_system(path)
     if system.isfile(inner):
+        path = from_root(path)
         return [path], path.rpartition("/")[0]
     found = [
         file

@@ -8,6 +8,7 @@ of cores all the same.
 import os
 import posixpath
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -95,6 +96,11 @@ def settle(cpus: float) -> None:
     """Makes this process take a task's part of the machine."""
     torch.set_num_threads(max(1, int(cpus)))
     devices.SHARERS = max(1, int((os.cpu_count() or 1) // max(1.0, cpus)))
+
+
+def for_all(model: str) -> str:
+    """The path of a checkpoint that is here, from the root on; other names (of bundled models, URLs) as they are."""
+    return str(Path(model).absolute()) if Path(model).is_file() else model
 
 
 def below(path: str, root: str) -> str:

@@ -16,8 +16,8 @@ from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import read_about
 from flowkit_models.models.factory import find_checkpoint, load
 from flowkit_models.models.registry import default_temperature
-from flowkit_models.ray.storage import delivered, exists, fetched, joined
-from flowkit_models.ray.tasks import Row, below, each, rows_of, settle, told
+from flowkit_models.ray.storage import delivered, exists, fetched, from_root, joined
+from flowkit_models.ray.tasks import Row, below, each, for_all, rows_of, settle, told
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ def upscale(
 
     Args:
         dataset: a Ray data set with the column `path`; or a folder, file or URL of any fsspec file system; or several.
-        out: folder or URL of the results. All nodes have to see it, and the inputs.
+        out: folder or URL of the results. All nodes have to see it, and the inputs. A path is one from the caller's
+            folder, whichever the cluster was started in.
         model: checkpoint, seen by all nodes, or the name of a bundled model.
         temperature: τ; None: what the checkpoint recommends, or its learned prior.
         seed: of the draws.
@@ -90,6 +91,7 @@ def upscale(
         ImportError: without Ray.
         ValueError: if the model is none.
     """
+    out, model = from_root(out), for_all(model)
     rows, root = rows_of(dataset, root)
     flow, recommended = open_model(model, precision, "cpu", cpus)
     suffix = f"_x{flow.scale}" if suffix is None else suffix

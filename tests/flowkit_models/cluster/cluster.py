@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import json
+import os
 import sys
 import threading
 import time
@@ -29,19 +30,22 @@ def states(rows: list[dict]) -> dict[str, int]:
 
 def one_node(folder: Path) -> dict:
     ray.init(address="local", num_cpus=2, object_store_memory=MEMORY, include_dashboard=False)
-    model, photos, out = (str(folder / name) for name in ("tiny.safetensors", "in", "out"))
+    os.chdir(folder)  # and the cluster's processes are elsewhere
+    model, photos, out = "tiny.safetensors", "in", "out"
     told = {}
     first = work.upscale(photos, out, model).take_all()
     told["first"], told["again"] = states(first), states(work.upscale(photos, out, model).take_all())
     told["error"] = next(row["error"] for row in first if row["state"] == "failed")
     with contextlib.redirect_stdout(sys.stderr):
-        main(["upscale", photos, "-o", str(folder / "line"), "-m", model])
-    pairs = [(path, folder / "line" / path.relative_to(out)) for path in Path(out).rglob("*.png")]
+        main(["upscale", photos, "-o", "line", "-m", model])
+    pairs = [(path, Path("line") / path.relative_to(out)) for path in Path(out).rglob("*.png")]
+    told["results"] = len(pairs)
     told["same as the command"] = all(np.array_equal(*(np.asarray(Image.open(p)) for p in pair)) for pair in pairs)
 
     rules = Rules(4, ("psnr",), draws=1)
-    scores = [work.score(photos, str(folder / "scores"), model, rules=rules).take_all() for _ in range(2)]
+    scores = [work.score(photos, "scores", model, rules=rules).take_all() for _ in range(2)]
     told["scores"], told["scores again"] = map(states, scores)
+    told["values"] = len(list((folder / "scores").rglob("*.json")))
     told["psnr"], told["psnr again"] = (
         float(np.mean([row["psnr"] for row in rows if row["state"] != "failed"])) for rows in scores
     )
@@ -57,8 +61,9 @@ def one_node(folder: Path) -> dict:
     told["psnr of flowkit evaluate"] = _mean(found)
 
     (folder / "bad.png").rename(flat / "bad.png")
-    reports = [work.prepare(str(flat), str(folder / "sub"), SubImages, size=12, count=1) for _ in range(2)]
+    reports = [work.prepare("flat", "sub", SubImages, size=12, count=1) for _ in range(2)]
     ray.shutdown()
+    told["crops"] = len(list((folder / "sub").rglob("*.png")))
     told["prepared"], told["prepared again"] = ([r.written, r.existing, len(r.failed)] for r in reports)
     return told
 

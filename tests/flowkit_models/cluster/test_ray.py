@@ -33,7 +33,7 @@ def test_without_ray_the_error_says_what_to_install(tmp_path, monkeypatch) -> No
         upscale(str(tmp_path), str(tmp_path / "out"))
 
 
-def test_files_of_any_file_system_come_and_go_whole(tmp_path) -> None:
+def test_files_of_any_file_system_come_and_go_whole(tmp_path, monkeypatch) -> None:
     with delivered("memory://far/sub/a.txt") as file:
         file.write_text("whole")
     assert exists("memory://far/sub/a.txt")
@@ -53,6 +53,8 @@ def test_files_of_any_file_system_come_and_go_whole(tmp_path) -> None:
     (tmp_path / "sub0" / ".hidden.png").touch()
     names, root = listed(str(tmp_path))
     assert [name.removeprefix(root) for name in names] == ["/sub0/0.png", "/sub1/1.png"]
+    monkeypatch.chdir(tmp_path / "sub0")
+    assert listed("0.png") == ([str(tmp_path / "sub0" / "0.png")], str(tmp_path / "sub0"))
     with pytest.raises(FileNotFoundError, match="no such file, or a folder without pictures"):
         listed(str(tmp_path / "nothing"))
 
@@ -77,6 +79,7 @@ def test_one_node_upscales_scores_and_prepares_and_does_nothing_twice(tmp_path) 
     assert told["first"] == {"done": 5, "failed": 1}
     assert told["again"] == {"was there": 5, "failed": 1}
     assert told["error"].startswith(str(tmp_path / "in" / "bad.png"))
+    assert (told["results"], told["values"], told["crops"]) == (5, 5, 5)
     assert told["same as the command"]
     assert told["scores"] == {"done": 5, "failed": 1}
     assert told["scores again"] == {"was there": 5, "failed": 1}

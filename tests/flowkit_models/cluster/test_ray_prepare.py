@@ -115,3 +115,16 @@ def test_a_place_that_cannot_be_written_ends_the_work_in_one_line(photos) -> Non
         pytest.raises(ImageError, match=r"^memory://out: cannot be written \(no right\)$"),
     ):
         prepare("memory://photos", "memory://out", size=12, count=1)
+
+
+def test_a_folder_is_one_from_where_the_caller_is_whichever_the_cluster_is_in(photos, tmp_path, monkeypatch) -> None:
+    (tmp_path / "cluster").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    def elsewhere(rows: list[dict], spec: Preparing) -> list[dict]:
+        with monkeypatch.context() as there:
+            there.chdir(tmp_path / "cluster")
+            return serially(rows, spec)
+
+    report = prepare_by(elsewhere, *listed("photos"), "out", SubImages, {"size": 12, "count": 1})
+    assert report.written == len(contents(str(tmp_path / "out"))) == 3
