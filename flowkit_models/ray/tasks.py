@@ -116,4 +116,7 @@ def below(path: str, root: str) -> str:
 
 def told(error: BaseException) -> str:
     """The message of an exception, in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    message = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, FileNotFoundError) and error.errno is None and ": " not in message:
+        return f"{message}: no such file"  # fsspec says the path alone
+    return message

@@ -14,6 +14,7 @@ from support import tiny_flow
 
 from flowkit_models.ray import upscale
 from flowkit_models.ray.storage import delivered, exists, fetched, listed
+from flowkit_models.ray.tasks import told
 
 HERE = Path(__file__).parent
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: the extra `ray`")
@@ -57,6 +58,14 @@ def test_files_of_any_file_system_come_and_go_whole(tmp_path, monkeypatch) -> No
     assert listed("0.png") == ([str(tmp_path / "sub0" / "0.png")], str(tmp_path / "sub0"))
     with pytest.raises(FileNotFoundError, match="no such file, or a folder without pictures"):
         listed(str(tmp_path / "nothing"))
+
+
+def test_an_object_that_is_gone_is_told_in_words() -> None:
+    """Fsspec's error is the path alone."""
+    with pytest.raises(FileNotFoundError) as gone, fetched("memory://far/gone.png"):
+        pass
+    assert told(gone.value) == "/far/gone.png: no such file"
+    assert told(FileNotFoundError(2, "No such file or directory", "a.png")).startswith("[Errno 2] No such file")
 
 
 def on_a_cluster(what: str, tmp_path: Path) -> dict:
