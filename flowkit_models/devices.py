@@ -46,6 +46,13 @@ def nth_device(name: str, number: int) -> torch.device:
     return torch.device(device.type, number % torch.accelerator.device_count())
 
 
+def bf16_warning(device: torch.device) -> str:
+    """A line for people where bf16 is slower than float32, since the processor has no instructions for it; else ""."""
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return ""
+    return "warning: this processor does not compute in bf16, which is emulated: float32 is several times as fast"
+
+
 def available_bytes() -> int | None:
     """Bytes that this process may still take: of the machine, its control group, and its address limit (`ulimit -v`).
 

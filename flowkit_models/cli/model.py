@@ -4,6 +4,8 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import multiprocessing
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from flowkit_models.cli.options import ModelOptions, RescalingOptions, Upscale
-from flowkit_models.devices import find_device
+from flowkit_models.devices import bf16_warning, find_device
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.bundled import ANY_SCALE, SHIPPED, find_bundled, rescaling_model
 from flowkit_models.models.checkpoint_file import checksum, noted_number, read_about
@@ -71,6 +73,8 @@ def open_model(options: ModelOptions) -> Opened:
     """
     path = chosen_checkpoint(options)
     device = find_device(options.device)
+    if options.precision == "bf16" and multiprocessing.parent_process() is None and (slow := bf16_warning(device)):
+        print(slow, file=sys.stderr)
     model = load(path, precision=options.precision)
     notes = read_about(path)
     return Opened(

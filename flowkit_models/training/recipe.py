@@ -16,6 +16,7 @@ import tyro
 from rich.console import Console
 from torch import Tensor
 
+from flowkit_models.devices import bf16_warning, find_device
 from flowkit_models.models import factory
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import read_about
@@ -148,6 +149,8 @@ def fit(
 ) -> Result:
     """Trains an objective as the options say, in their folder; they are saved with the run and in each checkpoint."""
     model = objective.model
+    if "bf16" in (options.networks, options.autocast) and (slow := bf16_warning(find_device(options.device))):
+        console.print(slow)
     console.print(
         f"{type(model).__name__} ×{model.scale}: {sum(p.numel() for p in model.parameters()):,} parameters; "
         f"{len(samples.names)} photographs; {options.steps} steps"

@@ -27,6 +27,15 @@ def test_auto_is_the_cpu_where_there_is_nothing_else(monkeypatch) -> None:
         find_device("cuda")
 
 
+@pytest.mark.parametrize("has", [True, False])
+def test_bf16_that_is_emulated_is_told(monkeypatch, has) -> None:
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has)
+    said = devices.bf16_warning(torch.device("cpu"))
+    assert said == "" if has else "float32 is several times as fast" in said
+    assert devices.bf16_warning(torch.device("cuda")) == ""
+
+
 @pytest.mark.parametrize("name", ["xpu:2", "cuda", "meta", "gpu", ""])
 def test_what_is_not_there_is_refused(two_gpus, name) -> None:
     with pytest.raises(ValueError, match=f"--device {name}: not on this machine; there is xpu, xpu:0, xpu:1, cpu, and"):

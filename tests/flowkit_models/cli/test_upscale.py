@@ -51,10 +51,13 @@ def test_tiles_make_the_same_picture(tmp_path, upscale):
     assert np.abs(results[0] - results[2]).max() <= 1
 
 
-def test_bf16_is_close(tmp_path, upscale):
+@pytest.mark.parametrize("said", ["", "warning: slow"])
+def test_bf16_is_close_and_told_to_be_slow_where_it_is(tmp_path, upscale, monkeypatch, said):
+    monkeypatch.setattr("flowkit_models.cli.model.bf16_warning", lambda device: said)
     path = save(tmp_path / "x.png", noise() // 4 + 90)
-    assert upscale(path, "--temperature", 0).code == 0
-    assert upscale(path, "--temperature", 0, "--precision", "bf16", "-o", tmp_path / "y.png").code == 0
+    assert upscale(path, "--temperature", 0).err == []
+    ran = upscale(path, "--temperature", 0, "--precision", "bf16", "-o", tmp_path / "y.png")
+    assert (ran.code, ran.err) == (0, [said] if said else [])
     full, low = (opened(tmp_path / name).astype(int) for name in ("x_x4.png", "y.png"))
     assert np.abs(full - low).mean() < 4
 

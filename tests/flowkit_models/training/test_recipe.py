@@ -8,12 +8,14 @@ import signal
 import sys
 import time
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 
 import flowkit_models
-from flowkit_models.training import folder_lock
+from flowkit_models.training import folder_lock, recipe
 from flowkit_models.training.options import Options
 from flowkit_models.training.recipe import command_line, fresh_model, initial_model, run
 from flowkit_models.training.signals import Stopped
@@ -52,6 +54,16 @@ def test_another_network_is_an_option(tmp_path) -> None:
         fresh_model(NAME, Options(out=tmp_path, network={"prior": "exp"}))
     with pytest.raises(ValueError, match=r"HCFlow has no option 'width'; it has .*hidden"):
         fresh_model(NAME, Options(out=tmp_path, network={"width": "3"}))
+
+
+@pytest.mark.parametrize(("given", "told"), [({}, False), ({"networks": "bf16"}, True), ({"autocast": "bf16"}, True)])
+def test_bf16_that_is_slow_is_told_before_training(tmp_path, monkeypatch, given, told) -> None:
+    monkeypatch.setattr(recipe, "bf16_warning", lambda device: "warning: slow")
+    monkeypatch.setattr(recipe, "train", lambda *_, **__: SimpleNamespace(skipped=0))
+    console = Console(file=io.StringIO())
+    objective, samples = SimpleNamespace(model=flowkit_models.create(NAME)), SimpleNamespace(names=["a.png"])
+    recipe.fit(objective, samples, Options(out=tmp_path, **given), None, console)
+    assert ("warning: slow" in console.file.getvalue()) is told
 
 
 def test_a_stage_starts_from_a_model_of_its_sizes_whatever_bounds_its_priors(tmp_path) -> None:
