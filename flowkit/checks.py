@@ -70,10 +70,10 @@ def unreadable(x: Tensor) -> bool:
     )
 
 
-def refuse_export(reason: str) -> None:
+def refuse_export(part: nn.Module, reason: str) -> None:
     """Raises a ValueError, with what the part does that no program can hold, where `torch.export` is at work."""
     if torch.compiler.is_exporting():
-        raise ValueError(f"it {reason}, which no program holds")
+        raise ValueError(f"{type(part).__name__} {reason}, which no program holds")
 
 
 def _name(layer: nn.Module) -> str:

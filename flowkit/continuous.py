@@ -103,7 +103,7 @@ class ODE(TensorMap):
     def _integrate(
         self, x: Tensor, context: Value, noise: Tensor | None, start: float, end: float
     ) -> tuple[Tensor, Tensor]:
-        refuse_export("takes derivatives of its net in every step of its solver")
+        refuse_export(self, "takes derivatives of its net in every step of its solver")
         slopes = self._slopes(x, context, self._probe(x, noise))
         state = torch.cat([x.flatten(1), x.new_zeros(x.shape[0], 1)], 1)  # as one: every sample has its own error
         with full_precision(x):

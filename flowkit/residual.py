@@ -88,7 +88,7 @@ class Residual(TensorMap):
 
     def inverse(self, y: Tensor, context: Value = None, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Solves for x. `noise` as in `forward`: in evaluation the same one gives minus the forward's log-det."""
-        refuse_export("is undone by iterating until x has converged")
+        refuse_export(self, "is undone by iterating until x has converged")
         with full_precision(y), _weights_once(self.net):
             step = self._step(y, context)
             times = self.iterations
@@ -129,7 +129,7 @@ class Residual(TensorMap):
 
     def _moved(self, x: Tensor, step: Callable[[Tensor], Tensor], noise: Tensor | None) -> tuple[Tensor, Tensor]:
         """Y and the log-det at x."""
-        refuse_export("takes derivatives of its net for the log-det")
+        refuse_export(self, "takes derivatives of its net for the log-det")
         numbers = math.prod(x.shape[1:])
         if noise is not None and noise.shape != x.shape:
             raise ValueError(f"Residual: noise {tuple(noise.shape)} for x {tuple(x.shape)}")

@@ -77,8 +77,12 @@ def test_a_part_of_ours_that_iterates_is_named_with_its_place(module, part) -> N
     x = torch.randn(3, 2)
     made = Flow(ActNorm(2) >> b, StandardNormal()).eval().requires_grad_(False)
     for shapes in (None, exporting.batch_of_any_size(x)):
-        with pytest.raises(ValueError, match=rf"parts.1 \({part}\): it .*(derivatives|converged).*no program holds$"):
+        with pytest.raises(
+            ValueError, match=rf"parts.1 \({part}\): {part} .*(derivatives|converged).*no program holds$"
+        ):
             exporting.program(module(made), (x,), shapes)
+    with pytest.raises(ValueError, match=rf"^{part} .*no program holds"):  # of torch alone, too
+        torch.export.export(module(made), (x,))
 
 
 def test_the_extra_is_named(monkeypatch, tmp_path) -> None:
