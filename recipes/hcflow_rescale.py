@@ -6,7 +6,7 @@ moment and goes on with --resume.
 """
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -25,30 +25,36 @@ from flowkit_models.training.validation import HeldOutRescaling
 class Config(Options):
     """Options of the recipe. The defaults shown are those of the chosen preset."""
 
-    preset: Literal["small-x4", "paper-x4"] = "small-x4"
-    """small-x4: two CPU cores, minutes. paper-x4: the published network and settings, for a GPU and days."""
+    preset: Literal["small-x4", "small-x2", "paper-x4"] = "small-x4"
+    """small-x4, small-x2: two CPU cores, minutes. paper-x4: the published network and settings, for a GPU and days."""
     out: Path = Path("runs/hcflow_rescale")
     """Folder of the run."""
     loss: RescalingWeights = field(default_factory=RescalingWeights)
     """Weights of the losses, eq. (9); --loss.nll adds the likelihood of section 2.2."""
 
 
-MODEL = {"small-x4": "hcflow_rescale_x4_small", "paper-x4": "hcflow_rescale_x4"}
+MODEL = {
+    "small-x4": "hcflow_rescale_x4_small",
+    "small-x2": "hcflow_rescale_x2_small",
+    "paper-x4": "hcflow_rescale_x4",
+}
 
+# without noise on the latents the few steps go into the image
+_SMALL = Config(
+    steps=1200,
+    batch=8,
+    crop=64,
+    lr=2e-3,
+    clip_value=5.0,
+    clip_norm=100.0,
+    average=0.99,
+    validate_every=100,
+    save_every=100,
+    loss=RescalingWeights(temperature=0.0),
+)
 PRESETS: dict[tuple[str, ...], Config] = {
-    # without noise on the latents the few steps go into the image
-    ("small-x4",): Config(
-        steps=1200,
-        batch=8,
-        crop=64,
-        lr=2e-3,
-        clip_value=5.0,
-        clip_norm=100.0,
-        average=0.99,
-        validate_every=100,
-        save_every=100,
-        loss=RescalingWeights(temperature=0.0),
-    ),
+    ("small-x4",): _SMALL,
+    ("small-x2",): replace(_SMALL, preset="small-x2", out=Path("runs/hcflow_rescale/small-x2")),
     # the official option file: docs/official/hcflow.md
     ("paper-x4",): Config(
         preset="paper-x4",

@@ -92,6 +92,23 @@ PRESETS: dict[str, tuple[str, dict[str, Any]]] = {
             "init": "identity",
         },
     ),
+    # as many parameters as irn_x2_small
+    "hcflow_rescale_x2_small": (
+        "HCFlow",
+        {
+            **_RESCALING,
+            "scale": 2,
+            "steps": 8,
+            "conditional_steps": 1,
+            "hidden": 24,
+            "conditional_hidden": 24,
+            "blocks": ((0, 0),),
+            "features": 16,
+            "growth": 8,
+            "gain": 1.0,
+            "init": "identity",
+        },
+    ),
     "srflow_x4_small": (
         "SRFlow",
         {
