@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from flowkit.arguments import as_tuple, check_numbers, check_whole
 from flowkit.bijector import full_precision
 from flowkit.nets.contexts import fitting_context
+from flowkit.nets.thin_linear import linear
 from flowkit.shortcuts import hooked
 from flowkit.tree import repeat_rows
 
@@ -166,7 +167,7 @@ class MaskedLinear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_features) to (B, out_features)."""
-        return F.linear(x, self.weight * self.mask, self.bias)
+        return linear(x, self.weight * self.mask, self.bias)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)

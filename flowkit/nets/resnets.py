@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from flowkit.arguments import check_numbers, check_whole
 from flowkit.nets.contexts import fitting_context
 from flowkit.nets.images import ExactConv2d
+from flowkit.nets.thin_linear import Linear
 
 _Layer = Callable[[int, int], nn.Module]
 
@@ -46,10 +47,10 @@ class ResidualMLP(nn.Module):
         check_whole("ResidualMLP", out_features=out_features, hidden=hidden)
         check_numbers("ResidualMLP", "[0, 1)", dropout=dropout)
         self.context_features = context_features
-        self.first = nn.Linear(in_features + context_features, hidden)
-        made = [ResidualBlock(nn.Linear, nn.Linear, hidden, dropout, context_features) for _ in range(blocks)]
+        self.first = Linear(in_features + context_features, hidden)
+        made = [ResidualBlock(Linear, Linear, hidden, dropout, context_features) for _ in range(blocks)]
         self.blocks = nn.ModuleList(made)
-        self.last = _zero(nn.Linear(hidden, out_features))
+        self.last = _zero(Linear(hidden, out_features))
 
     def forward(self, passive: Tensor, context: Tensor | None = None) -> Tensor:
         """(B, in_features) to (B, out_features)."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from flowkit.arguments import check_whole
 from flowkit.nets.contexts import with_context
+from flowkit.nets.thin_linear import Linear
 
 
 class MLP(nn.Module):
@@ -35,8 +36,8 @@ class MLP(nn.Module):
         widths = [in_features + context_features, *[hidden] * depth]
         layers: list[nn.Module] = []
         for i, o in itertools.pairwise(widths):
-            layers += [nn.Linear(i, o), nn.SiLU()]
-        last = nn.Linear(widths[-1], out_features)
+            layers += [Linear(i, o), nn.SiLU()]
+        last = Linear(widths[-1], out_features)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.layers = nn.Sequential(*layers, last)

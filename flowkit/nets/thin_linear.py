@@ -1,0 +1,37 @@
+"""A linear layer that is fast on a CPU where it has few inputs, or few outputs, as first and last layers do."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_WORTH_IT = 32_768
+"""Numbers on the wide side from which a copy of the thin one is the lesser cost; in a graph, it costs nothing."""
+
+
+class Linear(nn.Linear):
+    """A linear layer; `nn.Linear` in all but the order in which its products with thin matrices are made."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(…, in_features) to (…, out_features)."""
+        return linear(x, self.weight, self.bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The product x Wᵀ + b, as `torch.nn.functional.linear` has it.
+
+    A CPU's matrix products take up to four times as long where the result has few columns as where it has few rows. So
+    those of few inputs have their gradients, and those of few outputs the result itself, transposed.
+    """
+    outputs, inputs = weight.shape
+    thin_result, thin_gradients = 4 < outputs <= 12 < inputs, 1 < inputs <= 8 < outputs and torch.is_grad_enabled()
+    if bias is None or x.ndim != 2 or not (thin_result or thin_gradients) or not _products_by_blas(x):
+        return F.linear(x, weight, bias)
+    if not torch.compiler.is_compiling() and x.shape[0] * max(inputs, outputs) < _WORTH_IT:
+        return F.linear(x, weight, bias)
+    if thin_result:
+        return torch.addmm(bias[:, None], weight, x.t()).t()
+    return torch.addmm(bias, x.t().contiguous().t(), weight.t().contiguous())
+
+
+def _products_by_blas(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
