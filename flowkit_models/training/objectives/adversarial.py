@@ -49,7 +49,8 @@ class AdversarialObjective(Objective):
             raise ValueError("a perceptual loss needs a network of features")
         if bool(gan) != (discriminator is not None):
             raise ValueError("an adversarial loss needs a discriminator, and a discriminator needs its weight")
-        self.features, self.gan, self.discriminator_first = features, gan, discriminator_first
+        self.features, self.gan = features, gan
+        self.discriminator_first = discriminator_first if discriminator is not None else 0
         self.phases = phases if discriminator is None else (*phases, Phase("discriminator", "discriminator"))
 
     def active(self, step: int) -> Iterable[Phase]:

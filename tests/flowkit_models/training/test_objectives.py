@@ -183,6 +183,12 @@ def test_only_the_official_hcflow_plus_keeps_the_last_gradient() -> None:
     assert [(phase.name, phase.zero_grad) for phase in nll.phases] == [("nll", True)]
 
 
+def test_there_is_no_wait_for_a_discriminator_that_is_not_there() -> None:
+    model = flowkit_models.create("hcflow_sr_x4_small", **SIZES)
+    objective = SuperResolution(model, SRWeights(pixel=1.0), discriminator_first=2)
+    assert [phase.name for phase in objective.active(1)] == ["all"]
+
+
 def test_the_discriminator_comes_first() -> None:
     objective = full(discriminator_first=2)
     assert [phase.name for phase in objective.active(2)] == ["discriminator"]
