@@ -48,10 +48,15 @@ def compiled(method: _Method) -> _Method:
         graphs = _graphs.setdefault(self, {})
         if method.__name__ not in graphs:
             given, options = self.compile_options
-            graphs[method.__name__] = torch.compile(_own(method), *given, **options)
+            graphs[method.__name__] = torch.compile(_own(method), *given, **_kept(options))
         return graphs[method.__name__](self, *(map_leaves(_any_batch, value) for value in args))
 
     return call  # type: ignore[return-value]
+
+
+def _kept(options: dict[str, Any]) -> dict[str, Any]:
+    """The same options with dicts of their own: `torch.compile` takes things out of those that it is given."""
+    return {name: dict(value) if isinstance(value, dict) else value for name, value in options.items()}
 
 
 def _own(method: Any) -> Any:

@@ -207,9 +207,9 @@ def _device(module: nn.Module) -> torch.device:
     return next(module.parameters()).device
 
 
-def compiled(flow: VectorFlow) -> VectorFlow:
-    """A flow of flowkit whose methods are compiled."""
-    flow.module.compile()
+def compiled(flow: VectorFlow, **options: Any) -> VectorFlow:
+    """A flow of flowkit whose methods are compiled; `options` are the compiler's."""
+    flow.module.compile(options=options or None)
     return flow
 
 
@@ -217,6 +217,9 @@ LIBRARIES: dict[str, Callable[[int, str, Widths], VectorFlow]] = {
     "nflows": with_nflows,
     "flowkit": with_flowkit,
     "flowkit compiled": lambda features, kind, widths: compiled(with_flowkit(features, kind, widths)),
+    "flowkit compiled, cpp_wrapper": lambda features, kind, widths: compiled(
+        with_flowkit(features, kind, widths), cpp_wrapper=True
+    ),
     "zuko, no linear maps": with_zuko,
     "flowkit, no linear maps": lambda features, kind, widths: with_flowkit(features, kind, widths, False),
     "flowkit compiled, no linear maps": lambda features, kind, widths: compiled(

@@ -145,6 +145,21 @@ def test_pickles_and_changed_options() -> None:
 
 
 @not_ours
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # inside torch, which looks at it for the filter
+def test_options_are_for_every_method() -> None:
+    """torch.compile takes the filter of guards out of the options that it is given."""
+    asked = []
+    options = {"guard_filter_fn": lambda guards: asked.append(len(guards)) or [True] * len(guards)}
+    flow = made()
+    flow.compile(backend="eager", options=options)
+    x = torch.randn(3, 4)
+    for method in (flow.log_prob, flow.encode):
+        asked.clear()
+        method(x)
+        assert asked
+    assert list(options) == ["guard_filter_fn"]
+
+
 def test_a_reversible_chain_is_left_to_itself() -> None:
     flow, plain, x = made(reversible=True), made(reversible=True), torch.randn(5, 4)
     flow.compile(backend="eager")
