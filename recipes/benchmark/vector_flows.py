@@ -208,8 +208,8 @@ def _device(module: nn.Module) -> torch.device:
 
 
 def compiled(flow: VectorFlow, **options: Any) -> VectorFlow:
-    """A flow of flowkit whose methods are compiled; `options` are the compiler's."""
-    flow.module.compile(options=options or None)
+    """A flow of flowkit whose methods are compiled; `options` are those of `torch.compile`."""
+    flow.module.compile(**options)
     return flow
 
 
@@ -217,8 +217,8 @@ LIBRARIES: dict[str, Callable[[int, str, Widths], VectorFlow]] = {
     "nflows": with_nflows,
     "flowkit": with_flowkit,
     "flowkit compiled": lambda features, kind, widths: compiled(with_flowkit(features, kind, widths)),
-    "flowkit compiled, cpp_wrapper": lambda features, kind, widths: compiled(
-        with_flowkit(features, kind, widths), cpp_wrapper=True
+    "flowkit compiled for one batch": lambda features, kind, widths: compiled(
+        with_flowkit(features, kind, widths), dynamic=False, options={"cpp_wrapper": True}
     ),
     "zuko, no linear maps": with_zuko,
     "flowkit, no linear maps": lambda features, kind, widths: with_flowkit(features, kind, widths, False),

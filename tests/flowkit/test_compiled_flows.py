@@ -23,6 +23,9 @@ from flowkit import (
 from flowkit.nets import MLP
 from flowkit.testing import perturb
 
+# torch's tracer looks at .grad of what it meets, and can't hide the warning where warnings are errors
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+
 
 def made(classes: int = 0, reversible: bool = False) -> Flow:
     torch.manual_seed(0)
@@ -145,7 +148,17 @@ def test_pickles_and_changed_options() -> None:
 
 
 @not_ours
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # inside torch, which looks at it for the filter
+def test_a_graph_for_each_batch_where_that_is_asked_for() -> None:
+    sizes = []
+    flow = made()
+    flow.compile(backend=lambda graph, inputs: sizes.append(graph.graph) or graph, dynamic=False)
+    for n in (6, 3, 6):
+        assert flow.log_prob(torch.randn(n, 4)).shape == (n,)
+    assert len(sizes) == 2
+    shapes = [node.meta["example_value"].shape for graph in sizes for node in graph.nodes if node.name == "l_x_"]
+    assert shapes == [(6, 4), (3, 4)]
+
+
 def test_options_are_for_every_method() -> None:
     """torch.compile takes the filter of guards out of the options that it is given."""
     asked = []
