@@ -29,7 +29,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if not torch.compiler.is_compiling() and x.shape[0] * max(inputs, outputs) < _WORTH_IT:
         return F.linear(x, weight, bias)
     if thin_result:
-        return torch.addmm(bias[:, None], weight, x.t()).t()
+        return torch.addmm(bias[:, None], weight, x.t()).t().contiguous()
     return torch.addmm(bias, x.t().contiguous().t(), weight.t().contiguous())
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -25,10 +25,13 @@ def numbers(rows: int, inputs: int, outputs: int) -> tuple[Tensor, ...]:
 
 
 @given(rows=st.sampled_from((0, 1, 2, 7, 300, 2000)), inputs=WIDTHS, outputs=WIDTHS)
+@example(rows=300, inputs=3, outputs=300)
+@example(rows=300, inputs=300, outputs=8)
 def test_value_and_gradients_are_those_of_torch(rows: int, inputs: int, outputs: int) -> None:
     given_ = numbers(rows, inputs, outputs)
     found, expected = linear(*given_), F.linear(*given_)
     torch.testing.assert_close(found, expected)
+    assert found.is_contiguous()  # who calls a net may take views of its result
     seed = torch.randn_like(expected)
     torch.testing.assert_close(torch.autograd.grad(found, given_, seed), torch.autograd.grad(expected, given_, seed))
     with torch.no_grad():
