@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 _WORTH_IT = 131_072
-"""Numbers on the wide side from which copies of the thin one are the lesser cost; in a graph they cost next to nothing."""
+"""Numbers on the wide side from which copies of the thin one are the lesser cost; in a graph they are nearly free."""
 
 
 class Linear(nn.Linear):
