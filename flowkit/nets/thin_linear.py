@@ -17,12 +17,12 @@ class Linear(nn.Linear):
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The product x Wᵀ + b, as `torch.nn.functional.linear` has it.
+    """The product x Wᵀ + b of (…, I), (O, I) and (O,), as `torch.nn.functional.linear` has it; contiguous, (…, O).
 
     A CPU's matrix products take up to four times as long where the result has few columns as where it has few rows. So
     those of few inputs have their gradients, and those of few outputs the result itself, transposed.
     """
-    outputs, inputs = weight.shape
+    outputs, inputs = weight.shape  # the widths below are those from which MKL was found slow
     thin_result, thin_gradients = 4 < outputs <= 12 < inputs, 1 < inputs <= 8 < outputs and torch.is_grad_enabled()
     if bias is None or x.ndim != 2 or not (thin_result or thin_gradients) or not _products_by_blas(x):
         return F.linear(x, weight, bias)

@@ -23,9 +23,6 @@ from flowkit import (
 from flowkit.nets import MLP
 from flowkit.testing import perturb
 
-# torch's tracer looks at .grad of what it meets, and can't hide the warning where warnings are errors
-pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
-
 
 def made(classes: int = 0, reversible: bool = False) -> Flow:
     torch.manual_seed(0)
@@ -148,31 +145,6 @@ def test_pickles_and_changed_options() -> None:
 
 
 @not_ours
-def test_a_graph_for_each_batch_where_that_is_asked_for() -> None:
-    sizes = []
-    flow = made()
-    flow.compile(backend=lambda graph, inputs: sizes.append(graph.graph) or graph, dynamic=False)
-    for n in (6, 3, 6):
-        assert flow.log_prob(torch.randn(n, 4)).shape == (n,)
-    assert len(sizes) == 2
-    shapes = [node.meta["example_value"].shape for graph in sizes for node in graph.nodes if node.name == "l_x_"]
-    assert shapes == [(6, 4), (3, 4)]
-
-
-def test_options_are_for_every_method() -> None:
-    """torch.compile takes the filter of guards out of the options that it is given."""
-    asked = []
-    options = {"guard_filter_fn": lambda guards: asked.append(len(guards)) or [True] * len(guards)}
-    flow = made()
-    flow.compile(backend="eager", options=options)
-    x = torch.randn(3, 4)
-    for method in (flow.log_prob, flow.encode):
-        asked.clear()
-        method(x)
-        assert asked
-    assert list(options) == ["guard_filter_fn"]
-
-
 def test_a_reversible_chain_is_left_to_itself() -> None:
     flow, plain, x = made(reversible=True), made(reversible=True), torch.randn(5, 4)
     flow.compile(backend="eager")
@@ -230,3 +202,30 @@ def test_a_compiled_draw_computes_no_log_det(call) -> None:
         call(flow)
     assert any("addmm" in name for name in found)
     assert not [name for name in found if "sum" in name]  # of the logarithms of the slopes
+
+
+def test_a_graph_for_each_batch_where_that_is_asked_for() -> None:
+    sizes = []
+    flow = made()
+    flow.compile(backend=lambda graph, inputs: sizes.append(graph.graph) or graph, dynamic=False)
+    for n in (6, 3, 6):
+        assert flow.log_prob(torch.randn(n, 4)).shape == (n,)
+    assert len(sizes) == 2
+    shapes = [node.meta["example_value"].shape for graph in sizes for node in graph.nodes if node.name == "l_x_"]
+    assert shapes == [(6, 4), (3, 4)]
+
+
+# torch's tracer looks at .grad of what it meets, and can't hide the warning where warnings are errors
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_options_are_for_every_method() -> None:
+    """torch.compile takes the filter of guards out of the options that it is given."""
+    asked = []
+    options = {"guard_filter_fn": lambda guards: asked.append(len(guards)) or [True] * len(guards)}
+    flow = made()
+    flow.compile(backend="eager", options=options)
+    x = torch.randn(3, 4)
+    for method in (flow.log_prob, flow.encode):
+        asked.clear()
+        method(x)
+        assert asked
+    assert list(options) == ["guard_filter_fn"]
