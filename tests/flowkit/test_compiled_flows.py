@@ -19,6 +19,7 @@ from flowkit import (
     InvertibleConv1x1,
     Reversible,
     StandardNormal,
+    compiling,
 )
 from flowkit.nets import MLP
 from flowkit.testing import perturb
@@ -200,7 +201,7 @@ def test_a_compiled_draw_computes_no_log_det(call) -> None:
     flow.compile(backend=aot_autograd(fw_compiler=record))
     with torch.no_grad():
         call(flow)
-    assert any("addmm" in name for name in found)
+    assert any("aten.mm" in name for name in found)
     assert not [name for name in found if "sum" in name]  # of the logarithms of the slopes
 
 
@@ -229,3 +230,37 @@ def test_options_are_for_every_method() -> None:
         method(x)
         assert asked
     assert list(options) == ["guard_filter_fn"]
+
+
+def scaled(x: torch.Tensor) -> torch.Tensor:
+    return SCALE * x
+
+
+SCALE = 2.0
+
+
+class Scaling(nn.Module):
+    """A net of a user's, that reads a global of its module."""
+
+    def forward(self, passive: torch.Tensor, context: None) -> torch.Tensor:
+        return scaled(passive.repeat_interleave(2, 1))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+def test_a_graph_is_asked_whether_users_changed_something_and_not_whether_libraries_did(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Half of all guards look at functions and classes of torch, flowkit and Python, before every call."""
+    flow = Flow(Chain(InvertibleConv1x1(4, "plu"), Coupling(Scaling(), 2, Affine("tanh"))), StandardNormal())
+    x, asked, kept = torch.randn(5, 4), [], []
+    chosen = compiling._of_users
+    monkeypatch.setattr(compiling, "_of_users", lambda guards: asked.extend(guards) or chosen(guards))
+    flow.compile(backend="eager")
+    before = flow.log_prob(x)
+    kept = [guard.name for guard, keep in zip(asked, chosen(asked), strict=True) if keep]
+    assert len(kept) < 0.8 * len(asked)
+    assert not [name for name in kept if "__import_flowkit_dot" in name and name.endswith((".__code__", ".torch"))]
+    for name in ("_global_forward_hooks", "_parameters['lower']", "SCALE", "scaled"):
+        assert any(name in guard for guard in kept), name
+    monkeypatch.setattr(f"{__name__}.SCALE", 3.0)
+    assert not torch.equal(flow.log_prob(x), before)

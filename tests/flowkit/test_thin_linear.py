@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from functorch.compile import make_boxed_func
 from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowkit.nets import MADE, MLP, ResidualMLP
@@ -103,3 +105,22 @@ def test_a_graph_takes_every_batch() -> None:
     layer(torch.randn(300, 4))
     with torch.compiler.set_stance("fail_on_recompile"):
         layer(torch.randn(5, 4))
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(4, 128), (128, 128), (128, 8)])
+def test_in_a_graph_the_bias_is_no_part_of_the_product_and_the_result_the_same(inputs: int, outputs: int) -> None:
+    torch.compiler.reset()
+    found: list[str] = []
+
+    def record(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        found.extend(str(node.target) for node in graph.graph.nodes)
+        return make_boxed_func(graph.forward)
+
+    compiled = torch.compile(linear, backend=aot_autograd(fw_compiler=record), fullgraph=True)
+    given_ = numbers(300, inputs, outputs)
+    result, expected = compiled(*given_), F.linear(*given_)
+    torch.testing.assert_close(result, expected)
+    seed = torch.randn_like(expected)
+    torch.testing.assert_close(torch.autograd.grad(result, given_, seed), torch.autograd.grad(expected, given_, seed))
+    assert "aten.mm.default" in found
+    assert "aten.addmm.default" not in found
