@@ -14,8 +14,8 @@ from flowkit.tree import map_leaves
 
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
-_CODE = (types.FunctionType, types.BuiltinFunctionType, types.ModuleType, types.CodeType, type)
-_LIBRARIES = re.compile(r"G\['__(builtins_dict__|import_(flowkit|flowkit_models|torch)(_dot_|'))")
+_LIBRARIES = re.compile(r"(^|\()G\['__(builtins_dict__|import_(flowkit|flowkit_models|torch)(_dot_|'))")
+"""Of guards on what was reached from a module of ours, torch's, or Python's built-in names."""
 
 # beside the modules, not in them: a copy, a pickle or a state dict has none of it, and compiles anew
 _graphs: WeakKeyDictionary[nn.Module, dict[str, Callable[..., Any]]] = WeakKeyDictionary()
@@ -35,9 +35,9 @@ class Compilable(nn.Module):
         dtypes, or modes (train, eval, no_grad) are another graph, as everywhere in `torch.compile`.
 
         Each call asks whether the graph still holds: of the modules, their parameters and hooks, the arguments and
-        your own code, but not of the functions and classes of torch, flowkit and Python, which are taken to stay what
-        they are. After a patch of one of these, compile anew; a `guard_filter_fn` in `options` is taken in place of
-        this choice, and with `mode` everything is asked about.
+        your own code, but not of the functions, classes and constants of torch, flowkit and Python, which are taken to
+        stay what they are. After a patch of one of these, compile anew; a `guard_filter_fn` in `options` is taken in
+        place of this choice, and with `mode` everything is asked about.
 
         Args:
             args: as for `torch.compile`.
@@ -74,8 +74,8 @@ def _completed(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_users(guards: Sequence[Any]) -> list[bool]:
-    """Which guards to keep: those on libraries' code take a sixth to a half of the time that all of them take."""
-    return [not (_LIBRARIES.match(guard.name) and isinstance(guard.value, _CODE)) for guard in guards]
+    """Which guards to keep: not those on libraries' code and constants, but on their dicts, such as global hooks."""
+    return [isinstance(guard.value, dict) or not _LIBRARIES.search(guard.name) for guard in guards]
 
 
 def _own(method: Any) -> Any:

@@ -1,11 +1,8 @@
 """A linear layer that is fast on a CPU where it has few inputs, or few outputs, as first and last layers do."""
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-_WORTH_IT = 131_072
-"""Numbers on the wide side from which copies of the thin one are the lesser cost; in a graph they are nearly free."""
+from flowkit.products import linear
 
 
 class Linear(nn.Linear):
@@ -14,35 +11,3 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(…, in_features) to (…, out_features)."""
         return linear(x, self.weight, self.bias)
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The product x Wᵀ + b of (…, I), (O, I) and (O,), as `torch.nn.functional.linear` has it; contiguous, (…, O).
-
-    A CPU's matrix products take up to four times as long where the result has few columns as where it has few rows. So
-    those of few inputs have their gradients, and those of few outputs the result itself, transposed.
-
-    In a graph the bias is subtracted, as −b: what is added becomes a part of the product, which on a CPU copies it into
-    every row first, while a difference is computed with what follows.
-    """
-    outputs, inputs = weight.shape  # the widths below are those from which MKL was found slow
-    thin_result, thin_gradients = 4 < outputs <= 12 < inputs, 1 < inputs <= 8 < outputs and torch.is_grad_enabled()
-    in_graph = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
-    worth_it = in_graph or ((thin_result or thin_gradients) and x.shape[0] * max(inputs, outputs) >= _WORTH_IT)
-    if bias is None or x.ndim != 2 or not worth_it or not _products_by_blas(x):
-        return F.linear(x, weight, bias)
-    add = _beside if in_graph else torch.addmm
-    if thin_result:
-        return add(bias[:, None], weight, x.t()).t().contiguous()
-    if thin_gradients:
-        return add(bias, x.t().contiguous().t(), weight.t().contiguous())
-    return add(bias, x, weight.t())
-
-
-def _beside(bias: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """The same as `addmm`, by a product and a difference."""
-    return left @ right - -bias
-
-
-def _products_by_blas(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)

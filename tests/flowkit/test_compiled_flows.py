@@ -250,7 +250,7 @@ class Scaling(nn.Module):
 def test_a_graph_is_asked_whether_users_changed_something_and_not_whether_libraries_did(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Half of all guards look at functions and classes of torch, flowkit and Python, before every call."""
+    """Many guards are on functions and classes of torch, flowkit and Python, and looked at before every call."""
     flow = Flow(Chain(InvertibleConv1x1(4, "plu"), Coupling(Scaling(), 2, Affine("tanh"))), StandardNormal())
     x, asked, kept = torch.randn(5, 4), [], []
     chosen = compiling._of_users

@@ -14,7 +14,8 @@ from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowkit.nets import MADE, MLP, ResidualMLP
-from flowkit.nets.thin_linear import Linear, linear
+from flowkit.nets.thin_linear import Linear
+from flowkit.products import linear
 
 WIDTHS = st.sampled_from((1, 2, 3, 5, 8, 9, 12, 13, 40, 300))
 
