@@ -6,12 +6,12 @@ from numbers import Integral
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flowkit.arguments import check_whole
 from flowkit.bijector import TensorMap, full_precision, no_logdet, widest
 from flowkit.matrices import FORMS, Named
-from flowkit.products import linear
 from flowkit.tree import Value
 
 LONG = 64
@@ -38,7 +38,7 @@ def mix_channels(x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tenso
     """
     with full_precision(x):
         if x.ndim == 2:
-            return linear(x, matrix, bias)
+            return F.linear(x, matrix, bias)
         matrices, flat = matrix.expand(x.shape[0], -1, -1), x.flatten(2)
         y = torch.bmm(matrices, flat) if bias is None else torch.baddbmm(bias[:, None], matrices, flat)
         return y.view(x.shape)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from flowkit.arguments import as_tuple, check_numbers, check_whole
 from flowkit.bijector import full_precision
 from flowkit.nets.contexts import fitting_context
-from flowkit.products import linear
+from flowkit.nets.thin_linear import linear
 from flowkit.shortcuts import hooked
 from flowkit.tree import repeat_rows
 

@@ -14,8 +14,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flowkit.nets import MADE, MLP, ResidualMLP
-from flowkit.nets.thin_linear import Linear
-from flowkit.products import linear
+from flowkit.nets.thin_linear import Linear, linear
 
 WIDTHS = st.sampled_from((1, 2, 3, 5, 8, 9, 12, 13, 40, 300))
 
@@ -108,20 +107,27 @@ def test_a_graph_takes_every_batch() -> None:
         layer(torch.randn(5, 4))
 
 
-@pytest.mark.parametrize(("inputs", "outputs"), [(4, 128), (128, 128), (128, 8)])
-def test_in_a_graph_the_bias_is_no_part_of_the_product_and_the_result_the_same(inputs: int, outputs: int) -> None:
+@pytest.mark.parametrize(("inputs", "outputs"), [(4, 128), (128, 128), (128, 92), (128, 8)])
+def test_a_graph_s_product_is_the_same_and_its_result_contiguous(inputs: int, outputs: int) -> None:
     torch.compiler.reset()
-    found: list[str] = []
-
-    def record(graph: torch.fx.GraphModule, inputs: Any) -> Any:
-        found.extend(str(node.target) for node in graph.graph.nodes)
-        return make_boxed_func(graph.forward)
-
-    compiled = torch.compile(linear, backend=aot_autograd(fw_compiler=record), fullgraph=True)
+    compiled = torch.compile(linear, backend="aot_eager", fullgraph=True)
     given_ = numbers(300, inputs, outputs)
     result, expected = compiled(*given_), F.linear(*given_)
     torch.testing.assert_close(result, expected)
+    assert result.is_contiguous()
     seed = torch.randn_like(expected)
     torch.testing.assert_close(torch.autograd.grad(result, given_, seed), torch.autograd.grad(expected, given_, seed))
-    assert "aten.mm.default" in found
-    assert "aten.addmm.default" not in found
+
+
+def test_in_a_graph_a_result_narrower_than_x_is_made_transposed() -> None:
+    torch.compiler.reset()
+    shapes: list[tuple[int, ...]] = []
+
+    def record(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        shapes.extend(n.meta["val"].shape for n in graph.graph.nodes if n.target is torch.ops.aten.addmm.default)
+        return make_boxed_func(graph.forward)
+
+    with torch.no_grad():
+        for widths in ((128, 92), (92, 128), (128, 128)):
+            torch.compile(linear, backend=aot_autograd(fw_compiler=record))(*numbers(300, *widths))
+    assert shapes == [(92, 300), (300, 128), (300, 128)]
