@@ -220,6 +220,11 @@ LIBRARIES: dict[str, Callable[[int, str, Widths], VectorFlow]] = {
     "flowkit compiled for one batch": lambda features, kind, widths: compiled(
         with_flowkit(features, kind, widths), dynamic=False, options={"cpp_wrapper": True}
     ),
+    "flowkit compiled, to stay as it is": lambda features, kind, widths: compiled(
+        with_flowkit(features, kind, widths),
+        dynamic=False,
+        options={"cpp_wrapper": True, "guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe},
+    ),
     "zuko, no linear maps": with_zuko,
     "flowkit, no linear maps": lambda features, kind, widths: with_flowkit(features, kind, widths, False),
     "flowkit compiled, no linear maps": lambda features, kind, widths: compiled(
