@@ -100,6 +100,18 @@ class LatentField:
         return generator.standard_normal((channels, BLOCK, BLOCK), np.float32)
 
 
+class ZeroField:
+    """Latents of zero: what τ = 0 makes of any draw, without drawing."""
+
+    def crop(self, model: ImageFlow, top: int, left: int, height: int, width: int) -> tuple[Tensor, ...]:
+        """See `Field.crop`."""
+        return self.part(latent_windows(model, top, left, height, width))
+
+    def part(self, windows: Sequence[Window]) -> tuple[Tensor, ...]:
+        """The same, by the window of each latent, coarsest first."""
+        return tuple(torch.zeros(1, channels, rows, columns) for channels, _, _, rows, columns in windows)
+
+
 class StoredField:
     """Latents that are there as tensors, of a whole image: encoded, edited, or drawn before.
 

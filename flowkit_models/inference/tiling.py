@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from flowkit_models.devices import available_bytes
-from flowkit_models.inference.latent_field import Field, LatentField, PredictedField, StoredField, cut_window
+from flowkit_models.inference.latent_field import (
+    Field,
+    LatentField,
+    PredictedField,
+    StoredField,
+    ZeroField,
+    cut_window,
+)
 from flowkit_models.inference.memory import is_out_of_memory, peak_tensor_bytes
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checks import padded, temperatures
@@ -152,6 +159,8 @@ class Tiled:
             usual = self.model.usual_temperature
             temperature = 1.0 if isinstance(latents, tuple | list) and not usual else usual
         tau = temperature
+        if tau == 0 and isinstance(field, LatentField):
+            field = ZeroField()
 
         def run(top: int, left: int, height: int, width: int) -> Tensor:
             window = padded(self._cut(lr, top, left, height, width), self.model.lr_multiple)
@@ -182,6 +191,8 @@ class Tiled:
         if isinstance(field, StoredField):
             model.check_z(image, field.latents, target)
         (tau,) = temperatures(1, temperature)
+        if tau == 0 and isinstance(field, LatentField):
+            field = ZeroField()
 
         def before(centres: Tensor, side: int, at: int) -> int:  # the last patches may reach beyond the image
             return len(centres) if at >= side else int(torch.searchsorted(centres, at - 0.5))
@@ -192,7 +203,7 @@ class Tiled:
             j, last = (before(right, width, at) for at in (left, left + columns))
             if i == end or j == last:  # made so much smaller that no pixel lies here
                 return window.new_zeros(3, p * (end - i), p * (last - j))
-            if isinstance(field, LatentField | StoredField):
+            if isinstance(field, LatentField | StoredField | ZeroField):
                 (z,) = field.part([(channels, i, j, end - i, last - j)])
             else:  # of LR pixels, each of which has a whole number of HR pixels
                 (z,) = field.crop(model, top, left, rows, columns)

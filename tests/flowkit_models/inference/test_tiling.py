@@ -263,3 +263,14 @@ def test_a_downscaled_image_that_is_not_finite_is_an_error() -> None:
         next(p for p in model.parameters() if p.ndim == 1).fill_(float("inf"))
     with pytest.raises(ValueError, match="not finite"):
         Tiled(model, tile=96).downscale(torch.rand(3, 64, 64))
+
+
+@pytest.mark.parametrize("name", ["hcflow_sr_x4_small", "srflow_x4_small", "linf_small"])
+def test_an_image_at_temperature_0_is_made_without_drawing(name, monkeypatch) -> None:
+    tiled, lr, field = Tiled(made(name), tile=36, overlap=16), image(40, 30), LatentField(1)
+    expected = tiled.upscale(lr, field, 1e-30, 32)
+    monkeypatch.setattr(LatentField, "_square", None)
+    got = tiled.upscale(lr, field, 0.0, 32)
+    torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
+    with pytest.raises(TypeError):
+        tiled.upscale(lr, field, 0.5, 32)
