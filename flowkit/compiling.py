@@ -66,7 +66,10 @@ def compiled(method: _Method) -> _Method:
 
 
 def _completed(options: dict[str, Any]) -> dict[str, Any]:
-    """The same options with dicts of their own, since `torch.compile` takes things out of those that it is given."""
+    """The same options and, unless they choose otherwise, which guards to keep.
+
+    In dicts of their own, since `torch.compile` takes things out of those that it is given.
+    """
     its = {name: dict(value) if isinstance(value, dict) else value for name, value in options.items()}
     if its.get("mode") is None and hasattr(torch.compiler, "keep_tensor_guards_unsafe"):  # older ones have no filter
         its["options"] = {"guard_filter_fn": _of_users, **(its.get("options") or {})}
