@@ -1,4 +1,4 @@
-"""Optimizers as the papers state them: Adam, rates by iteration, gradients clipped by value and then by norm."""
+"""Optimizers: Adam as the papers state it, Muon beside it, rates by iteration, clipping by value and then by norm."""
 
 import math
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
+from flowkit_models.training.muon import Muon, is_kernel
 from flowkit_models.training.objective import Network, Objective
 
 
@@ -74,6 +75,7 @@ class Adam:
         schedule: factor on the rate by iteration.
         clip_value: gradients are clamped to ±this, before …
         clip_norm: … all of them together are scaled to at most this norm. None: no clipping.
+        muon: kernels of convolutions take Muon's steps, at so many times the rate; 0: Adam's, as all others.
     """
 
     lr: float
@@ -83,12 +85,15 @@ class Adam:
     schedule: Milestones | Cosine = field(default_factory=Milestones)
     clip_value: float | None = None
     clip_norm: float | None = None
+    muon: float = 0.0
 
     def __post_init__(self) -> None:
         positive = {"lr": self.lr, "clip_value": self.clip_value, "clip_norm": self.clip_norm}
         for name, value in positive.items():
             if value is not None and not 0 < value < math.inf:
                 raise ValueError(f"Adam: {name} must be positive, got {value}")
+        if not 0 <= self.muon < math.inf:
+            raise ValueError(f"Adam: muon must be 0 or more, got {self.muon}")
 
     def rate(self, step: int) -> float:
         """The learning rate of a step, counted from 1."""
@@ -96,7 +101,7 @@ class Adam:
 
 
 class Optimizer:
-    """Adam on the parameters of one network of an objective.
+    """Adam, and Muon for kernels where its settings say so, on the parameters of one network of an objective.
 
     Args:
         network: "model" or "discriminator".
@@ -110,13 +115,19 @@ class Optimizer:
         if not self.parameters:
             raise ValueError(f"{network}: has no parameters that require gradients")
         s = settings
-        self.adam = torch.optim.Adam(self.parameters.values(), s.lr, s.betas, s.eps, s.weight_decay)
+        kernels = [p for p in self.parameters.values() if s.muon and is_kernel(p)]
+        known = set(map(id, kernels))
+        others = [p for p in self.parameters.values() if id(p) not in known]
+        self.adam = torch.optim.Adam([{"params": others}], s.lr, s.betas, s.eps, s.weight_decay)
+        self.muon = Muon(kernels, s.lr * s.muon, s.weight_decay) if kernels else None
 
     def set_rate(self, step: int) -> float:
         """Sets the learning rate of a step, counted from 1, and returns it."""
         rate = self.settings.rate(step)
         for group in self.adam.param_groups:
             group["lr"] = rate
+        for group in self.muon.param_groups if self.muon else ():
+            group["lr"] = rate * self.settings.muon
         return rate
 
     def require_grad(self, on: bool) -> None:
@@ -125,8 +136,9 @@ class Optimizer:
             parameter.requires_grad_(on)
 
     def zero_grad(self) -> None:
-        """Drops the gradients; Adam leaves parameters without one alone."""
-        self.adam.zero_grad(set_to_none=True)
+        """Drops the gradients; parameters without one are left alone."""
+        for part in self._parts:
+            part.zero_grad(set_to_none=True)
 
     @property
     def gradients(self) -> dict[str, Tensor]:
@@ -149,10 +161,30 @@ class Optimizer:
             norm = self.norm()
         if self.settings.clip_norm is not None:
             clip_grads_with_norm_(self.parameters.values(), self.settings.clip_norm, norm)
-        if scaler is None:
-            self.adam.step()
-        else:
-            scaler.step(self.adam)
+        for part in self._parts:
+            if scaler is None:
+                part.step()
+            else:
+                scaler.step(part)
+
+    def unscale(self, scaler: Any) -> None:
+        """Takes the scale of float16's `GradScaler` out of the gradients."""
+        for part in self._parts:
+            scaler.unscale_(part)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Adam's state, and Muon's where there is one."""
+        return {**self.adam.state_dict(), **({"muon": self.muon.state_dict()} if self.muon else {})}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over what `state_dict` gave."""
+        self.adam.load_state_dict({name: value for name, value in state.items() if name != "muon"})
+        if self.muon:
+            self.muon.load_state_dict(state["muon"])
+
+    @property
+    def _parts(self) -> list[torch.optim.Optimizer]:
+        return [self.adam, self.muon] if self.muon else [self.adam]
 
 
 def make_optimizers(objective: Objective, settings: Mapping[Network, Adam | None]) -> dict[Network, Optimizer]:

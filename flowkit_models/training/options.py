@@ -61,6 +61,8 @@ class Options:
     """Learning rate of Adam."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Adam's decay rates."""
+    muon: float = 0.0
+    """Convolutions take the steps of Muon at so many times the rate, 4 say, and learn faster; 0: Adam's."""
     weight_decay: float = 0.0
     """Added to the gradient, times the weights."""
     milestones: Annotated[tuple[int, ...], UNSAID] = ()
@@ -130,6 +132,7 @@ class Options:
             schedule=self._schedule(),
             clip_value=self.clip_value,
             clip_norm=self.clip_norm,
+            muon=self.muon,
         )
         return Settings(
             self.steps,

@@ -103,7 +103,7 @@ class TrainingState:
         return {
             "counters": asdict(self.counters),
             "objective": self.objective.state_dict(),
-            "optimizers": {name: optimizer.adam.state_dict() for name, optimizer in self.optimizers.items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "gradients": {name: dict(o.gradients) if carried else {} for name, o in self.optimizers.items()},
             "averaged": None if self.averaged is None else self.averaged.state_dict(),
             "scaler": None if self.scaler is None else self.scaler.state_dict(),
@@ -115,7 +115,7 @@ class TrainingState:
         self.counters = Counters(**state["counters"])
         self.objective.load_state_dict(state["objective"])
         for network, optimizer in self.optimizers.items():
-            optimizer.adam.load_state_dict(state["optimizers"][network])
+            optimizer.load_state_dict(state["optimizers"][network])
             for name, gradient in state["gradients"][network].items():
                 parameter = optimizer.parameters[name]
                 parameter.grad = gradient.to(parameter.device)

@@ -116,7 +116,7 @@ class Iteration:
             source = source or self.guarded.source
         scaler = self.accelerator.scaler
         if scaler is not None:
-            scaler.unscale_(optimizer.adam)
+            optimizer.unscale(scaler)
         norm = optimizer.norm()
         finite = [outcome.loss.isfinite() for outcome in outcomes]
         fine = source is None and bool(torch.stack([*finite, norm.isfinite()]).all())
