@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 import flowkit
 from flowkit_models.data.loader import Batch, Draws
 from flowkit_models.metrics import features as vgg
+from flowkit_models.metrics.perceptual import LPIPS
 from flowkit_models.models.factory import find_checkpoint
 from flowkit_models.models.hcflow.model import HCFlow
 from flowkit_models.training.discriminator import Discriminator
@@ -54,6 +55,8 @@ class Config(Options):
     """Channels of the discriminator's first layers."""
     vgg: Literal["vgg19", "vgg16"] = "vgg19"
     """Network of the perceptual loss: VGG-19, as published, or VGG-16 as a stand-in where its weights are at hand."""
+    lpips: Literal["alexnet", "vgg16"] = "alexnet"
+    """Network of --loss.lpips; tables report AlexNet's."""
     weights: Annotated[Path | None, PATH] = None
     """File or folder of weights for the perceptual loss and for LPIPS. Without it: torch's cache, or a download."""
     temperature: float = 0.8
@@ -196,7 +199,10 @@ def main(config: Config) -> None:
     # Losses (section 3.4)
     features = vgg.VGGFeatures(config.vgg, config.weights) if config.loss.perceptual else None
     discriminator = Discriminator(config.crop, config.critic_features) if config.loss.gan else None
-    objective = SuperResolution(model, config.loss, features, discriminator, config.critic_first, config.official_steps)
+    distance = LPIPS(config.lpips, config.weights) if config.loss.lpips else None
+    objective = SuperResolution(
+        model, config.loss, features, discriminator, config.critic_first, config.official_steps, distance
+    )
 
     # Schedule (section 4.1) and run
     adam = Adam(config.critic_lr, config.betas, schedule=Milestones(config.milestones)) if discriminator else None

@@ -41,6 +41,8 @@ class Options:
     """--data is a set of HR and LR files, in any of the layouts in use."""
     degrade: Literal["bicubic", "photo"] = "bicubic"
     """How LR is made of HR, for super-resolution. photo: blurred, noisy and with JPEG's blocks, as photographs are."""
+    augment: Annotated[Literal["flip", "flips"] | None, UNSAID] = None
+    """How crops are turned: flip, left-right; flips, upside down and transposed too. Without it: as published."""
     test: Annotated[Path | None, PATH] = None
     """Set to score on, HR and LR files or HR alone. Without it: three photographs in the wheels."""
     out: Path = Path("runs")
@@ -173,20 +175,19 @@ class Options:
         return folder
 
     def crops(self, scale: int) -> RandomCrops | AlignedCrops:
-        """Crops for super-resolution: LR made from the HR crop, flipped left-right; or from LR files.
+        """Crops for super-resolution: LR made from the HR crop, flipped left-right by default; or from LR files.
 
         Raises:
             ValueError: if LR files are to be degraded.
         """
         if self.paired and self.degrade != "bicubic":
             raise ValueError(f"--degrade {self.degrade} makes LR images of HR ones, and --paired reads them from files")
+        augment, weights = self.augment or "flip", self._weight
         if self.paired:
-            return AlignedCrops(
-                self._pairs(scale), self.crop, Bicubic(scale), augment="flip", weights=self._weight, seed=self.seed
-            )
-        return RandomCrops(
-            self._photos(), self.crop, self._degradation(scale), augment="flip", weights=self._weight, seed=self.seed
-        )
+            pairs = self._pairs(scale)
+            return AlignedCrops(pairs, self.crop, Bicubic(scale), augment=augment, weights=weights, seed=self.seed)
+        degradation = self._degradation(scale)
+        return RandomCrops(self._photos(), self.crop, degradation, augment=augment, weights=weights, seed=self.seed)
 
     def any_scale_crops(self, largest: int) -> AnyScaleCrops:
         """Crops for super-resolution by factors from 1 to `largest`, of which --crop is the HR side at that.
@@ -202,13 +203,13 @@ class Options:
             raise ValueError(
                 f"--crop {self.crop}: a multiple of {largest} is expected, LR crops have {largest}th of it"
             )
-        side, weights = self.crop // largest, self._weight
+        side, augment, weights = self.crop // largest, self.augment or "flips", self._weight
         return AnyScaleCrops(
-            self._photos(), side, largest, self.batch, augment="flips", weights=weights, seed=self.seed
+            self._photos(), side, largest, self.batch, augment=augment, weights=weights, seed=self.seed
         )
 
     def aligned_crops(self, scale: int, rounded: bool) -> AlignedCrops:
-        """Crops for rescaling: LR of the whole photograph, or from LR files; flipped and transposed.
+        """Crops for rescaling: LR of the whole photograph, or from LR files; flipped and transposed by default.
 
         Raises:
             ValueError: if the LR images are to be degraded: a rescaling model makes its own.
@@ -216,7 +217,8 @@ class Options:
         if self.degrade != "bicubic":
             raise ValueError(f"--degrade {self.degrade}: a rescaling model makes its own LR images; leave it out")
         images, rounded = (self._pairs(scale), True) if self.paired else (self._photos(), rounded)
-        return AlignedCrops(images, self.crop, Bicubic(scale, rounded=rounded), weights=self._weight, seed=self.seed)
+        reference, augment, weights = Bicubic(scale, rounded=rounded), self.augment or "flips", self._weight
+        return AlignedCrops(images, self.crop, reference, augment=augment, weights=weights, seed=self.seed)
 
     def test_pairs(self, scale: float) -> dict[str, Pair]:
         """The test set, degraded as the crops are: each image always in the same way."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -27,7 +28,9 @@ class SRWeights:
         gan: λ₄, of the adversarial loss at `temperature`.
         consistency: of the mean squared distance between the bicubic LR image of a sample at `temperature` and the
             given one (ours): perceptual and adversarial losses alone let samples drift from their LR image.
-        temperature: τ of the images that these three see.
+        lpips: of LPIPS at `temperature` (ours), each crop cut at random by up to 3 pixels: its networks take steps of
+            pixels, and without that they would not see a grid that goes in the same steps.
+        temperature: τ of the images that these four see.
         pixel_loss: "l1", as published, or "l2", whose optimum is the mean that PSNR rewards.
         nll_every: the likelihood is a part of every so many-th step only, from the first on: it takes half of a
             step's time beside a pixel loss.
@@ -41,12 +44,13 @@ class SRWeights:
     perceptual: float = 0.0
     gan: float = 0.0
     consistency: float = 0.0
+    lpips: float = 0.0
     temperature: float = 0.9
     pixel_loss: Literal["l1", "l2"] = "l1"
     nll_every: int = 1
 
     def __post_init__(self) -> None:
-        given = [self.nll, self.pixel, self.perceptual, self.gan, self.consistency]
+        given = [self.nll, self.pixel, self.perceptual, self.gan, self.consistency, self.lpips]
         if min(given) < 0 or not any(given) or self.temperature < 0:
             raise ValueError(f"weights must not be negative, nor all zero, and temperature not negative: {self}")
         if self.nll_every < 1 or (self.nll_every > 1 and not any(given[1:])):
@@ -65,6 +69,7 @@ class SuperResolution(AdversarialObjective):
         weights: of the losses.
         features, discriminator, discriminator_first: as for `AdversarialObjective`.
         official_steps: see above.
+        distance: LPIPS, for its weight.
 
     Raises:
         ValueError: if a loss has a weight but not its network, or if `official_steps` and `nll_every` exclude each
@@ -81,18 +86,21 @@ class SuperResolution(AdversarialObjective):
         discriminator: nn.Module | None = None,
         discriminator_first: int = 0,
         official_steps: bool = False,
+        distance: nn.Module | None = None,
     ) -> None:
+        if weights.lpips and distance is None:
+            raise ValueError("a weight of LPIPS needs its network: distance=LPIPS()")
         phases: tuple[Phase, ...] = (Phase("all"),)
         if official_steps:
             if weights.nll_every > 1:
                 raise ValueError("the official steps take the likelihood every time: nll_every must be 1")
-            sample = weights.perceptual + weights.gan + weights.consistency
+            sample = weights.perceptual + weights.gan + weights.consistency + weights.lpips
             steps = {"nll": weights.nll, "pixel": weights.pixel, "sample": sample}
             names = [name for name, weight in steps.items() if weight]
             leaks = names == ["nll", "pixel"]
             phases = tuple(Phase(name, zero_grad=not (leaks and name == "nll")) for name in names)
         super().__init__(model, phases, weights.perceptual, weights.gan, features, discriminator, discriminator_first)
-        self.weights = weights
+        self.weights, self.distance = weights, distance
         self.pixel_loss = {"l1": F.l1_loss, "l2": F.mse_loss}[weights.pixel_loss]
 
     def _forward(self, phase: str, batch: Batch, draws: Draws, step: int) -> Outcome:
@@ -107,7 +115,7 @@ class SuperResolution(AdversarialObjective):
         if w.pixel and phase in ("all", "pixel"):  # eq. (7)
             logs["pixel"] = self.pixel_loss(self.model.upscale(batch.lr, temperature=0.0)[0], batch.hr)
             loss = loss + w.pixel * logs["pixel"]
-        if (w.perceptual or w.gan or w.consistency) and phase in ("all", "sample"):  # eq. (8)
+        if (w.perceptual or w.gan or w.consistency or w.lpips) and phase in ("all", "sample"):  # eq. (8)
             sample = self._sample(batch, draws)
             if w.perceptual:
                 logs["perceptual"] = F.l1_loss(*self._compared(sample, batch.hr))
@@ -118,11 +126,25 @@ class SuperResolution(AdversarialObjective):
             if w.consistency:
                 logs["consistency"] = F.mse_loss(bicubic_resize(sample, Fraction(1, self.model.scale)), batch.lr)
                 loss = loss + w.consistency * logs["consistency"]
+            if w.lpips:
+                assert self.distance is not None, "checked before"
+                logs["lpips"] = self.distance(*_cut(draws, sample, batch.hr)).mean().to(loss.dtype)
+                loss = loss + w.lpips * logs["lpips"]
         return outcome(loss, logs, sample)
 
     def _sample(self, batch: Batch, draws: Draws) -> Tensor:
         latents = draw_latents(self.model, batch, draws, "z")
         return self.model.upscale(batch.lr, temperature=self.weights.temperature, latents=latents)[0]
+
+
+def _cut(draws: Draws, *images: Tensor) -> tuple[Tensor, ...]:
+    """The images without 3 of their rows and columns, at the same random places in each."""
+    height, width = (side - 3 for side in images[0].shape[2:])
+    corners = (draws.uniform("cut", (2,)) * 4).long().tolist()
+    return tuple(
+        torch.stack([one[:, y : y + height, x : x + width] for one, (y, x) in zip(image, corners, strict=True)])
+        for image in images
+    )
 
 
 @dataclass(frozen=True)

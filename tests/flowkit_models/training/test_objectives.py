@@ -127,6 +127,39 @@ def test_consistency_is_the_distance_of_the_samples_lr_image() -> None:
     assert error > 0
 
 
+class Shown(nn.Module):
+    """A distance that keeps what it was shown."""
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        self.shown = a, b
+        return (a - b).square().mean((1, 2, 3))
+
+
+def test_lpips_sees_the_same_cut_of_sample_and_image() -> None:
+    distance, weights, cuts = Shown(), SRWeights(nll=0.0, lpips=2.0, temperature=0.7), set()
+    batch = batch_of()
+    objective = SuperResolution(tiny(), weights, distance=distance)
+    for start in range(0, 40, 2):
+        draws = Draws(0, torch.tensor([start, start + 1]))
+        out = objective("all", batch, draws, step=1)
+        close(out.loss, 2 * distance(*distance.shown).mean(), 1e-12)
+        assert out.image is not None
+        for i, (sample, image) in enumerate(zip(*distance.shown, strict=True)):
+            places = [
+                (y, x)
+                for y in range(4)
+                for x in range(4)
+                if torch.equal(sample, out.image[i, :, y : y + 29, x : x + 29])
+            ]
+            assert len(places) == 1
+            (y, x) = places[0]
+            assert torch.equal(image, batch.hr[i, :, y : y + 29, x : x + 29])
+            cuts.add((y, x))
+    assert {y for y, _ in cuts} == {x for _, x in cuts} == {0, 1, 2, 3}
+    out.loss.backward()
+    assert any(p.grad is not None and bool(p.grad.any()) for p in objective.model.parameters())
+
+
 def full(**options) -> SuperResolution:
     features = nn.Conv2d(3, 4, 3).double().requires_grad_(False)
     return SuperResolution(tiny(), ADVERSARY, features, Discriminator(32, 2).double(), **options)
@@ -281,6 +314,7 @@ def test_irn_plus() -> None:
     ("make", "message"),
     [
         (lambda: SuperResolution(tiny(), ADVERSARY), "perceptual loss needs a network"),
+        (lambda: SuperResolution(tiny(), SRWeights(lpips=1.0)), "LPIPS needs its network"),
         (lambda: SuperResolution(tiny(), SRWeights(gan=1.0)), "adversarial loss needs a discriminator"),
         (
             lambda: SuperResolution(tiny(), SRWeights(), discriminator=Discriminator(32, 2)),

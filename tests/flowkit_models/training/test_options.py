@@ -56,6 +56,30 @@ def test_pairs_are_weighed_by_their_names(tmp_path, kind) -> None:
     assert set(shares(crops(kind, data=tmp_path, paired=True, source_weights={"a*": 0}))) == {150}
 
 
+def turned(found):
+    """In which of the ways of flipping and transposing crops of one ramp, falling to the right and below, lie."""
+    return {(bool(hr[0, 0, 0] > hr[0, 0, -1]), bool(hr[0, 0, 0] > hr[0, -1, 0])) for hr, *_ in found}
+
+
+@pytest.mark.parametrize("kind", ["random", "pairs", "aligned", "any scale"])
+@pytest.mark.parametrize("augment", [None, "flip", "flips"])
+def test_crops_are_turned_as_told_or_else_as_published(tmp_path, kind, augment) -> None:
+    ramp = np.add.outer(np.arange(64), 2 * np.arange(64)).astype(np.uint8)[::-1, ::-1]
+    for folder, side in (("HR", 64), ("LR_bicubic/X4", 16)):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.fromarray(np.stack([ramp[:side, :side]] * 3, 2)).save(tmp_path / folder / "a.png")
+    folder = tmp_path if kind == "pairs" else tmp_path / "HR"
+    options = Options(crop=16, data=folder, paired=kind == "pairs", augment=augment)
+    if kind == "any scale":
+        made = options.any_scale_crops(4)
+    else:
+        made = options.aligned_crops(4, rounded=True) if kind == "aligned" else options.crops(4)
+    found = [made[i] for i in range(64)]
+    ways = {(a, b) for a in (True, False) for b in (True, False)}
+    published = "flip" if kind in ("random", "pairs") else "flips"
+    assert turned(found) == ({(True, True), (False, True)} if (augment or published) == "flip" else ways)
+
+
 def test_the_photographs_in_the_wheels_have_weights_that_patterns_replace(monkeypatch) -> None:
     photos = {n: torch.full((3, 40, 40), g, dtype=torch.uint8) for n, g in (("retina", 50), ("chelsea", 150))}
     monkeypatch.setattr("flowkit_models.training.options.bundled_photos", lambda: photos)
