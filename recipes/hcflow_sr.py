@@ -159,15 +159,18 @@ PRESETS: dict[tuple[str, ...], Config] = {
         stage="plusplus",
         init="hcflow_x4",
         out=Path("runs/hcflow_sr/shipped-x4-plusplus"),
-        steps=2000,
+        steps=600,
+        crop=96,
         lr=3e-4,
+        muon=2.0,
+        augment="flips",
         critic_first=20,
         critic_lr=1e-4,
         average=0.995,
-        validate_every=500,
+        validate_every=300,
         save_every=100,
         loss=SRWeights(
-            nll=0.002, pixel=10.0, perceptual=0.5, gan=0.02, consistency=500.0, temperature=0.8, pixel_loss="l2"
+            nll=0.002, pixel=20.0, lpips=2.0, gan=0.02, consistency=300.0, temperature=0.8, pixel_loss="l2"
         ),
     ),
     **_paper("paper-x4", 0.9, steps=300_000, milestones=(150_000, 225_000, 270_000, 285_000)),
