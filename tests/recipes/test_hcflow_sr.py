@@ -14,7 +14,7 @@ from PIL import Image
 
 import flowkit_models
 from flowkit_models.images.image_file import read_image
-from flowkit_models.models.bundled import SHIPPED
+from flowkit_models.models.bundled import folder as folder_of_weights
 from flowkit_models.models.checkpoint_file import read_about
 from flowkit_models.training.run_folder import plain
 
@@ -179,12 +179,17 @@ def test_help_shows_every_option_with_its_default(recipe) -> None:
     assert "pixels" in result.stdout
 
 
-def test_the_preset_is_what_the_shipped_weights_were_trained_with(recipe) -> None:
+@pytest.mark.parametrize(
+    ("name", "stage", "also"),
+    [
+        # its second run, from the first one's weights
+        ("hcflow_x4", "plus", {"init", "steps", "augment"}),
+        ("hcflow_x4_plusplus", "plusplus", {"draws"}),
+    ],
+)
+def test_the_preset_is_what_the_shipped_weights_were_trained_with(recipe, name, stage, also) -> None:
     module = recipe("hcflow_sr")
-    made = json.loads(read_about(SHIPPED)["run"])["options"]
-    stated = plain(dataclasses.asdict(module.PRESETS["shipped-x4", "plus"]))
+    made = json.loads(read_about(folder_of_weights() / f"{name}.safetensors")["run"])["options"]
+    stated = plain(dataclasses.asdict(module.PRESETS["shipped-x4", stage]))
     differing = {key for key in made.keys() | stated.keys() if made.get(key) != stated.get(key)}
-    assert differing == {
-        *("data", "test", "draws", "source_weights"),
-        *("degrade", "loss", "divergence", "network", "compile"),  # options that the run did not have yet
-    }
+    assert differing == {"data", "test", "source_weights", "out", "weights"} | also
