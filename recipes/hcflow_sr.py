@@ -169,9 +169,7 @@ PRESETS: dict[tuple[str, ...], Config] = {
         average=0.995,
         validate_every=300,
         save_every=100,
-        loss=SRWeights(
-            nll=0.002, pixel=20.0, lpips=2.0, gan=0.02, consistency=300.0, temperature=0.8, pixel_loss="l2"
-        ),
+        loss=SRWeights(nll=0.002, pixel=20.0, lpips=2.0, gan=0.02, consistency=300.0, temperature=0.8, pixel_loss="l2"),
     ),
     **_paper("paper-x4", 0.9, steps=300_000, milestones=(150_000, 225_000, 270_000, 285_000)),
     **_paper("paper-x8", 0.8, steps=350_000, milestones=(200_000, 250_000, 280_000, 310_000, 340_000)),
