@@ -105,12 +105,12 @@ def test_a_state_goes_on_exactly() -> None:
 
 def test_the_classic_decay_is_added_to_the_gradient() -> None:
     net = network()
-    net.requires_grad_(True)
-    kernel = net[0].weight
-    kernel.grad = torch.zeros_like(kernel)
-    before = kernel.detach().clone()
-    Muon([kernel], lr=0.1, weight_decay=1.0).step()
-    assert float((kernel.detach() - before).flatten() @ before.flatten()) < 0
+    one = Optimizer("model", net, Adam(0.1, muon=1.0, weight_decay=1.0))
+    before = net[0].weight.detach().clone()
+    for parameter in net.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    one.step(one.norm())
+    assert float((net[0].weight.detach() - before).flatten() @ before.flatten()) < 0
 
 
 def test_numbers_that_make_no_sense() -> None:
