@@ -299,13 +299,14 @@ def alone(parts: Sequence[Any], inverse: bool) -> tuple[Tensor, Tensor]:
     """What several convolutions of one factored form, each for itself, do to a pixel, or what undoes them.
 
     Returns:
-        W, or W⁻¹ solved in float64, (n, C, C), and the log-dets of one pixel, (n,).
+        W, or W⁻¹ solved in float64, (n, C, C), and the log-dets of one pixel, summed in float64, (n,).
     """
-    form, own = FORMS[parts[0].form()], _stack(parts, None)
+    own = next(parts[0].parameters())
+    form, wide = FORMS[parts[0].form()], _stack(parts, widest(own.device))
+    slope = form.log_slope(wide).to(own.dtype)
     if not inverse:
-        return form.product(own), form.log_slope(own)
-    slope = form.log_slope(own)
-    return form.inverse(_stack(parts, widest(slope.device))).to(slope.dtype), -slope
+        return form.product(_stack(parts, None)), slope
+    return form.inverse(wide).to(own.dtype), -slope
 
 
 class Permutation(ChannelLinear):

@@ -64,7 +64,7 @@ class Options:
     betas: tuple[float, float] = (0.9, 0.99)
     """Adam's decay rates."""
     muon: float = 0.0
-    """Convolutions take the steps of Muon at so many times the rate, 4 say, and learn faster; 0: Adam's."""
+    """Convolutions take steps of Muon at so many times the rate, 4 say: better short runs; 0: Adam's."""
     weight_decay: float = 0.0
     """Added to the gradient, times the weights."""
     milestones: Annotated[tuple[int, ...], UNSAID] = ()

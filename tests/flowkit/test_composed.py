@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -117,6 +117,7 @@ def linear_parts(names: list[str], channels: int) -> list[flowkit.Bijector]:
     spatial=st.sampled_from([(), (8, 8)]),
     seed=st.integers(0, 2**16),
 )
+@example(names=["dense", "plu"], mean=0.0, spread=0.05, spatial=(8, 8), seed=183)  # errors of its parts cancel
 @settings(max_examples=150)
 def test_in_float32_a_run_is_as_exact_as_its_parts(names, mean, spread, spatial, seed) -> None:
     """Whatever the data: errors against float64 within four times those of the parts one by one, both ways."""
