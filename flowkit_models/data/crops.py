@@ -151,6 +151,8 @@ class RandomCrops(_Crops):
         size: side of an HR crop in pixels, a multiple of the degradation's scale.
         degradation: makes LR from the uint8 HR crop; default `Bicubic(4)`.
         augment: "flip" (as published), "flips" or "none"; done before the degradation.
+        smallest: each crop is of the photograph made smaller by a factor from U(smallest, 1), as far as the crop still
+            fits; in (0, 1], 1: as it is. More detail in a pixel, and more pictures of a small collection.
         weights: see `Weights`. Names in a folder are paths relative to it, those of pairs are the pairs'.
         seed: of all draws, 0 … 2⁶⁴ - 1.
         memory: bytes for decoded files, see `Decoded`.
@@ -174,18 +176,25 @@ class RandomCrops(_Crops):
         degradation: Degradation = _STORED,
         *,
         augment: Augment = "flip",
+        smallest: float = 1.0,
         weights: Weights = None,
         seed: int = 0,
         memory: int = MEMORY,
     ) -> None:
         _check_size(size, degradation.scale)
-        self.degradation = degradation
+        if not 0 < smallest <= 1:
+            raise ValueError(f"smallest is a factor above 0 and at most 1, got {smallest}")
+        self.degradation, self.smallest = degradation, smallest
         super().__init__(_photos(photos, size), size, degradation.scale, augment, weights, seed, memory)
 
     def _sample(self, images: tuple[Tensor, ...], generator: np.random.Generator, index: int) -> tuple[Tensor, Tensor]:
-        top, left = (int(generator.integers(side - self.size + 1)) for side in images[0].shape[1:])
-        crop = images[0][:, top : top + self.size, left : left + self.size]
-        crop = self._flips(generator)(crop)
+        side = self.size
+        if self.smallest < 1:
+            side = min(round(side / generator.uniform(self.smallest, 1)), *images[0].shape[1:])
+        top, left = (int(generator.integers(full - side + 1)) for full in images[0].shape[1:])
+        crop = self._flips(generator)(images[0][:, top : top + side, left : left + side])
+        if side > self.size:
+            crop = bicubic_to(crop, (self.size, self.size))
         return to_float(crop), _float(self.degradation(crop, generator))
 
 

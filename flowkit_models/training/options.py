@@ -43,6 +43,8 @@ class Options:
     """How LR is made of HR, for super-resolution. photo: blurred, noisy and with JPEG's blocks, as photographs are."""
     augment: Annotated[Literal["flip", "flips"] | None, UNSAID] = None
     """How crops are turned: flip, left-right; flips, upside down and transposed too. Without it: as published."""
+    smallest: float = 1.0
+    """Crops for super-resolution are of photographs made smaller by a random factor from this to 1: 0.5, say."""
     test: Annotated[Path | None, PATH] = None
     """Set to score on, HR and LR files or HR alone. Without it: three photographs in the wheels."""
     out: Path = Path("runs")
@@ -178,16 +180,28 @@ class Options:
         """Crops for super-resolution: LR made from the HR crop, flipped left-right by default; or from LR files.
 
         Raises:
-            ValueError: if LR files are to be degraded.
+            ValueError: if LR files are to be degraded, or crops of them to be made smaller.
         """
         if self.paired and self.degrade != "bicubic":
             raise ValueError(f"--degrade {self.degrade} makes LR images of HR ones, and --paired reads them from files")
+        if self.paired and self.smallest != 1:
+            raise ValueError(f"--smallest {self.smallest:g} makes new HR images, and --paired reads LR from files")
+        if not 0 < self.smallest <= 1:
+            raise ValueError(f"--smallest {self.smallest:g}: a factor above 0 and at most 1 is expected")
         augment, weights = self.augment or "flip", self._weight
         if self.paired:
             pairs = self._pairs(scale)
             return AlignedCrops(pairs, self.crop, Bicubic(scale), augment=augment, weights=weights, seed=self.seed)
         degradation = self._degradation(scale)
-        return RandomCrops(self._photos(), self.crop, degradation, augment=augment, weights=weights, seed=self.seed)
+        return RandomCrops(
+            self._photos(),
+            self.crop,
+            degradation,
+            augment=augment,
+            smallest=self.smallest,
+            weights=weights,
+            seed=self.seed,
+        )
 
     def any_scale_crops(self, largest: int) -> AnyScaleCrops:
         """Crops for super-resolution by factors from 1 to `largest`, of which --crop is the HR side at that.
@@ -195,9 +209,9 @@ class Options:
         Raises:
             ValueError: if LR files are to be used, or LR images to be degraded, or the crop is no multiple.
         """
-        if self.paired or self.degrade != "bicubic":
+        if self.paired or self.degrade != "bicubic" or self.smallest != 1:
             raise ValueError(
-                "--paired and --degrade: LR images of all factors are made here, by bicubic; leave them out"
+                "--paired, --degrade and --smallest: LR images of all factors are made here, by bicubic; leave them out"
             )
         if self.crop % largest:
             raise ValueError(
@@ -212,10 +226,13 @@ class Options:
         """Crops for rescaling: LR of the whole photograph, or from LR files; flipped and transposed by default.
 
         Raises:
-            ValueError: if the LR images are to be degraded: a rescaling model makes its own.
+            ValueError: if the LR images are to be degraded: a rescaling model makes its own; or photographs to be made
+                smaller.
         """
         if self.degrade != "bicubic":
             raise ValueError(f"--degrade {self.degrade}: a rescaling model makes its own LR images; leave it out")
+        if self.smallest != 1:
+            raise ValueError(f"--smallest {self.smallest:g}: for super-resolution alone; leave it out")
         images, rounded = (self._pairs(scale), True) if self.paired else (self._photos(), rounded)
         reference, augment, weights = Bicubic(scale, rounded=rounded), self.augment or "flips", self._weight
         return AlignedCrops(images, self.crop, reference, augment=augment, weights=weights, seed=self.seed)

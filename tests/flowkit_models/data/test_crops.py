@@ -58,6 +58,7 @@ def makers(photos, folder, pairs):
         RandomCrops(photos, 16, seed=5),
         RandomCrops(folder, 16, NOISY, seed=5),
         RandomCrops(folder, 16, seed=5, memory=6000),
+        RandomCrops(folder, 16, smallest=0.5, seed=5),
         AlignedCrops(pairs, 16, seed=5),
         AlignedCrops(photos, 16, Bicubic(2, rounded=False), seed=5),
     ]
@@ -157,8 +158,40 @@ def test_places_and_orientations(kind, augment):
         assert counts.keys() == {((), False), ((2,), False)}
 
 
+def test_crops_are_of_photos_made_smaller():
+    ramp = torch.arange(0, 200, 2).expand(3, 70, 100).byte()
+    data = RandomCrops({"a": ramp}, 16, augment="none", smallest=0.5)
+    samples = [data[i] for i in range(300)]
+    inner = torch.stack([hr[0, 8, 4:-4] * 255 for hr, _ in samples])  # bicubic bends a ramp at the crop's rim
+    factors = 2 / inner.diff().mean(1)  # two grey levels a pixel, before
+    assert factors.min() == pytest.approx(0.5, abs=0.03)
+    assert factors.max() == pytest.approx(1, abs=0.03)
+    assert factors.mean() == pytest.approx(0.75, abs=0.03)
+    assert inner.min() < 14  # from everywhere in the photo
+    assert inner.max() > 184
+    for hr, lr in samples[:6]:
+        assert hr.shape == (3, 16, 16)
+        assert torch.equal(lr, to_float(bicubic_resize(to_uint8(hr), 1 / 4)))
+
+
+def test_crops_are_made_as_small_as_the_photo_allows(photos):
+    chosen = {"a": chart(16, 40), "b": chart(20, 24)}
+    data = RandomCrops(chosen, 16, augment="none", smallest=0.1)
+    rows = [to_uint8(data[i][0])[0].int() for i in range(100)]
+    assert {int(row.max() - row.min()) for row in rows} == {15, 16, 17, 18, 19}  # up to those of all of photo b
+    untouched = RandomCrops(photos, 16, smallest=1.0)
+    assert equal([untouched[i] for i in range(5)], [RandomCrops(photos, 16)[i] for i in range(5)])
+
+
+@pytest.mark.parametrize("smallest", [0.0, -0.5, 1.5, float("nan")])
+def test_a_factor_that_makes_nothing_smaller_is_refused(photos, smallest):
+    with pytest.raises(ValueError, match="smallest is a factor above 0 and at most 1, got"):
+        RandomCrops(photos, 16, smallest=smallest)
+
+
 def test_defaults_are_the_published_ones(photos, pairs):
     sr, rescaling = RandomCrops(photos, 16), AlignedCrops(pairs, 16)
+    assert sr.smallest == 1
     assert (sr.augment, sr.degradation, sr.scale) == ("flip", Bicubic(4, "mirror", "even", rounded=True), 4)
     assert (rescaling.augment, rescaling.reference) == ("flips", Bicubic(4, "mirror", "even", rounded=False))
 

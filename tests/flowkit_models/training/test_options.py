@@ -1,5 +1,6 @@
 """Options of the recipes: which photographs are seen how often."""
 
+import dataclasses
 import warnings
 
 import numpy as np
@@ -125,3 +126,26 @@ def test_degrading_what_is_given_or_what_a_model_makes_is_refused(data) -> None:
         Options(crop=16, data=data, paired=True, degrade="photo").crops(4)
     with pytest.raises(ValueError, match="--degrade photo: a rescaling model makes its own LR images"):
         Options(crop=16, data=data, degrade="photo").aligned_crops(4, rounded=True)
+
+
+def test_crops_are_of_smaller_photographs_as_told(tmp_path) -> None:
+    ramp = np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8)
+    Image.fromarray(np.stack([ramp] * 3, 2)).save(tmp_path / "a.png")
+    slopes = {}
+    for smallest in (1.0, 0.5):
+        made = Options(crop=16, data=tmp_path, smallest=smallest).crops(4)
+        slopes[smallest] = max(float(made[i][0][0].max() - made[i][0][0].min()) * 255 for i in range(50))
+    assert slopes[1.0] == pytest.approx(30)
+    assert slopes[0.5] > 50
+
+
+def test_making_smaller_what_is_given_or_what_has_its_own_scales_is_refused(data) -> None:
+    options = Options(crop=16, data=data, smallest=0.5)
+    with pytest.raises(ValueError, match=r"--smallest 0\.5 makes new HR images, and --paired reads LR from files"):
+        dataclasses.replace(options, paired=True).crops(4)
+    with pytest.raises(ValueError, match=r"--smallest 0\.5: for super-resolution alone"):
+        options.aligned_crops(4, rounded=True)
+    with pytest.raises(ValueError, match="LR images of all factors are made here"):
+        options.any_scale_crops(4)
+    with pytest.raises(ValueError, match="--smallest 2: a factor above 0 and at most 1"):
+        dataclasses.replace(options, smallest=2).crops(4)
