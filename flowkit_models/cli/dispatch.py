@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Annotated, Any, Union
 
 from flowkit_models.cli.errors import UsageError, one_line
+from flowkit_models.heap import keep_freed_memory
 from flowkit_models.terminal import CLOSED, empty_argument, exit_code, output_closed, program
 
 SUBCOMMANDS: dict[str, tuple[str, str]] = {
@@ -43,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 all is well, 1 something failed, 2 the command line makes no sense, 130 stopped by Ctrl-C, 143
         by SIGTERM.
     """
+    if arguments is None:  # nobody else's process
+        keep_freed_memory()
     with program():
         try:
             return _run(sys.argv[1:] if arguments is None else list(arguments))

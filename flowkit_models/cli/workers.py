@@ -13,6 +13,7 @@ import torch
 from flowkit_models import devices
 from flowkit_models.cli.batch import Batch, Desk, Job
 from flowkit_models.cli.errors import one_line
+from flowkit_models.heap import keep_freed_memory
 from flowkit_models.terminal import program, stop_if_asked
 
 SPAWN = multiprocessing.get_context("spawn")  # threads and devices do not survive a fork
@@ -72,6 +73,7 @@ def serve_jobs(connection: Connection, make: Make, number: int, threads: int, sh
     # SIGTERM unwinds, and leaves nothing behind; Ctrl-C is the parent's, which then ends this one
     with suppress(KeyboardInterrupt, BrokenPipeError, EOFError), program():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        keep_freed_memory()
         torch.set_num_threads(threads)
         devices.SHARERS = sharers
         try:

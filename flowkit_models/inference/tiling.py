@@ -25,7 +25,7 @@ from flowkit_models.models.refinement import RADIUS
 Bits = Literal[8, 16, 32]
 Progress = Callable[[int, int], None]
 
-TILE = 256
+TILE = 384
 """LR pixels of a tile's side, where memory allows."""
 OVERLAP = 32
 """LR pixels that neighbouring tiles share.
@@ -69,7 +69,7 @@ class Tiled:
 
     Args:
         model: the model, on its device.
-        tile: side of a tile in LR pixels, overlaps included. None: 256, or less where memory is short.
+        tile: side of a tile in LR pixels, overlaps included. None: 384, or less where memory is short.
         overlap: LR pixels that neighbours share.
 
     Attributes:

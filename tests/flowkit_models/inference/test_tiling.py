@@ -205,7 +205,7 @@ def test_the_tile_is_chosen_by_the_memory_of_the_cpu(tiny, monkeypatch) -> None:
         sides.append(tiled.side)
     assert sides[0] == 18  # the least: two overlaps and two pixels
     assert 18 < sides[1] < 40
-    assert sides[2:] == [256, 256]
+    assert sides[2:] == [tiling.TILE] * 2
 
 
 def test_memory_counted_is_that_of_the_tensors_alive() -> None:
