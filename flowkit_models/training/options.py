@@ -185,7 +185,9 @@ class Options:
         if self.paired and self.degrade != "bicubic":
             raise ValueError(f"--degrade {self.degrade} makes LR images of HR ones, and --paired reads them from files")
         if self.paired and self.smallest != 1:
-            raise ValueError(f"--smallest {self.smallest:g} makes new HR images, and --paired reads LR from files")
+            raise ValueError(
+                f"--smallest {self.smallest:g} makes new HR images, and --paired reads LR from files: add --smallest 1"
+            )
         if not 0 < self.smallest <= 1:
             raise ValueError(f"--smallest {self.smallest:g}: a factor above 0 and at most 1 is expected")
         augment, weights = self.augment or "flip", self._weight
