@@ -15,6 +15,9 @@ from flowkit_models.inference.latent_field import Field
 from flowkit_models.inference.tiling import OVERLAP, Tiled
 from flowkit_models.models.base import ImageFlow
 
+ROWS = 256
+"""Rows of a result that are made what the file holds at a time: a strip of tiles has a thousand and more."""
+
 Rows = Callable[[int, int], Tensor]
 """(top, bottom) to these rows (4, bottom - top, W) at high resolution: alpha, and colours for where that is 0."""
 
@@ -75,12 +78,12 @@ def upscaled(
     out = np.empty((height, width, header.channels), header.dtype)
     tiled = in_tiles(model, pixels, tile)
     target = (height, width) if model.any_scale else None
-    for top, strip in tiled.strips(pixels, field, temperature, bits=32, progress=progress, size=target):
-        bottom = min(top + strip.shape[1], height)
+    for start, strip in tiled.strips(pixels, field, temperature, bits=32, progress=progress, size=target):
         if not bool(strip.isfinite().all()):
             raise ValueError("what the model makes of it is not finite: lower --temperature or take another checkpoint")
-        if top < bottom:
-            colours, alpha = strip[:, : bottom - top, :width], None
+        for top in range(start, min(start + strip.shape[1], height), ROWS):
+            bottom = min(top + ROWS, start + strip.shape[1], height)
+            colours, alpha = strip[:, top - start : bottom - start, :width], None
             if under is not None:
                 rows = under(top, bottom)
                 alpha = rows[:1]

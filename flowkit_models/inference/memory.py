@@ -12,7 +12,7 @@ from flowkit.tree import leaves
 
 
 def peak_tensor_bytes(run: Callable[[], Any]) -> int:
-    """Peak of the bytes that the tensors made by a call hold together.
+    """Peak of the bytes that the tensors made by a call hold together; what was there before, it may look into.
 
     Counted without torch's profiler, which would cancel one that is already running. The process takes more:
     convolutions reorder their data, and freed memory is not given back at once. For one tile of the image models that
@@ -33,7 +33,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 class _Counter(TorchFunctionMode):
-    """Adds up the storages that torch functions return, each from its first appearance until it is freed."""
+    """Adds up the storages that torch functions return, each from its first appearance until it is freed.
+
+    One that is given to a function first was there before: views of it, which functions return too, take no memory.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,14 +45,16 @@ class _Counter(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs a function of torch."""
-        out = func(*args, **(kwargs or {}))
-        for leaf in leaves(out):
-            if isinstance(leaf, Tensor):
-                self._add(leaf.untyped_storage())
+        kwargs = kwargs or {}
+        for storage in _storages((args, [*kwargs.values()])):
+            self._add(storage, 0)
+        out = func(*args, **kwargs)
+        for storage in _storages(out):
+            self._add(storage, storage.nbytes())
         return out
 
-    def _add(self, storage: torch.UntypedStorage) -> None:
-        address, size = storage._cdata, storage.nbytes()  # what the storage is called below Python: views share it
+    def _add(self, storage: torch.UntypedStorage, size: int) -> None:
+        address = storage._cdata  # what the storage is called below Python: views share it
         if address not in self._alive:
             self._alive.add(address)
             self.now += size
@@ -59,3 +64,7 @@ class _Counter(TorchFunctionMode):
     def _free(self, address: int, size: int) -> None:
         self._alive.discard(address)
         self.now -= size
+
+
+def _storages(tree: Any) -> list[torch.UntypedStorage]:
+    return [leaf.untyped_storage() for leaf in leaves(tree) if isinstance(leaf, Tensor)]

@@ -221,6 +221,28 @@ def test_memory_counted_is_that_of_the_tensors_alive() -> None:
     assert memory.peak_tensor_bytes(lambda: None) == 0
 
 
+def test_memory_of_what_was_there_before_is_not_counted() -> None:
+    there = torch.zeros(3, 1000)
+    weight = torch.nn.Parameter(torch.zeros(1000, 2))
+
+    def run():
+        part = there[:, 5:9]  # a view of it
+        return (part + 1, torch.cat(tensors=[part, part]), weight.view(-1), there.add_(1))  # 48 and 96 bytes
+
+    assert memory.peak_tensor_bytes(run) == 48 + 96
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_the_tile_is_that_of_the_memory_whatever_the_picture(tiny, monkeypatch, dtype) -> None:
+    monkeypatch.setattr(tiling, "available_bytes", lambda: 3 * 10**6)
+    sides = set()
+    for size in ((60, 60), (60, 4000)):
+        tiled = Tiled(tiny, overlap=8)
+        next(tiled.strips(torch.zeros(3, *size, dtype=dtype), LatentField(0)))
+        sides.add(tiled.side)
+    assert len(sides) == 1
+
+
 def test_bad_input(tiny) -> None:
     tiled, field = Tiled(tiny), LatentField(0)
     with pytest.raises(ValueError, match=r"lr: expected one image \(3, H, W\), got \(1, 3, 8, 8\)"):

@@ -141,7 +141,9 @@ def test_crops_are_of_smaller_photographs_as_told(tmp_path) -> None:
 
 def test_making_smaller_what_is_given_or_what_has_its_own_scales_is_refused(data) -> None:
     options = Options(crop=16, data=data, smallest=0.5)
-    with pytest.raises(ValueError, match=r"--smallest 0\.5 makes new HR images, and --paired reads LR from files: add --smallest 1$"):
+    with pytest.raises(
+        ValueError, match=r"--smallest 0\.5 makes new HR images, and --paired reads LR from files: add --smallest 1$"
+    ):
         dataclasses.replace(options, paired=True).crops(4)
     with pytest.raises(ValueError, match=r"--smallest 0\.5: for super-resolution alone"):
         options.aligned_crops(4, rounded=True)
