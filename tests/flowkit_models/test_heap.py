@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from flowkit_models.cli import dispatch
+
 PROGRAM = """
 import resource
 import torch
@@ -43,3 +45,13 @@ def test_freed_memory_serves_the_next_tensor() -> None:
 @pytest.mark.parametrize("name", ["MALLOC_ARENA_MAX", "MALLOC_MMAP_THRESHOLD_"])
 def test_settings_of_the_environment_stay(name) -> None:
     assert said(**{name: "65536"}).startswith("False")
+
+
+def test_the_command_keeps_memory_in_a_process_of_its_own_alone(monkeypatch) -> None:
+    told = []
+    monkeypatch.setattr(dispatch, "keep_freed_memory", lambda: told.append(1))
+    assert dispatch.main(["--version"]) == 0
+    assert not told
+    monkeypatch.setattr(sys, "argv", ["flowkit", "--version"])
+    assert dispatch.main() == 0
+    assert told
