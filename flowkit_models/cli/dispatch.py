@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import Annotated, Any, Union
 
 from flowkit_models.cli.errors import UsageError, one_line
-from flowkit_models.heap import keep_freed_memory
+from flowkit_models.cli.heap import keep_freed_memory
 from flowkit_models.terminal import CLOSED, empty_argument, exit_code, output_closed, program
 
 SUBCOMMANDS: dict[str, tuple[str, str]] = {

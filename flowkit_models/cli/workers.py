@@ -13,7 +13,7 @@ import torch
 from flowkit_models import devices
 from flowkit_models.cli.batch import Batch, Desk, Job
 from flowkit_models.cli.errors import one_line
-from flowkit_models.heap import keep_freed_memory
+from flowkit_models.cli.heap import keep_freed_memory
 from flowkit_models.terminal import program, stop_if_asked
 
 SPAWN = multiprocessing.get_context("spawn")  # threads and devices do not survive a fork

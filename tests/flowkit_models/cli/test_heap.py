@@ -12,7 +12,7 @@ from flowkit_models.cli import dispatch
 PROGRAM = """
 import resource
 import torch
-from flowkit_models.heap import keep_freed_memory
+from flowkit_models.cli.heap import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
