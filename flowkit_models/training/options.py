@@ -188,8 +188,6 @@ class Options:
             raise ValueError(
                 f"--smallest {self.smallest:g} makes new HR images, and --paired reads LR from files: add --smallest 1"
             )
-        if not 0 < self.smallest <= 1:
-            raise ValueError(f"--smallest {self.smallest:g}: a factor above 0 and at most 1 is expected")
         augment, weights = self.augment or "flip", self._weight
         if self.paired:
             pairs = self._pairs(scale)
@@ -209,7 +207,8 @@ class Options:
         """Crops for super-resolution by factors from 1 to `largest`, of which --crop is the HR side at that.
 
         Raises:
-            ValueError: if LR files are to be used, or LR images to be degraded, or the crop is no multiple.
+            ValueError: if LR files are to be used, LR images to be degraded or photographs to be made smaller, or the
+                crop is no multiple.
         """
         if self.paired or self.degrade != "bicubic" or self.smallest != 1:
             raise ValueError(

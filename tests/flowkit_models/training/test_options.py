@@ -149,5 +149,5 @@ def test_making_smaller_what_is_given_or_what_has_its_own_scales_is_refused(data
         options.aligned_crops(4, rounded=True)
     with pytest.raises(ValueError, match="LR images of all factors are made here"):
         options.any_scale_crops(4)
-    with pytest.raises(ValueError, match="--smallest 2: a factor above 0 and at most 1"):
+    with pytest.raises(ValueError, match="smallest is a factor above 0 and at most 1, got 2"):
         dataclasses.replace(options, smallest=2).crops(4)
