@@ -25,8 +25,12 @@ def exists(path: str) -> bool:
 
 
 def joined(folder: str, name: str) -> str:
-    """The path of a name below a folder or URL."""
-    return f"{folder.rstrip('/')}/{name}"
+    """The path of a name below a folder or URL.
+
+    >>> joined("s3://all/", "a/b.png"), joined("hdfs:///", "b.png"), joined("/", "b.png")
+    ('s3://all/a/b.png', 'hdfs:///b.png', '/b.png')
+    """
+    return posixpath.join(folder, name)
 
 
 def in_full(path: str) -> str:

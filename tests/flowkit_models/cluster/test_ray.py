@@ -13,7 +13,7 @@ from PIL import Image
 from support import tiny_flow
 
 from flowkit_models.ray import upscale
-from flowkit_models.ray.storage import delivered, exists, fetched, listed
+from flowkit_models.ray.storage import delivered, exists, fetched, joined, listed
 from flowkit_models.ray.tasks import told
 
 HERE = Path(__file__).parent
@@ -50,6 +50,11 @@ def test_files_of_any_file_system_come_and_go_whole(tmp_path, monkeypatch) -> No
     with pytest.raises(ValueError, match="in between"):
         fails()
     assert not exists("memory://far/b.txt")
+    for root in ("memory://", "memory:///"):  # the folder of all folders is one, too
+        with delivered(joined(root, "in_root.txt")) as file:
+            file.write_text(root)
+        with fetched("memory://in_root.txt") as file:
+            assert file.read_text() == root
     photos(tmp_path, 2)
     (tmp_path / "sub0" / ".hidden.png").touch()
     names, root = listed(str(tmp_path))
