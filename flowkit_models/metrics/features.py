@@ -15,6 +15,11 @@ _LAST_CONV = {"vgg16": 28, "vgg19": 34}  # conv5_3 and conv5_4
 _SMALLEST = {"alexnet": 31, "vgg16": 16, "vgg19": 16}  # a side that leaves one pixel of the last features
 
 
+def smallest_side(module: nn.Module) -> int:
+    """Side in pixels that images have at least for all `FeatureNet`s in a module; 1 if it holds none."""
+    return max((net.smallest for net in module.modules() if isinstance(net, FeatureNet)), default=1)
+
+
 class FeatureNet(nn.Module):
     """The convolutional layers of one of torchvision's ImageNet classifiers, frozen.
 
@@ -27,6 +32,7 @@ class FeatureNet(nn.Module):
     Attributes:
         source: where the weights were found.
         checksum: which weights they are (`Weights`).
+        smallest: side in pixels that images have at least.
 
     Raises:
         WeightsError: if the weights are not found or are another network's, or torchvision is not installed.
@@ -60,6 +66,7 @@ class FeatureNet(nn.Module):
                 layers[index] = pool(channels)
         layers.load_state_dict({name.removeprefix("features."): found.tensors[name] for name in wanted}, assign=True)
         self.net, self.taps, self.source, self.checksum = net, taps, found.source, found.checksum
+        self.smallest = _SMALLEST[net]
         self.features = layers.requires_grad_(False)
 
     def forward(self, x: Tensor) -> Iterator[Tensor]:
@@ -68,9 +75,10 @@ class FeatureNet(nn.Module):
         Raises:
             ValueError: if the image is too small for the network.
         """
-        smallest = _SMALLEST[self.net]
-        if min(x.shape[2:]) < smallest:
-            raise ValueError(f"{self.net} takes images of {smallest} × {smallest} or more, got {tuple(x.shape)}")
+        if min(x.shape[2:]) < self.smallest:
+            raise ValueError(
+                f"{self.net} takes images of {self.smallest} × {self.smallest} or more, got {tuple(x.shape)}"
+            )
         for index, layer in enumerate(self.features):
             x = layer(x)
             if index in self.taps:

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 from torch import Tensor, nn
 
 from flowkit_models.data.loader import Batch, Draws
+from flowkit_models.metrics.features import smallest_side
 from flowkit_models.models.base import ImageFlow
 
 Network = Literal["model", "discriminator"]
@@ -62,6 +63,7 @@ class Objective(nn.Module):
 
     Attributes:
         phases: all phases of an iteration, in order.
+        smallest: side of the HR crops, in pixels, that the networks of its losses take at least.
 
     Example:
         >>> class Likelihood(Objective):
@@ -77,6 +79,11 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
         self.discriminator = discriminator
+
+    @property
+    def smallest(self) -> int:
+        """Side of the HR crops that the networks of its losses take at least."""
+        return smallest_side(self)
 
     def active(self, step: int) -> Iterable[Phase]:
         """The phases of a step, counted from 1: all of them, unless a subclass says otherwise."""

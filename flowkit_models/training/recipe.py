@@ -147,8 +147,19 @@ def fit(
     initialize: Initialize | None = None,
     discriminator: Adam | None = None,
 ) -> Result:
-    """Trains an objective as the options say, in their folder; they are saved with the run and in each checkpoint."""
+    """Trains an objective as the options say, in their folder; they are saved with the run and in each checkpoint.
+
+    Raises:
+        ValueError: for crops that are too small for the networks of the losses.
+    """
     model = objective.model
+    if samples.size < objective.smallest:
+        enough = -(-objective.smallest // model.scale) * model.scale
+        enough *= options.crop // samples.size  # where a batch's factor is drawn, --crop is the side at the largest
+        raise ValueError(
+            f"--crop {options.crop}: the networks of the losses need HR crops of {objective.smallest} pixels a side or "
+            f"more; try {enough}"
+        )
     if "bf16" in (options.networks, options.autocast) and (slow := bf16_warning(find_device(options.device))):
         console.print(slow)
     console.print(

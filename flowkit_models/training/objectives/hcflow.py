@@ -11,10 +11,14 @@ from torch import Tensor, nn
 from flowkit.bases import round_straight_through
 from flowkit_models.data.loader import Batch, Draws
 from flowkit_models.images.resize import bicubic_resize
+from flowkit_models.metrics.features import smallest_side
 from flowkit_models.models.hcflow.model import HCFlow
 from flowkit_models.training.losses import adversarial, mean_power
 from flowkit_models.training.objective import Objective, Outcome, Phase
 from flowkit_models.training.objectives.adversarial import AdversarialObjective, draw_latents, outcome
+
+_CUT = 3
+"""Rows and columns that crops lose before LPIPS."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,11 @@ class SuperResolution(AdversarialObjective):
         self.weights, self.distance = weights, distance
         self.pixel_loss = {"l1": F.l1_loss, "l2": F.mse_loss}[weights.pixel_loss]
 
+    @property
+    def smallest(self) -> int:
+        """See `Objective`: the network of LPIPS sees crops less what is cut off."""
+        return max(super().smallest, smallest_side(self.distance) + _CUT if self.distance is not None else 1)
+
     def _forward(self, phase: str, batch: Batch, draws: Draws, step: int) -> Outcome:
         w = self.weights
         loss, sample = batch.hr.new_zeros(()), None
@@ -138,9 +147,9 @@ class SuperResolution(AdversarialObjective):
 
 
 def _cut(draws: Draws, *images: Tensor) -> tuple[Tensor, ...]:
-    """The images without 3 of their rows and columns, at the same random places in each."""
-    height, width = (side - 3 for side in images[0].shape[2:])
-    corners = (draws.uniform("cut", (2,)) * 4).long().tolist()
+    """The images without `_CUT` of their rows and columns, at the same random places in each."""
+    height, width = (side - _CUT for side in images[0].shape[2:])
+    corners = (draws.uniform("cut", (2,)) * (_CUT + 1)).long().tolist()
     return tuple(
         torch.stack([one[:, y : y + height, x : x + width] for one, (y, x) in zip(image, corners, strict=True)])
         for image in images

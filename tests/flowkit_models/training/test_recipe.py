@@ -15,7 +15,11 @@ import torch
 from rich.console import Console
 
 import flowkit_models
+from flowkit_models.metrics.features import FeatureNet
 from flowkit_models.training import folder_lock, recipe
+from flowkit_models.training.objective import Objective
+from flowkit_models.training.objectives.hcflow import SRWeights, SuperResolution
+from flowkit_models.training.objectives.linf import AnyScale, AnyScaleWeights
 from flowkit_models.training.options import Options
 from flowkit_models.training.recipe import command_line, fresh_model, initial_model, run
 from flowkit_models.training.signals import Stopped
@@ -61,9 +65,52 @@ def test_bf16_that_is_slow_is_told_before_training(tmp_path, monkeypatch, given,
     monkeypatch.setattr(recipe, "bf16_warning", lambda device: "warning: slow")
     monkeypatch.setattr(recipe, "train", lambda *_, **__: SimpleNamespace(skipped=0))
     console = Console(file=io.StringIO())
-    objective, samples = SimpleNamespace(model=flowkit_models.create(NAME)), SimpleNamespace(names=["a.png"])
+    objective, samples = Objective(flowkit_models.create(NAME)), SimpleNamespace(names=["a.png"], size=64)
     recipe.fit(objective, samples, Options(out=tmp_path, **given), None, console)
     assert ("warning: slow" in console.file.getvalue()) is told
+
+
+class Classifier(FeatureNet):
+    """Features of images with a smallest side, without the weights of any."""
+
+    def __init__(self, smallest: int) -> None:
+        torch.nn.Module.__init__(self)
+        self.smallest = smallest
+
+
+def super_resolution(**networks: torch.nn.Module) -> SuperResolution:
+    weights = SRWeights(perceptual="features" in networks, lpips="distance" in networks)
+    return SuperResolution(flowkit_models.create(NAME), weights, **networks)
+
+
+@pytest.mark.parametrize(
+    ("objective", "crop", "enough"),
+    [
+        (lambda: super_resolution(features=Classifier(16)), 12, 16),
+        (lambda: super_resolution(distance=torch.nn.Sequential(Classifier(31))), 32, 36),  # three are cut off
+        (lambda: super_resolution(features=Classifier(16), distance=Classifier(16)), 16, 20),
+        # the factor of a batch may be 1, its HR crops then as large as the LR ones
+        (
+            lambda: AnyScale(flowkit_models.create("linf_small"), AnyScaleWeights(perceptual=1.0), Classifier(16)),
+            48,
+            64,
+        ),
+    ],
+)
+def test_crops_too_small_for_a_loss_are_told_before_training(objective, crop, enough, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(recipe, "train", lambda *_, **__: SimpleNamespace(skipped=0))
+    made, console = objective(), Console(file=io.StringIO())
+
+    def start(crop: int) -> None:
+        options = Options(out=tmp_path, crop=crop)
+        crops = options.any_scale_crops(4) if isinstance(made, AnyScale) else options.crops(4)
+        recipe.fit(made, crops, options, None, console)
+
+    with pytest.raises(
+        ValueError, match=rf"^--crop {crop}: the networks of the losses need HR crops of .*; try {enough}$"
+    ):
+        start(crop)
+    start(enough)
 
 
 def test_a_stage_starts_from_a_model_of_its_sizes_whatever_bounds_its_priors(tmp_path) -> None:
