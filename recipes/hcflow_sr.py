@@ -60,7 +60,7 @@ class Config(Options):
     weights: Annotated[Path | None, PATH] = None
     """File or folder of weights for the perceptual loss and for LPIPS. Without it: torch's cache, or a download."""
     temperature: float = 0.8
-    """τ of the samples in the final table and picture."""
+    """τ of the samples in the final table and picture, and what the checkpoints recommend to `flowkit upscale`."""
 
 
 MODEL: dict[str, str] = {

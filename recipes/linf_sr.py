@@ -43,7 +43,7 @@ class Config(Options):
     """File or folder of weights for LPIPS and the perceptual loss. Without it: torch's cache, or for the loss a
     download."""
     temperature: float = 0.4
-    """τ of the samples in the final table and picture."""
+    """τ of the samples in the final table and picture, and what the checkpoints recommend to `flowkit upscale`."""
 
 
 MODEL = {"small": "linf_small", "paper-p1": "linf_p1", "paper-p3": "linf_p3"}

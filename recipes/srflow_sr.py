@@ -52,7 +52,7 @@ class Config(Options):
     weights: Annotated[Path | None, PATH] = None
     """File or folder of weights for LPIPS. Without it: torch's cache."""
     temperature: float = 0.9
-    """τ of the samples in the final table and picture."""
+    """τ of the samples in the final table and picture, and what the checkpoints recommend to `flowkit upscale`."""
 
 
 MODEL: dict[str, str] = {

@@ -172,6 +172,7 @@ def fit(
         options.settings(discriminator),
         options.out,
         config={"options": options, "sizes": model.config},
+        notes=_notes(options, model),
         validate=validate,
         initialize=initialize,
         resume=options.resume,
@@ -181,6 +182,13 @@ def fit(
     if result.skipped:
         console.print(f"warning: {result.skipped} steps were skipped, their loss or gradient was not finite")
     return result
+
+
+def _notes(options: Options, model: ImageFlow) -> dict[str, str]:
+    """What checkpoints recommend: the τ of the run's pictures, or that it enlarges with in training."""
+    given = options if hasattr(options, "temperature") else getattr(options, "loss", None)
+    temperature: float | None = getattr(given, "temperature", None)
+    return {} if temperature is None or model.prior is not None else {"temperature": f"{temperature:g}"}
 
 
 def main_console() -> Console:

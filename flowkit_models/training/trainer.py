@@ -68,6 +68,7 @@ def train(
     out: str | os.PathLike[str],
     *,
     config: Mapping[str, Any] | None = None,
+    notes: Mapping[str, str] | None = None,
     validate: Validate | None = None,
     initialize: Initialize | None = None,
     resume: bool = False,
@@ -84,6 +85,7 @@ def train(
         config: what else describes the run, by groups: dataclasses, or what JSON has a word for. With the settings, as
             "training", it is saved in config.json, in the state, and in the metadata of each checkpoint under "run";
             a run can't be resumed with another one (`run_folder.check_same_config`).
+        notes: further metadata of each checkpoint, such as the τ that it recommends ("temperature").
         validate: scores the model, in eval mode, at a step, on the first process: metrics by name. The highest
             "score" is kept as best.safetensors; "psnr" is shown in the progress. It may write pictures of its own.
         initialize: is given the model, this process's samples of the first step and their random numbers, on all
@@ -102,7 +104,7 @@ def train(
         Stopped: after SIGTERM or Ctrl-C, with the state saved. It is a `SystemExit` with the code 143 or 130.
     """
     console = console or Console()
-    run = _Run(objective, settings, RunFolder(Path(out)), console)
+    run = _Run(objective, settings, RunFolder(Path(out)), console, notes or {})
     try:
         run.open({**(config or {}), "training": settings}, samples, resume, overwrite)
         run.start(samples, initialize)
@@ -124,12 +126,19 @@ class _Run:
     owed: bool = False  # a state, once numbers are well again
     locked: bool = False
 
-    def __init__(self, objective: Objective, settings: Settings, folder: RunFolder, console: Console) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        settings: Settings,
+        folder: RunFolder,
+        console: Console,
+        notes: Mapping[str, str],
+    ) -> None:
         if settings.precision == "fp16" and not all(phase.zero_grad for phase in objective.phases):
             raise ValueError("fp16: gradients at different loss scales can't be added (zero_grad=False); use bf16")
         self.processes = start_processes(settings)
         self.objective = objective.to(self.processes.device)
-        self.settings, self.folder = settings, folder
+        self.settings, self.folder, self.notes = settings, folder, notes
         self.console = console if self.processes.is_main_process else Console(quiet=True)
         self.optimizers = make_optimizers(objective, {"model": settings.model, "discriminator": settings.discriminator})
         objective.model.train()
@@ -332,7 +341,7 @@ class _Run:
 
     def _save_model(self, path: Path) -> None:
         if self.processes.is_main_process:
-            self.state.model.save(path, step=str(self.state.counters.step), run=self.config)
+            self.state.model.save(path, step=str(self.state.counters.step), run=self.config, **self.notes)
 
     def _stop(self, number: signal.Signals) -> None:
         self.display.say(f"{number.name} after step {self.state.counters.step}: {self._kept()}")

@@ -16,6 +16,7 @@ import flowkit_models
 from flowkit_models.images.image_file import read_image
 from flowkit_models.models.bundled import folder as folder_of_weights
 from flowkit_models.models.checkpoint_file import read_about
+from flowkit_models.models.registry import default_temperature
 from flowkit_models.training.run_folder import plain
 
 RECIPE = Path(__file__).parents[2] / "recipes" / "hcflow_sr.py"
@@ -44,6 +45,7 @@ def test_end_to_end_on_own_photographs(train, folder, tmp_path, capsys) -> None:
     for name in ("best", "last"):
         model = flowkit_models.load(out / f"{name}.safetensors")
         assert model.upscale(torch.rand(1, 3, 5, 4)).shape == (1, 1, 3, 20, 16)
+        assert default_temperature(model, model.notes) == 0.1  # what `flowkit upscale` draws with
     for name in ("samples", "curve"):
         assert min(read_image(out / f"{name}.png").shape[1:]) > 300
 

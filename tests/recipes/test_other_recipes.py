@@ -23,6 +23,7 @@ def test_rescaling(name, train, tmp_path) -> None:
         about = read_about(tmp_path / f"{kept}.safetensors")
         assert 0 < float(about["own_lr"]) < 10
         assert about["step"] == "2"
+        assert about["temperature"] == "0"  # what the small presets enlarge with in training
     model = flowkit_models.load(tmp_path / "best.safetensors")
     assert model.downscale(torch.rand(1, 3, 16, 24)).shape == (1, 3, 4, 6)
 
