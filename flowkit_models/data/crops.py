@@ -7,7 +7,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ Photos: TypeAlias = Mapping[str, Tensor] | str | os.PathLike[str]
 Weights: TypeAlias = Mapping[str, float] | Callable[[str], float] | None
 """How often to see an image, 1 for those that a mapping doesn't name; or a function of its name."""
 
-Augment: TypeAlias = Literal["flip", "flips", "none"]
+Augment: TypeAlias = Literal["flip", "flips", "colours", "none"]
 """flip: left-right. flips: left-right, upside down, transposed. Each with probability 1/2."""
 
 MEMORY = 2 << 30
@@ -60,8 +60,8 @@ class _Crops(Dataset[tuple[Tensor, Tensor]]):
         seed: int,
         memory: int,
     ) -> None:
-        if augment not in ("flip", "flips", "none"):
-            raise ValueError(f'augment is "flip", "flips" or "none", got {augment!r}')
+        if augment not in get_args(Augment):
+            raise ValueError(f'augment is "flip", "flips", "colours" or "none", got {augment!r}')
         if not 0 <= seed < 2**64:
             raise ValueError(f"seed is a whole number from 0 to 2⁶⁴ - 1, got {seed}")
         if isinstance(weights, Mapping) and (unknown := weights.keys() - images.keys()):
@@ -121,19 +121,25 @@ class _Crops(Dataset[tuple[Tensor, Tensor]]):
         raise ImageError("none of 100 images drawn in a row can be read: see the warnings before this")
 
     def _flips(self, generator: np.random.Generator) -> "_Flips":
-        count = {"none": 0, "flip": 1, "flips": 3}[self.augment]
-        return _Flips(*(bool(generator.integers(2)) for _ in range(count)))
+        count = {"none": 0, "flip": 1, "flips": 3, "colours": 3}[self.augment]
+        flips = _Flips(*(bool(generator.integers(2)) for _ in range(count)))
+        if self.augment == "colours":
+            flips.channels, flips.negative = generator.permutation(3).tolist(), bool(generator.integers(2))
+        return flips
 
 
 class _Flips:
-    """Flips of one sample; called on its images."""
+    """Flips of one sample, and what becomes of its colours; called on its images."""
 
     def __init__(self, sideways: bool = False, over: bool = False, transpose: bool = False) -> None:
         self.dims = [dim for dim, turned in ((1, over), (2, sideways)) if turned]
         self.transpose = transpose
+        self.channels, self.negative = [0, 1, 2], False
 
     def __call__(self, x: Tensor) -> Tensor:
-        x = x.flip(self.dims)
+        x = x.flip(self.dims)[self.channels]
+        if self.negative:
+            x = ~x if x.dtype == torch.uint8 else 1 - x
         return (x.mT if self.transpose else x).contiguous()
 
 
@@ -150,9 +156,11 @@ class RandomCrops(_Crops):
             left out with a UserWarning. Folders of sub-images (`flowkit prepare sub-images`) decode fastest.
         size: side of an HR crop in pixels, a multiple of the degradation's scale.
         degradation: makes LR from the uint8 HR crop; default `Bicubic(4)`.
-        augment: "flip" (as published), "flips" or "none"; done before the degradation.
-        smallest: each crop is of the photograph made smaller by a factor from U(smallest, 1), as far as the crop still
-            fits; in (0, 1], 1: as it is. More detail in a pixel, and more pictures of a small collection.
+        augment: "flip" (left-right, as published), "flips" (upside down and transposed too), "colours" (that, channels
+            in any order, and every other crop as a negative) or "none"; done before the degradation.
+        smallest: each crop is of the photograph made smaller, height and width by a factor each from U(smallest, 1), as
+            far as the crop still fits; in (0, 1], 1: as it is. More detail in a pixel, and more pictures of a small
+            collection.
         weights: see `Weights`. Names in a folder are paths relative to it, those of pairs are the pairs'.
         seed: of all draws, 0 … 2⁶⁴ - 1.
         memory: bytes for decoded files, see `Decoded`.
@@ -188,12 +196,12 @@ class RandomCrops(_Crops):
         super().__init__(_photos(photos, size), size, degradation.scale, augment, weights, seed, memory)
 
     def _sample(self, images: tuple[Tensor, ...], generator: np.random.Generator, index: int) -> tuple[Tensor, Tensor]:
-        side = self.size
+        full, sides = images[0].shape[1:], [self.size] * 2
         if self.smallest < 1:
-            side = min(round(side / generator.uniform(self.smallest, 1)), *images[0].shape[1:])
-        top, left = (int(generator.integers(full - side + 1)) for full in images[0].shape[1:])
-        crop = self._flips(generator)(images[0][:, top : top + side, left : left + side])
-        if side > self.size:
+            sides = [min(round(self.size / generator.uniform(self.smallest, 1)), side) for side in full]
+        top, left = (int(generator.integers(whole - side + 1)) for whole, side in zip(full, sides, strict=True))
+        crop = self._flips(generator)(images[0][:, top : top + sides[0], left : left + sides[1]])
+        if max(sides) > self.size:
             crop = bicubic_to(crop, (self.size, self.size))
         return to_float(crop), _float(self.degradation(crop, generator))
 
@@ -263,7 +271,7 @@ class AlignedCrops(_Crops):
             smaller than a crop are left out with a UserWarning.
         size: side of an HR crop in pixels, a multiple of the scale.
         reference: the scale, and the bicubic where there is no LR file; default `Bicubic(4, rounded=False)`.
-        augment: "flips" (as published), "flip" or "none".
+        augment: "flips" (as published), or as for `RandomCrops`.
         weights: see `RandomCrops`.
         seed: of all draws, 0 … 2⁶⁴ - 1.
         memory: bytes for decoded files, see `Decoded`.

@@ -41,10 +41,12 @@ class Options:
     """--data is a set of HR and LR files, in any of the layouts in use."""
     degrade: Literal["bicubic", "photo"] = "bicubic"
     """How LR is made of HR, for super-resolution. photo: blurred, noisy and with JPEG's blocks, as photographs are."""
-    augment: Annotated[Literal["flip", "flips"] | None, UNSAID] = None
-    """How crops are turned: flip, left-right; flips, upside down and transposed too. Without it: as published."""
+    augment: Annotated[Literal["flip", "flips", "colours"] | None, UNSAID] = None
+    """flip: crops turned left-right; flips: upside down and transposed too; colours: also channels in any order, and
+    negatives. Without it: as published."""
     smallest: float = 1.0
-    """Crops for super-resolution are of photographs made smaller by a random factor from this to 1: 0.5, say."""
+    """Crops for super-resolution are of photographs made smaller, height and width by a random factor each from this
+    to 1: 0.5, say."""
     test: Annotated[Path | None, PATH] = None
     """Set to score on, HR and LR files or HR alone. Without it: three photographs in the wheels."""
     out: Path = Path("runs")

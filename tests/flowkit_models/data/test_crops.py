@@ -1,5 +1,6 @@
 """Crops to train on: pure functions of (seed, index), aligned, flipped and weighted as they say, from every source."""
 
+import itertools
 import pickle
 import warnings
 
@@ -9,7 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from flowkit_models.data.crops import AlignedCrops, RandomCrops
+from flowkit_models.data.crops import AlignedCrops, AnyScaleCrops, RandomCrops
 from flowkit_models.data.degradation import Bicubic, Compose, GaussianBlur, GaussianNoise, Jpeg
 from flowkit_models.data.pairs import PairFiles, find_pairs
 from flowkit_models.data.sample_photos import bundled_photos, test_photos
@@ -158,17 +159,40 @@ def test_places_and_orientations(kind, augment):
         assert counts.keys() == {((), False), ((2,), False)}
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda photos: RandomCrops(photos, 8, Bicubic(2), augment="colours"),
+        lambda photos: RandomCrops(photos, 8, Bicubic(2), augment="colours", smallest=0.5),
+        lambda photos: AlignedCrops(photos, 8, Bicubic(2), augment="colours"),
+        lambda photos: AlignedCrops(photos, 8, Bicubic(2, rounded=False), augment="colours"),
+        lambda photos: AnyScaleCrops(photos, 4, 2, 2, augment="colours"),
+    ],
+)
+def test_channels_in_any_order_and_negatives(make):
+    data = make({"a": torch.tensor([10, 100, 200], dtype=torch.uint8)[:, None, None].expand(3, 16, 16)})
+    seen = []
+    for hr, lr in (data[i] for i in range(600)):
+        assert torch.allclose(hr.mean((1, 2)), lr.mean((1, 2)), atol=1e-6)
+        seen.append(tuple(to_uint8(hr)[:, 0, 0].tolist()))
+    expected = {*itertools.permutations((10, 100, 200)), *itertools.permutations((245, 155, 55))}
+    assert set(seen) == expected
+    assert min(map(seen.count, expected)) > 0.4 * 600 / 12
+
+
 def test_crops_are_of_photos_made_smaller():
-    ramp = torch.arange(0, 200, 2).expand(3, 70, 100).byte()
+    ramp = 2 * chart(100, 100)
     data = RandomCrops({"a": ramp}, 16, augment="none", smallest=0.5)
     samples = [data[i] for i in range(300)]
-    inner = torch.stack([hr[0, 8, 4:-4] * 255 for hr, _ in samples])  # bicubic bends a ramp at the crop's rim
-    factors = 2 / inner.diff().mean(1)  # two grey levels a pixel, before
-    assert factors.min() == pytest.approx(0.5, abs=0.03)
-    assert factors.max() == pytest.approx(1, abs=0.03)
-    assert factors.mean() == pytest.approx(0.75, abs=0.03)
-    assert inner.min() < 14  # from everywhere in the photo
-    assert inner.max() > 184
+    # bicubic bends a ramp at the crop's rim
+    inner = torch.stack([torch.stack((hr[0, 4:-4, 8], hr[1, 8, 4:-4])) * 255 for hr, _ in samples])
+    factors = 2 / inner.diff().mean(2)  # two grey levels a pixel, before
+    assert factors.amin(0).tolist() == pytest.approx([0.5, 0.5], abs=0.03)
+    assert factors.amax(0).tolist() == pytest.approx([1, 1], abs=0.03)
+    assert factors.mean(0).tolist() == pytest.approx([0.75, 0.75], abs=0.03)
+    assert abs(torch.corrcoef(factors.T)[0, 1]) < 0.2  # a factor each
+    assert inner.amin((0, 2)).max() < 14  # from everywhere in the photo
+    assert inner.amax((0, 2)).min() > 184
     for hr, lr in samples[:6]:
         assert hr.shape == (3, 16, 16)
         assert torch.equal(lr, to_float(bicubic_resize(to_uint8(hr), 1 / 4)))

@@ -63,7 +63,7 @@ def turned(found):
 
 
 @pytest.mark.parametrize("kind", ["random", "pairs", "aligned", "any scale"])
-@pytest.mark.parametrize("augment", [None, "flip", "flips"])
+@pytest.mark.parametrize("augment", [None, "flip", "flips", "colours"])
 def test_crops_are_turned_as_told_or_else_as_published(tmp_path, kind, augment) -> None:
     ramp = np.add.outer(np.arange(64), 2 * np.arange(64)).astype(np.uint8)[::-1, ::-1]
     for folder, side in (("HR", 64), ("LR_bicubic/X4", 16)):
