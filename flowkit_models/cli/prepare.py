@@ -114,7 +114,7 @@ def lr_plan(options: LowResolution) -> Plan:
 
     Raises:
         ImageError: if there is no such folder.
-        ValueError: if none is named as HR folders are, and no `out` is given.
+        ValueError: if none is named as HR folders are, and no `out` is given; or if that is the folder itself.
     """
     if not options.folder.is_dir():
         raise ImageError(f"{options.folder}: no such folder")
@@ -127,6 +127,8 @@ def lr_plan(options: LowResolution) -> Plan:
     for folder in folders:
         out = options.out or lr_place(folder.absolute(), options.scale)
         assert out is not None
+        if out.resolve() == folder.resolve():
+            raise ValueError(f"--out {out} holds the images to prepare: name another --out")
         suffix = not out.name.startswith("LRbicx")
         make = prepare.LowResolution(out, options.scale, options.edges, options.ties, suffix)
         plan += [(make, file) for file in images_in(folder).values()]

@@ -202,8 +202,10 @@ class LowResolution(Preparation):
 
     def origins(self, result: Path) -> list[str]:
         """See `Preparation`."""
-        here = result.parent == self.out
-        return [result.stem, re.sub(r"x\d+$", "", result.stem)] if here else []
+        if result.parent != self.out:
+            return []
+        suffixed = re.fullmatch(r"(.+)x\d+", result.stem, re.DOTALL)
+        return [*([] if self.suffix else [result.stem]), *([suffixed[1]] if suffixed else [])]
 
     def targets(self, source: ImageFile) -> list[Path]:
         """Path of the LR file."""
@@ -293,7 +295,7 @@ def open_notes(
 
     Raises:
         ImageError: if a folder was prepared with other settings, of sources that are gone or were exchanged, or holds
-            images and no note.
+            images and no note; or if a source would be removed.
     """
     folders: dict[Path, tuple[Preparation, dict[str, Path]]] = {}
     for make, path in jobs:
@@ -303,14 +305,16 @@ def open_notes(
         note = notes[out] = note_of(out)
         there = note.read()
         if overwrite:
-            for files in _made(make, {**sources, **note.sources}, note).values():
-                for file in files:
-                    note.remove(file)
+            made = _made(make, {**sources, **note.sources}, note)
+            results = [file for files in made.values() for file in files]
+            note.check_apart(results, sources)
+            for file in results:
+                note.remove(file)
             note.sources = {}
         elif there:
             changed = [name for name, path in sources.items() if not note.same(name, path)]
-            made = _made(make, changed, note) if changed else {}
-            note.check(make.settings(), sources, [name for name in changed if name in made])
+            mixed = _made(make, changed, note) if changed else {}
+            note.check(make.settings(), sources, [name for name in changed if name in mixed])
             for name in changed:  # nothing is there of what it was
                 note.add(name, sources[name])
         else:

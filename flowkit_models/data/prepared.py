@@ -91,6 +91,12 @@ class Note:
                 f"{self.folder}: holds {first_few(names)}, and no {NOTE} that says how they were made: {_REMEDY}"
             )
 
+    def check_apart(self, results: Iterable[Path], sources: Mapping[str, Path]) -> None:
+        """Raises ImageError if a source is among results that are to be removed."""
+        places = {result.resolve() for result in results}
+        if names := [name for name, path in sources.items() if path.resolve() in places]:
+            raise ImageError(f"{self.folder}: holds {first_few(names)}, which is to be prepared: name another --out")
+
     def same(self, name: str, path: Path) -> bool:
         """True if a source is as it was noted, or is new."""
         if name not in self.sources:

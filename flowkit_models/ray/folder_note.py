@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,6 +60,9 @@ class FolderNote(Note):
     def strangers(self) -> list[str]:
         """See `Note`."""
         return [name for name in self._names() if name.lower().endswith(tuple(endings()))]
+
+    def check_apart(self, results: Iterable[Path], sources: Mapping[str, Path]) -> None:
+        """See `Note`; `prepare_by` lets no results into the folder of the sources."""
 
     def remove(self, result: Path) -> None:
         """See `Note`."""

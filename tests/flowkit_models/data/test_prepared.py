@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from flowkit_models.cli import main
-from flowkit_models.images.image_file import read_image
+from flowkit_models.data.prepare import SubImages, open_notes
+from flowkit_models.images.image_file import ImageError, read_image
 
 
 def save(path, height=80, width=72, seed=0):
@@ -151,6 +152,33 @@ def test_a_damaged_image_may_be_mended(prepare):
     code, said = prepare(SUB)
     assert code == 0
     assert "3 files written, 6 were there" in said
+
+
+@pytest.mark.parametrize("line", ["lr set/HR --out set/HR", "lr set/HR --out linked"])
+def test_the_folder_of_the_sources_is_no_place_for_results(prepare, line):
+    Path("linked").symlink_to("set/HR")
+    before = contents("set")
+    for overwrite in ("", " --overwrite"):
+        code, said = prepare(line + overwrite)
+        assert (code, said.count("\n")) == (1, 1)
+        assert "holds the images to prepare: name another --out" in said
+        assert contents("set") == before
+    assert not Path("set/HR/prepared.json").exists()
+
+
+def test_sources_are_never_removed(tmp_path):
+    source = save(tmp_path / "a_001.png")
+    make = SubImages(tmp_path, tmp_path, 16, 1)
+    with pytest.raises(ImageError, match=r"holds a_001\.png, which is to be prepared: name another --out"):
+        open_notes([(make, source), (make, save(tmp_path / "a.png"))], overwrite=True)
+    assert source.is_file()
+
+
+def test_a_file_of_the_users_among_lr_files_stays(prepare):
+    own = save(Path("mine/a.png"), seed=7).read_bytes()
+    assert prepare("lr set/HR --out mine --scale 4 --overwrite")[0] == 0
+    assert Path("mine/a.png").read_bytes() == own
+    assert Path("mine/ax4.png").is_file()
 
 
 @pytest.mark.parametrize("line", [SUB, LR])
