@@ -80,7 +80,8 @@ def command_line(
     """Parses a command line: the options called `names` choose a preset, whose values are all others' defaults.
 
     Raises:
-        SystemExit: for `--help`; with code 2 for a line that can't be parsed, or has an empty argument.
+        SystemExit: for `--help`; with code 2 for a line that can't be parsed, has an empty argument, or names values
+            of which no preset has both.
     """
     if empty := empty_argument(arguments):
         print(f"error: {empty}", file=sys.stderr)
@@ -92,6 +93,11 @@ def command_line(
     chosen, _ = first.parse_known_args(arguments)
     wanted = {name: getattr(chosen, name) for name in names if getattr(chosen, name) is not None}
     matches = [p for p in presets.values() if all(getattr(p, name) == value for name, value in wanted.items())]
+    if not matches and all(any(getattr(p, name) == value for p in presets.values()) for name, value in wanted.items()):
+        (first_name, value), (second, other) = wanted.items()  # each is known: they don't go together
+        known = ", ".join(str(getattr(p, second)) for p in presets.values() if getattr(p, first_name) == value)
+        print(f"error: --{first_name} {value} has no --{second} {other}; it has {known}", file=sys.stderr)
+        raise SystemExit(2)
     return tyro.cli(kind, args=arguments, default=matches[0] if matches else default, description=about)
 
 

@@ -122,3 +122,29 @@ def test_a_preset_s_model(name, preset, parameters, fields, recipe) -> None:
     model = flowkit_models.create(recipe(name).MODEL[preset])
     assert sum(v.numel() for v in model.official_state_dict().values()) == parameters
     assert {field: getattr(model.config, field) for field in fields} == fields
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "said"),
+    [
+        (
+            "hcflow_sr",
+            "--preset shipped-x4 --stage nll",
+            "--preset shipped-x4 has no --stage nll; it has plus, plusplus",
+        ),
+        ("hcflow_sr", "--stage=plusplus --preset=quick", "--preset quick has no --stage plusplus; it has plus"),
+        ("irn_rescale", "--preset paper-x2 --stage plus", "--preset paper-x2 has no --stage plus; it has irn"),
+        ("linf_sr", "--preset paper-p1 --stage plus", "--preset paper-p1 has no --stage plus; it has nll"),
+    ],
+)
+def test_a_stage_that_a_preset_has_not_is_told(recipe, name, line, said, capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        recipe(name).parse(line.split())
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"error: {said}\n"
+
+
+def test_a_value_that_no_preset_has_is_told_with_those_there_are(recipe, capsys) -> None:
+    with pytest.raises(SystemExit):
+        recipe("hcflow_sr").parse(["--preset", "huge", "--stage", "plus"])
+    assert "paper-x4" in capsys.readouterr().err
