@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flowkit_models.cli.batch import Batch
 from flowkit_models.cli.downscale import reduced_alpha
-from flowkit_models.cli.latents_file import Latents, gets_lr, noted_encoder, read_latents, write_latents
+from flowkit_models.cli.latents_file import Latents, gets_lr, noted_encoder, read_latents, written_latents
 from flowkit_models.cli.model import Opened, open_model, with_maker
 from flowkit_models.cli.options import Decode, Encode
 from flowkit_models.cli.paths import Naming, find_inputs
@@ -42,12 +42,8 @@ def encode_files(options: Encode) -> int:
             scale = opened.model.scale
             lr = parts["lr"][0, :, : -(-wanted.shape[0] // scale), : -(-wanted.shape[1] // scale)].float()
             small = replace(signed(header, opened.checksum if opened.model.makes_lr else None), bits=8, format="png")
-            job.write_picture(stored(lr, reduced_alpha(picture.alpha, scale), small), small)
-            try:
-                write_latents(job.targets[1], latents, opened)
-            except BaseException:  # both files, or none
-                job.targets[0].unlink(missing_ok=True)
-                raise
+            with written_latents(job.targets[1], latents, opened):  # both files are new, or neither
+                job.write_picture(stored(lr, reduced_alpha(picture.alpha, scale), small), small)
     return batch.summary()
 
 
@@ -118,7 +114,10 @@ def _put_together(opened: Opened, parts: dict[str, Tensor], height: int, width: 
 
 def _decoded(opened: Opened, latents: Latents, lr: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """The picture in a file of `encode`: pixels (3, H, W) and alpha (1, H, W)."""
-    parts = latents.parts if lr is None else {**latents.parts, "lr": _edited(lr, latents.parts["lr"])}
+    parts = latents.parts
+    if lr is not None:
+        size = tuple(-(-side // opened.model.scale) for side in latents.size)
+        parts = {**parts, "lr": _edited(lr, parts["lr"], size)}
     pixels = _put_together(opened, parts, *latents.size)
     if not bool(pixels.isfinite().all()):
         raise ValueError("damaged (what it decodes to is not finite)")
@@ -126,11 +125,10 @@ def _decoded(opened: Opened, latents: Latents, lr: Tensor | None) -> tuple[Tenso
     return pixels, None if latents.alpha is None else latents.alpha[None] / top
 
 
-def _edited(lr: Tensor, like: Tensor) -> Tensor:
-    """Another LR image in the place of one, which was padded to multiples."""
-    rows, columns = like.shape[2] - lr.shape[1], like.shape[3] - lr.shape[2]
+def _edited(lr: Tensor, like: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Another LR image in the place of one of that size, which was padded to multiples."""
+    if lr.shape[1:] != size:
+        raise ValueError(f"--lr is {lr.shape[1]} × {lr.shape[2]}, and {size[0]} × {size[1]} is what was encoded")
     out = like.clone()
-    if rows < 0 or columns < 0:
-        raise ValueError(f"--lr is {lr.shape[1]} × {lr.shape[2]}, and at most {like.shape[2]} × {like.shape[3]} fits")
     out[0, :, : lr.shape[1], : lr.shape[2]] = lr.to(like)
     return out

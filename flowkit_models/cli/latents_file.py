@@ -5,7 +5,9 @@ import binascii
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from flowkit.weights_file import read_safetensors
 from flowkit_models.cli.model import Opened
-from flowkit_models.files import write_whole
+from flowkit_models.files import atomic_path
 from flowkit_models.images.formats import named_format
 from flowkit_models.images.photo_file import KEPT, Header
 from flowkit_models.images.png_file import TEXT_PREFIX
@@ -50,8 +52,9 @@ class _DamagedError(Exception):
     """What is wrong with a file."""
 
 
-def write_latents(path: Path, latents: Latents, opened: Opened) -> None:
-    """Writes a file atomically."""
+@contextmanager
+def written_latents(path: Path, latents: Latents, opened: Opened) -> Iterator[None]:
+    """Writes a file, which gets its name when the block ends without an error."""
     header = latents.header
     if not _is_resolution(header.resolution):  # of pictures, it may be anything
         header = dataclasses.replace(header, resolution=(1.0, 1.0))
@@ -62,7 +65,12 @@ def write_latents(path: Path, latents: Latents, opened: Opened) -> None:
         "header": _header_text(header),
     }
     parts = latents.parts if latents.alpha is None else {**latents.parts, "alpha": latents.alpha}
-    write_whole(path, lambda file: file.write(save(parts, about)))
+    with atomic_path(path) as unfinished:
+        with unfinished.open("r+b") as file:
+            file.write(save(parts, about))
+            file.flush()
+            os.fsync(file.fileno())  # a full disk says so before the block
+        yield
 
 
 def noted_encoder(path: Path) -> str | None:

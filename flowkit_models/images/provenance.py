@@ -57,6 +57,8 @@ def _noted(packet: bytes, what: str) -> bytes:
 
 def made_here(path: Path) -> bool:
     """True for a file of flowkit: a picture with the note of `signed` or `marked`, or latents of `encode`."""
+    if not path.is_file():  # opening a pipe would wait for who writes into it
+        return False
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return any(content.find(note.encode()) >= 0 for note in (_NAMESPACE, LATENTS_NOTE))
@@ -66,6 +68,8 @@ def made_here(path: Path) -> bool:
 
 def noted_maker(path: Path) -> str | None:
     """`made_by` of a file, without decoding it."""
+    if not path.is_file():
+        return None
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             found = _MADE_BY.search(content)

@@ -85,7 +85,17 @@ def test_an_edited_small_picture(tmp_path, flowkit, checkpoint):
     assert np.abs(got - noise(24, 20))[:8].mean() > 20
     ran = flowkit("decode", "-m", checkpoint("irn_x4"), code, "--lr", path, "--overwrite")
     assert ran.code == 1
-    assert "--lr is 24 × 20, and at most 6 × 5 fits" in ran.err[0]
+    assert "--lr is 24 × 20, and 6 × 5 is what was encoded" in ran.err[0]
+
+
+@pytest.mark.parametrize(("height", "width", "fits"), [(2, 2, False), (6, 4, False), (6, 6, False), (6, 5, True)])
+def test_a_small_picture_of_another_size(height, width, fits, tmp_path, flowkit, checkpoint):
+    assert flowkit("encode", "-m", checkpoint("irn_x4"), save(tmp_path / "x.png", noise(24, 18))).code == 0
+    small = save(tmp_path / "small.png", noise(height, width))
+    ran = flowkit("decode", "-m", checkpoint("irn_x4"), tmp_path / "x_lr.safetensors", "--lr", small)
+    assert ran.code == (0 if fits else 1)
+    assert (tmp_path / "x_lr_decoded.png").exists() is fits
+    assert fits or f"--lr is {height} × {width}, and 6 × 5 is what was encoded" in ran.err[0]
 
 
 def test_what_decode_refuses(tmp_path, flowkit, checkpoint):
@@ -148,8 +158,8 @@ def test_both_files_or_none(tmp_path, flowkit, checkpoint, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("flowkit_models.cli.latents_file.write_whole", fail)
+    monkeypatch.setattr("flowkit_models.cli.latents_file.save", fail)
     path = save(tmp_path / "x.png")
     ran = flowkit("encode", "-m", checkpoint(), path)
-    assert (ran.code, ran.err) == (1, [f"{path}: No space left on device"])
+    assert (ran.code, ran.err) == (1, [f"{path}: {tmp_path / 'x_lr.safetensors'}: No space left on device"])
     assert tree(tmp_path) == ["x.png"]

@@ -1,5 +1,6 @@
 """Files, folders and globs; where results go; what is never written over."""
 
+import contextlib
 import errno
 import os
 import resource
@@ -165,13 +166,20 @@ def test_write_protected_places(place, tmp_path, upscale, monkeypatch):
     assert target.read_bytes() == b"precious"
 
 
+@contextlib.contextmanager
+def files_up_to(size):
+    """No file may grow beyond some bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 @pytest.fixture
 def full_disk():
     """No file may grow beyond 20 kB."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with files_up_to(20_000):
+        yield
 
 
 @pytest.mark.parametrize("end", ["png", "jpg", "webp", "tif"])
@@ -189,6 +197,59 @@ def test_no_space_left(end, tmp_path, upscale, full_disk):
     ran = upscale("--quality", 100, folder)
     assert ran.out[0].startswith("1 done, 0 skipped, 1 failed")
     assert tree(folder) == [f"large.{end}", f"small.{end}", f"small_x4.{end}"]
+
+
+@pytest.mark.parametrize("size", [8_000, 300])  # the latents have no space, or the small picture has none either
+def test_both_files_of_encode_are_new_or_both_are_old(size, tmp_path, flowkit, checkpoint):
+    model, path = checkpoint("irn_x4"), save(tmp_path / "x.png", noise(40, 40))
+    with files_up_to(size):
+        assert flowkit("encode", "-m", model, path).code == 1
+    assert tree(tmp_path) == ["x.png"]
+    save(path, noise(12, 12))
+    assert flowkit("encode", "-m", model, path).code == 0
+    before = {name: (tmp_path / name).read_bytes() for name in ("x_lr.png", "x_lr.safetensors")}
+    save(path, noise(40, 40))
+    with files_up_to(size):
+        ran = flowkit("encode", "-m", model, path, "--overwrite")
+    assert (ran.code, len(ran.err)) == (1, 1)
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    assert tree(tmp_path) == ["x.png", *before]
+
+
+def test_a_small_picture_that_fails_leaves_both_old_files(tmp_path, flowkit, checkpoint, monkeypatch):
+    model, path = checkpoint("irn_x4"), save(tmp_path / "x.png", noise(12, 12))
+    assert flowkit("encode", "-m", model, path).code == 0
+    before = {name: (tmp_path / name).read_bytes() for name in ("x_lr.png", "x_lr.safetensors")}
+    save(path, noise(40, 40))
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("flowkit_models.cli.batch.write_photo", fail)
+    assert flowkit("encode", "-m", model, path, "--overwrite").code == 1
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    assert tree(tmp_path) == ["x.png", *before]
+
+
+def test_a_pipe_is_no_picture(tmp_path, flowkit):
+    os.mkfifo(tmp_path / "p.png")
+    for line in (["upscale", tmp_path / "p.png"], ["restore", tmp_path / "p.png"], ["upscale", tmp_path]):
+        ran = flowkit(*line, "-o", tmp_path / "out")
+        assert ran.code == 1
+        assert "not a regular file, but a device, pipe or socket" in ran.err[0]
+
+
+def test_two_formats_at_once(tmp_path, upscale):
+    path = save(tmp_path / "a.png")
+    ran = upscale(path, "-o", tmp_path / "out.jpg", "--format", "png")
+    assert ran.code == 2
+    assert "--format png and -o" in ran.err[-1]
+    assert "out.jpg ask for two formats" in ran.err[-1]
+    assert tree(tmp_path) == ["a.png"]
+    assert upscale(path, "-o", tmp_path / "out.jpeg", "--format", "jpg").code == 0
+    (tmp_path / "folder.jpg").mkdir()
+    assert upscale(path, "-o", tmp_path / "folder.jpg", "--format", "png").code == 0
+    assert tree(tmp_path) == ["a.png", "folder.jpg", "folder.jpg/a_x4.png", "out.jpeg"]
 
 
 def test_the_old_result_stays_when_the_new_one_fails(tmp_path, upscale, full_disk):
