@@ -152,7 +152,7 @@ class FlowTransform(Transform):
         return self._shape(Inverse(self.bijector), shape)
 
     def _through(self, direction: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        rows, context, sizes = as_rows(x, self.context, self.events)
+        rows, context, sizes = as_rows(x, self.context, self.events, shared=True)
         y, logdet = direction(rows, context)
         if not isinstance(y, Tensor):
             raise ValueError(
@@ -304,7 +304,7 @@ class FlowDistribution(Distribution):
             self._validate_sample(value)
         cut = value.ndim - len(self.event_shape)
         sizes = torch.broadcast_shapes(value.shape[:cut], self.batch_shape)
-        rows, context, _ = as_rows(value.expand(*sizes, *self.event_shape), self.context, len(self.event_shape))
+        rows, context, _ = as_rows(value.expand(*sizes, *self.event_shape), self.context, len(self.event_shape), True)
         return self.flow.log_prob(rows, context).reshape(sizes)
 
     def _drawn(self, sample_shape: Any) -> Tensor:

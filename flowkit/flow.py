@@ -36,7 +36,7 @@ class Flow(SharedFlow):
 
     Where the shape of one x is stated, here or by the base, `log_prob`, `encode` and `decode` take any leading sizes:
     x of (*sizes, *shape) has log-densities (*sizes). The context then has the same sizes in front, or B rows where the
-    last of the sizes is B: what `sample(n, context)` returns goes in as it is.
+    last of the sizes is B: what `sample(n, context)` returns goes in as it is. One that fits both ways is refused.
 
     Raises:
         TypeError: if the bijector has no inverse, or the base is neither a module nor a distribution.

@@ -47,19 +47,22 @@ def repeat_rows(x: Tensor, rows: int) -> Tensor:
     return x if x.shape[0] == rows else x.repeat(rows // x.shape[0], *(1 for _ in x.shape[1:]))
 
 
-def as_rows(x: Value, context: Value, event: int | None) -> tuple[Value, Value, torch.Size | None]:
+def as_rows(
+    x: Value, context: Value, event: int | None, shared: bool = False
+) -> tuple[Value, Value, torch.Size | None]:
     """One leading dimension in place of others.
 
     Args:
         x: (*sizes, *event); no tensor, or one with one leading dimension, is returned as it is.
         context: (*sizes, …), or with B rows where the last of the sizes is B; labels (*sizes) are integers.
         event: number of dimensions of one x, None if it isn't known.
+        shared: the context has B rows, whatever its other sizes look like.
 
     Returns:
         x, the context, and the sizes; None if x is as it was.
 
     Raises:
-        ValueError: for a context of neither these sizes nor B rows nor one: its rows would go to the wrong x.
+        ValueError: for a context of neither these sizes nor B rows nor one, or of both: which x has which is unclear.
     """
     if event is None or not isinstance(x, Tensor) or x.ndim == event + 1 or x.ndim < event:
         return x, context, None
@@ -67,6 +70,13 @@ def as_rows(x: Value, context: Value, event: int | None) -> tuple[Value, Value, 
 
     def flat(c: Tensor) -> Tensor:
         one_each = c.shape[: len(sizes)] == sizes and (c.ndim > len(sizes) or not c.is_floating_point())
+        if one_each and len(sizes) > 1 and c.ndim > len(sizes) and c.shape[0] == sizes[-1]:
+            if not shared:
+                raise ValueError(
+                    f"a context of {tuple(c.shape)} for x of the leading sizes {tuple(sizes)} may be one for each x or "
+                    f"{sizes[-1]} rows for all: flatten x and the context to rows"
+                )
+            one_each = False
         if not one_each and c.shape[:1] not in (sizes[-1:], (1,)):
             raise ValueError(
                 f"a context for x of the leading sizes {tuple(sizes)} has the same in front, or {sizes[-1]} rows, or "

@@ -165,6 +165,22 @@ class Rows(nn.Module):
         return self.linear(context.movedim(1, -1)).movedim(-1, 1)
 
 
+def test_contexts_that_fit_both_ways_are_refused() -> None:
+    """Three draws of three rows, each of three channels: one context for each x, or three for all draws?"""
+    net = nn.Sequential(nn.Flatten(-2), nn.Linear(12, 2))
+    flow = Flow(Injector(nn.Sequential(net, nn.Linear(2, 4)), Affine("tanh")), Normal(2))
+    context = torch.randn(3, 3, 4)
+    x, log_prob = flow.sample_and_log_prob(3, context)
+    for call in (flow.log_prob, flow.encode, flow.decode, flow.bits_per_dim):
+        with pytest.raises(ValueError, match=r"context of \(3, 3, 4\) .* may be one for each x or 3 rows for all"):
+            call(x, context)
+    rows = flow.log_prob(x.flatten(0, 1), context.repeat(3, 1, 1)).view(3, 3)
+    torch.testing.assert_close(rows, log_prob)
+    torch.testing.assert_close(flow.distribution(context).log_prob(x), log_prob)  # of which the rows are known
+    other, log_prob = flow.sample_and_log_prob(2, context)
+    torch.testing.assert_close(flow.log_prob(other, context), log_prob)
+
+
 def test_contexts_that_fit_no_leading_size_are_refused() -> None:
     """Their rows would go to the wrong x wherever the sizes happen to divide."""
     flow = Flow(Coupling(MLP(1, 2, 8, context_features=3), 1, Affine("tanh")), StandardNormal(), shape=(2,))
