@@ -7,6 +7,7 @@ it goes on where it was. docs/density.md explains it and shows results.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -162,7 +163,12 @@ def one(config: Config, key: str, name: str, split: Split, seed: int, out: Path,
     sizes = sizes_of(config, system, shape, features)
     left_out = ("seeds", "sets", "systems", "against", "out", "overwrite", "data")
     options = {k: v for k, v in dataclasses.asdict(config).items() if k not in left_out}
-    told = {"options": options, "sizes": dataclasses.asdict(sizes), "rows": {k: len(x) for k, x in split.x.items()}}
+    told = {
+        "options": options,
+        "sizes": dataclasses.asdict(sizes),
+        "rows": {k: len(x) for k, x in split.x.items()},
+        "checksum": checksum(split),
+    }
     if file.exists() and not config.overwrite:
         record: dict[str, Any] = json.loads(file.read_text())
         if record["about"] == told:
@@ -205,6 +211,16 @@ def one(config: Config, key: str, name: str, split: Split, seed: int, out: Path,
     write_text(file, json.dumps(record, indent=2))
     console.print(f"{measure['test']:.3f} on the test rows, {seconds:.0f} s", highlight=False)
     return json.loads(json.dumps(record))  # as it is when it is read
+
+
+def checksum(split: Split) -> str:
+    """SHA-256 of the rows and their conditions."""
+    digest = hashlib.sha256()
+    for part in (split.x, split.context or {}):
+        for name, rows in part.items():
+            digest.update(f"{name}{tuple(rows.shape)}".encode())
+            digest.update(rows.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def sizes_of(config: Config, system: System, shape: tuple[int, ...], features: int) -> Sizes:

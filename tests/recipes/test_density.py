@@ -57,6 +57,8 @@ def test_systems_are_trained_tabled_and_not_trained_twice(run, tmp_path) -> None
     assert (out / "table.md").read_text() == text
     single = ("--sets", "one", "--systems", "realnvp", "nsf_ar", "--seeds", "0")
     assert run(*single, "--steps", "3")[1].count("done before") == 0
+    np.savez(tmp_path / "sets.npz", one=table(seed=5), two=table(160, 2, 1))  # another table of one's name and size
+    assert run(*command)[1].count("done before") == 4
     assert run(*single, "--task", "conditional")[0] == 0
     text = (tmp_path / "out" / "small" / "conditional" / "table.md").read_text()
     assert "| NSF (AR) |" in text
