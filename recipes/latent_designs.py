@@ -23,7 +23,7 @@ import flowkit
 import flowkit_models
 from flowkit_models.data.image_pair import Pair
 from flowkit_models.data.loader import Batch, Draws
-from flowkit_models.evaluation.evaluator import Distance, Evaluator, means
+from flowkit_models.evaluation.evaluator import Distance, Evaluator, means, set_checksum
 from flowkit_models.evaluation.figures import comparison_sheet, temperature_curves
 from flowkit_models.evaluation.systems import FlowSystem
 from flowkit_models.evaluation.tables import markdown, spread, spread_table
@@ -163,12 +163,15 @@ def one(
     training = {f.name: getattr(config, f.name) for f in fields(Run)}
     folder = run_folder(config, design, seed)
     options = Run(**{**training, "out": folder, "seed": seed, "resume": not config.overwrite})
+    model = fresh_model(MODEL[config.preset], options, **sizes)
+    crops = options.crops(model.scale)
     kept = {name: value for name, value in asdict(options).items() if name not in RESUMABLE_FIELDS}
     about = plain(
         {
             "design": design,
             "sizes": sizes,
             "options": {**kept, "steps": config.steps, "test": config.test},
+            "data": {"train": crops.fingerprint(), "test": set_checksum(pairs)},
             "scores": {
                 "draws": config.draws,
                 "temperature": config.temperature,
@@ -187,9 +190,6 @@ def one(
         file.unlink(missing_ok=True)  # they are those of the run that is deleted
 
     # Data (section 4.1) and model (section 3): seed, data and start are those of every other design
-    model = fresh_model(MODEL[config.preset], options, **sizes)
-    crops = options.crops(model.scale)
-
     def initialize(model: Any, batch: Batch, draws: Draws) -> None:
         if config.preset == "paper":
             noise = draws.uniform("noise", batch.hr.shape[1:])

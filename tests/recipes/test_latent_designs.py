@@ -92,6 +92,16 @@ def test_end_to_end_and_design_by_design(start, tmp_path, capsys) -> None:
         assert min(read_image(out / f"{name}.png").shape[1:]) > 300
 
 
+def test_other_photographs_are_not_done_before(start, tmp_path, capsys) -> None:
+    assert start("--designs", "case1") == 0
+    assert start("--designs", "case1") == 0
+    assert "done before" in capsys.readouterr().out
+    (tmp_path / "photos" / "piece.png").write_bytes((tmp_path / "photos" / "piece.png").read_bytes() + b"more")
+    said = start("--designs", "case1")
+    assert "done before" not in capsys.readouterr().out
+    assert "piece.png" in said  # a run goes on with its own photographs alone
+
+
 def test_other_scores_of_a_run_need_no_training(start, tmp_path, capsys) -> None:
     assert start("--designs", "case4") == 0
     assert start("--designs", "case4", "--taus", "0.2") == 0
