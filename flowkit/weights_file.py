@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -31,7 +32,9 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             length = int.from_bytes(file.read(8), "little")
             if length > MAX_HEADER:
                 raise ValueError(f"its header would take {length} bytes")
-            json.loads(file.read(length), object_pairs_hook=_once)
+            header = json.loads(file.read(length), object_pairs_hook=_once)
+        if not _is_utf8(path):  # the library opens no such name
+            return safetensors.torch.load(path.read_bytes()), header.get("__metadata__", {})
         with safetensors.safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except OSError:
@@ -39,6 +42,13 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except Exception as error:  # of the library, of JSON, or of torch
         reason = " ".join(str(error).split())[:160] or type(error).__name__
         raise ValueError(f"{path}: damaged or truncated safetensors file ({reason})") from None
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        return bool(str(path).encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -119,8 +119,13 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[IO[bytes]], objec
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes a text file atomically, in UTF-8 (`write_whole`)."""
-    write_whole(path, lambda file: file.write(text.encode()))
+    """Writes a text file atomically, in UTF-8 (`write_whole`); file names in it that are none, as their bytes."""
+    write_whole(path, lambda file: file.write(text.encode(errors="surrogateescape")))
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Reads a text file as `write_text` writes it, whatever the locale."""
+    return Path(path).read_bytes().decode(errors="surrogateescape")
 
 
 def jsonable(value: Any, infinite: Callable[[float], Any] = lambda _: None) -> Any:

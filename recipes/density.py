@@ -27,7 +27,7 @@ from rich.console import Console
 import flowkit
 from flowkit_models.devices import find_device
 from flowkit_models.evaluation.tables import markdown, spread, spread_table
-from flowkit_models.files import write_text
+from flowkit_models.files import read_text, write_text
 from flowkit_models.images.image_file import check_writable
 from flowkit_models.terminal import progress_bar
 from flowkit_models.training.options import NUMBER, PATH
@@ -170,7 +170,7 @@ def one(config: Config, key: str, name: str, split: Split, seed: int, out: Path,
         "checksum": checksum(split),
     }
     if file.exists() and not config.overwrite:
-        record: dict[str, Any] = json.loads(file.read_text())
+        record: dict[str, Any] = json.loads(read_text(file))
         if record["about"] == told:
             console.print(f"{file}: done before", highlight=False)
             return record

@@ -27,7 +27,7 @@ from flowkit_models.evaluation.evaluator import Distance, Evaluator, means, set_
 from flowkit_models.evaluation.figures import comparison_sheet, temperature_curves
 from flowkit_models.evaluation.systems import FlowSystem
 from flowkit_models.evaluation.tables import markdown, spread, spread_table
-from flowkit_models.files import write_text
+from flowkit_models.files import read_text, write_text
 from flowkit_models.metrics.registry import METRICS, Rules
 from flowkit_models.training.objectives import SRWeights, SuperResolution
 from flowkit_models.training.options import PATH, Options
@@ -182,7 +182,7 @@ def one(
     )
     file = folder / "scores.json"
     if file.exists() and not config.overwrite:
-        record: dict[str, Any] = json.loads(file.read_text())
+        record: dict[str, Any] = json.loads(read_text(file))
         if record["about"] == about:
             console.print(f"{folder}: done before", highlight=False)
             return record
@@ -219,7 +219,7 @@ def one(
     record = {
         "about": about,
         "parameters": sum(p.numel() for p in model.parameters()),
-        "start_psnr": json.loads((folder / "start.json").read_text())["psnr"],
+        "start_psnr": json.loads(read_text(folder / "start.json"))["psnr"],
         "train_minutes": trained.seconds / 60,
         "scores": scores,
         "temperatures": sorted([*ends, *swept], key=lambda row: row["temperature"]),

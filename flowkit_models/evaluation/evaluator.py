@@ -170,7 +170,7 @@ def set_checksum(pairs: Mapping[str, Pair]) -> str:
     digest = hashlib.sha256()
     for name, pair in pairs.items():
         for image in (pair.hr, pair.lr):
-            digest.update(f"{name}{tuple(image.shape)}".encode())
+            digest.update(f"{name}{tuple(image.shape)}".encode(errors="surrogateescape"))
             digest.update(image.contiguous().numpy().tobytes())
     return digest.hexdigest()
 

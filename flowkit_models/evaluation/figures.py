@@ -276,7 +276,7 @@ def draw_sheet(
             axis.set_xlabel(shown.note, fontsize=8)
             if i == 0:
                 axis.set_title(shown.title, fontsize=10)
-        axes[i][0].set_ylabel(name, fontsize=10)
+        axes[i][0].set_ylabel(os.fsencode(name).decode(errors="replace"), fontsize=10)  # it may be no UTF-8
     save(figure, path)
 
 

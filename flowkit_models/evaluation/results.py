@@ -13,7 +13,7 @@ from flowkit_models.evaluation.figures import Shown, draw_sheet, with_psnr
 from flowkit_models.evaluation.paired_set import PairedSet
 from flowkit_models.evaluation.systems import System
 from flowkit_models.evaluation.tables import results_page, row_label
-from flowkit_models.files import jsonable, write_text
+from flowkit_models.files import jsonable, read_text, write_text
 from flowkit_models.images.image_file import check_writable, read_image, write_image
 
 
@@ -42,7 +42,7 @@ class Results:
         file, identity = self._file(system, data), _identity(evaluator, system, data)
         if self.overwrite or not file.is_file():
             return None
-        found: dict[str, Any] = json.loads(file.read_text())
+        found: dict[str, Any] = json.loads(read_text(file))
         _check_same(found, identity, file)
         lacking = any(name in evaluator.checksums for row in found["rows"] for name in row["not_computed"])
         return None if lacking else found
@@ -72,7 +72,7 @@ class Results:
 
         file, rows = self._file(system, data), evaluator.score(system, data.pairs, keep)
         _write_json(file, _identity(evaluator, system, data) | {"rows": rows})
-        saved: dict[str, Any] = json.loads(file.read_text())
+        saved: dict[str, Any] = json.loads(read_text(file))
         return saved
 
     def write(self, title: str, results: Mapping[str, Sequence[Mapping[str, Any]]], metrics: Sequence[str]) -> str:

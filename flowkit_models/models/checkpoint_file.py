@@ -137,7 +137,12 @@ def read_about(path: str | os.PathLike[str]) -> dict[str, str]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             return file.metadata() or {}
-    except (SafetensorError, OSError):
+    except SafetensorError:
+        try:  # its name may be no UTF-8
+            return read_safetensors(Path(path))[1]
+        except (ValueError, OSError):
+            return {}
+    except OSError:
         return {}
 
 

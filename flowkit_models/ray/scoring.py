@@ -12,7 +12,7 @@ from flowkit_models.data.pairs import PairFiles, read_pair
 from flowkit_models.devices import find_device
 from flowkit_models.evaluation.evaluator import Evaluator, means
 from flowkit_models.evaluation.systems import System, open_system
-from flowkit_models.files import jsonable, write_text
+from flowkit_models.files import jsonable, read_text, write_text
 from flowkit_models.metrics.registry import Rules
 from flowkit_models.ray.storage import delivered, exists, fetched, from_root, joined
 from flowkit_models.ray.tasks import Row, below, each, for_all, rows_of, settle, told
@@ -86,7 +86,7 @@ def score_row(row: Row, spec: Scoring) -> Row:
     try:
         if exists(output):
             with fetched(output) as file:
-                values |= {name: value for name, value in json.loads(file.read_text()).items() if value is not None}
+                values |= {name: value for name, value in json.loads(read_text(file)).items() if value is not None}
             state = "was there"
         else:
             values |= scored(path, row.get("lr") or None, spec)

@@ -17,6 +17,7 @@ from rich.console import Console
 from torch import Tensor
 
 from flowkit_models.devices import bf16_warning, find_device
+from flowkit_models.files import read_text
 from flowkit_models.models import factory
 from flowkit_models.models.base import ImageFlow
 from flowkit_models.models.checkpoint_file import read_about
@@ -49,7 +50,7 @@ def fresh_model(name: str, options: Options, **sizes: Any) -> Any:
     sizes = {**options.sizes(), **sizes}
     folder = RunFolder(options.out)
     if options.resume and folder.state.exists() and folder.config.exists():
-        sizes = {**json.loads(folder.config.read_text()).get("sizes", {}), **sizes}
+        sizes = {**json.loads(read_text(folder.config)).get("sizes", {}), **sizes}
     torch.manual_seed(options.seed)
     return factory.create(name, options.memory, options.networks, **sizes)
 

@@ -1,5 +1,6 @@
 """`flowkit evaluate` on tiny sets: numbers against the metrics themselves, the table, going on, and bad input."""
 
+import io
 import json
 import math
 import os
@@ -403,3 +404,17 @@ def test_the_recipe_is_the_command():
     result = subprocess.run([sys.executable, RECIPE, "--help"], capture_output=True, text=True, check=True, env=wide)
     for option in ("set", "lr-set", "systems", "results", "table", "temperatures", "draws", "out", "weights"):
         assert f"--{option}" in result.stdout
+
+
+def test_names_in_another_encoding_than_the_locales(evaluate, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, level=2: encoding or "latin-1")  # what a locale may say
+    make_set(tmp_path / "Bäume")
+    for place, ending in (("HR", ""), ("LR_bicubic/X4", "x4")):
+        folder = tmp_path / "Bäume" / place
+        (folder / f"im0{ending}.png").rename(folder / os.fsdecode(b"b\xe4" + ending.encode() + b".png"))
+    line = "--set Bäume --systems bicubic --metrics psnr --pictures 2"
+    assert evaluate(line) == 0
+    before = (tmp_path / "out/results.json").read_bytes()
+    assert evaluate(line) == 0  # reads what it wrote
+    assert (tmp_path / "out/results.json").read_bytes() == before
+    assert len(list((tmp_path / "out/images").rglob("*.png"))) == 2

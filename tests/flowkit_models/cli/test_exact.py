@@ -1,5 +1,8 @@
 """`flowkit encode` and `decode`: every pixel comes back."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -96,6 +99,15 @@ def test_a_small_picture_of_another_size(height, width, fits, tmp_path, flowkit,
     assert ran.code == (0 if fits else 1)
     assert (tmp_path / "x_lr_decoded.png").exists() is fits
     assert fits or f"--lr is {height} × {width}, and 6 × 5 is what was encoded" in ran.err[0]
+
+
+def test_names_that_are_no_utf_8(tmp_path, flowkit, checkpoint):
+    path = save(tmp_path / os.fsdecode(b"b\xe4.png"), noise(24, 20))
+    model = shutil.copy(checkpoint("irn_x4"), tmp_path / os.fsdecode(b"m\xe4.safetensors"))
+    assert flowkit("encode", "-m", model, path, "--suffix", "_e").code == 0
+    ran = flowkit("decode", "-m", model, tmp_path / os.fsdecode(b"b\xe4_e.safetensors"))
+    assert (ran.code, ran.err) == (0, [])
+    assert np.array_equal(opened(tmp_path / os.fsdecode(b"b\xe4_e_decoded.png")), noise(24, 20))
 
 
 def test_what_decode_refuses(tmp_path, flowkit, checkpoint):
