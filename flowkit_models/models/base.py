@@ -209,6 +209,7 @@ class ImageFlow(Likelihood):
         if prior is None and temperature is None and latents is None:
             prior = self.prior
         taus = temperatures(n, temperature, latents, prior, self.usual_temperature)
+        n = len(taus)
         height, width = self.target(lr, size)
         lr = padded(lr, self.lr_multiple)
         if prior is not None:

@@ -1,6 +1,7 @@
 """Checks of what image models are made of, the fields of their configs, and of what they are called with."""
 
 import math
+import operator
 from collections.abc import Sequence
 from numbers import Integral
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -80,7 +81,10 @@ def temperatures(
         ValueError: for n below 1, latents or a prior together with n above 1, a prior with latents or a temperature, or
             temperatures that are not one for each draw.
     """
-    if not isinstance(n, int) or n < 1 or (n > 1 and latents is not None):
+    if not hasattr(n, "__index__"):
+        raise ValueError(f"upscale: n must be a whole number, got {n}")
+    n = operator.index(n)
+    if n < 1 or (n > 1 and latents is not None):
         raise ValueError(f"upscale: n must be at least 1, and 1 with latents, got {n}")
     if prior is not None and (n > 1 or latents is not None or temperature is not None):
         raise ValueError(
@@ -88,6 +92,8 @@ def temperatures(
         )
     if temperature is None:
         temperature = 1.0 if prior is not None or (latents is not None and not usual) else usual
+    if hasattr(temperature, "tolist"):  # an array or a tensor
+        temperature = temperature.tolist()
     taus = list(temperature) if isinstance(temperature, Sequence) else [temperature] * n
     if len(taus) != n or not all(0 <= tau < math.inf for tau in taus):
         raise ValueError(f"upscale: temperature must be at least 0, one for all draws or {n}, got {temperature}")

@@ -256,7 +256,7 @@ class LINF(ImageFlow):
         z = torch.cat([tau * part for tau, part in zip(taus, draws, strict=True)])
         with self.precision_policy(lr):
             image = self._image(lr, size, z)
-        return image.unflatten(0, (n, len(lr)))[..., : size[0], : size[1]].clamp(0, 1)
+        return image.unflatten(0, (len(taus), len(lr)))[..., : size[0], : size[1]].clamp(0, 1)
 
     def window(self, lr: Tensor, rows: Tensor, columns: Tensor, cell: tuple[float, float], z: Tensor) -> Tensor:
         """HR pixels of a part of an image, made of a part of its LR image; not clamped.

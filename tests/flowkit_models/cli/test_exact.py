@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import flowkit_models
 from flowkit_models.images import photo_file as pictures
+from flowkit_models.models.checkpoint_file import read_about
 
 
 def stored(path):
@@ -102,8 +103,9 @@ def test_a_small_picture_of_another_size(height, width, fits, tmp_path, flowkit,
 
 
 def test_names_that_are_no_utf_8(tmp_path, flowkit, checkpoint):
-    path = save(tmp_path / os.fsdecode(b"b\xe4.png"), noise(24, 20))
     model = shutil.copy(checkpoint("irn_x4"), tmp_path / os.fsdecode(b"m\xe4.safetensors"))
+    assert read_about(model) == read_about(checkpoint("irn_x4"))
+    path = save(tmp_path / os.fsdecode(b"b\xe4.png"), noise(24, 20))
     assert flowkit("encode", "-m", model, path, "--suffix", "_e").code == 0
     ran = flowkit("decode", "-m", model, tmp_path / os.fsdecode(b"b\xe4_e.safetensors"))
     assert (ran.code, ran.err) == (0, [])

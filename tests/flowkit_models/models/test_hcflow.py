@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from support import close, opened
@@ -289,6 +290,21 @@ def test_extractors_meet_the_image_in_full_precision() -> None:
     assert 0 < float((images[0] - images[1]).detach().abs().max()) < 4e-4
 
 
+@pytest.mark.parametrize("name", ["hcflow_sr_x4_small", "linf_small"])
+@pytest.mark.parametrize("n", [np.int64(2), torch.tensor(2)])
+@pytest.mark.parametrize("array", [np.array, torch.tensor])
+def test_numbers_of_numpy_and_torch_are_numbers(name, n, array) -> None:
+    model, lr = flowkit_models.create(name).eval(), torch.rand(1, 3, 4, 4)
+
+    def drawn(n, temperature):
+        return model.upscale(lr, n=n, temperature=temperature, generator=torch.Generator().manual_seed(0))
+
+    assert torch.equal(drawn(n, array([0.1, 0.2])), drawn(2, [0.1, 0.2]))
+    assert torch.equal(drawn(n, array(0.5)), drawn(2, 0.5))
+    with pytest.raises(ValueError, match=r"one for all draws or 2, got \[0.1"):
+        drawn(n, array([0.1]))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -297,6 +313,7 @@ def test_extractors_meet_the_image_in_full_precision() -> None:
         (lambda m: m.encode(torch.full((1, 3, 16, 16), math.nan)), "hr: contains NaN"),
         (lambda m: m.upscale(torch.zeros(1, 3, 4, 4, dtype=torch.uint8)), "divide 8-bit images by 255"),
         (lambda m: m.upscale(torch.rand(1, 3, 4, 4), n=0), "n must be at least 1"),
+        (lambda m: m.upscale(torch.rand(1, 3, 4, 4), n=1.5), "n must be a whole number"),
         (lambda m: m.upscale(torch.rand(1, 3, 4, 4), temperature=-1), "temperature"),
         (lambda m: m.decode(torch.rand(1, 3, 4, 4), (torch.rand(1, 21, 4, 4),)), "latents: expected shapes"),
         (lambda m: m.nll(torch.rand(1, 3, 16, 16), torch.rand(1, 3, 5, 4)), "lr: expected"),
