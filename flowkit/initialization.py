@@ -1,7 +1,9 @@
 """Data-dependent initialisation of ActNorm layers, as an explicit act."""
 
+import sys
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -59,7 +61,8 @@ def initialize(flow: nn.Module, batch: Value, context: Value = None, *, again: b
         for name, layer in layers.items()
     ]
     try:
-        _map_of(flow)(batch, context)
+        with _uncompiled():
+            _map_of(flow)(batch, context)
     except BaseException:
         for tensor, value in before:
             tensor.copy_(value)
@@ -80,6 +83,13 @@ def _map_of(flow: nn.Module) -> Callable[..., Any]:
     """The way of a `Flow` to its latents, the base has no part in it; but a flow with a call of its own is called."""
     own = any(getattr(type(flow), name, None) is not getattr(Flow, name) for name in ("forward", "log_prob"))
     return flow.encode if isinstance(flow, Flow) and not own else flow
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Compiled flows run as they are written: what is set depends on data, which no whole graph holds."""
+    if "torch._dynamo" not in sys.modules:  # nothing is compiled; the stance would import it, for a second
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")
 
 
 def _set_from_input(layer: Any, args: tuple[Any, ...], name: str, seen: dict[str, list[int]]) -> None:

@@ -20,6 +20,7 @@ from flowkit import (
     Reversible,
     StandardNormal,
     compiling,
+    initialize,
 )
 from flowkit.nets import MLP
 from flowkit.testing import perturb
@@ -169,6 +170,22 @@ def test_data_parallel(tmp_path) -> None:
             torch.testing.assert_close(p.grad, q.grad)
     finally:
         torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_statistics_of_data_are_taken_of_whole_graphs_too(wrapped: bool) -> None:
+    x = 3 + 2 * torch.randn(64, 2)
+    flows = [Flow(ActNorm(2) >> Coupling(MLP(1, 2), 1, Affine("tanh")), StandardNormal()) for _ in range(2)]
+    flows[1].load_state_dict(flows[0].state_dict())
+    compiled: nn.Module = flows[0]
+    if wrapped:
+        compiled = torch.compile(flows[0], backend="eager", fullgraph=True)
+    else:
+        flows[0].compile(backend="eager", fullgraph=True)
+    for flow in (compiled, flows[1]):
+        initialize(flow, x)
+    torch.testing.assert_close(flows[0].state_dict(), flows[1].state_dict())
+    assert all(bool(flow.bijector.parts[0].initialized) for flow in flows)
 
 
 def test_checks_stay() -> None:
