@@ -286,8 +286,12 @@ class Flow(SharedFlow):
         first = any_parameter(self)
         if first is not None and first.is_floating_point():
             return first
-        known = itertools.chain(self.parameters(), leaves(given), self.buffers())
-        return next((t for t in known if t.is_floating_point()), torch.empty(0))
+        # a constant of one number is kept in float64, whatever is drawn: it says where, but not in which dtype
+        own = list(self.base.buffers())
+        constants = [b for b in self.buffers() if not b.ndim and not any(b is one for one in own)]
+        known = itertools.chain(self.parameters(), leaves(given), own, (b for b in self.buffers() if b.ndim))
+        where = constants[0].device if constants else None
+        return next((t for t in known if t.is_floating_point()), torch.empty(0, device=where))
 
     @property
     def has_rsample(self) -> bool:

@@ -13,6 +13,7 @@ from flowkit import (
     ActNorm,
     Affine,
     Bijector,
+    Box,
     Chain,
     CoarseToFine,
     Coupling,
@@ -30,6 +31,8 @@ from flowkit import (
     RationalQuadratic,
     Squeeze,
     StandardNormal,
+    StudentT,
+    elementwise,
 )
 from flowkit.nets import FCN, MLP
 from flowkit.testing import perturb
@@ -352,3 +355,22 @@ def test_sampling_leaves_the_global_generator_alone() -> None:
     before = torch.get_rng_state()
     flow.sample(2, generator=torch.Generator().manual_seed(1))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        StandardNormal(),
+        torch.distributions.Normal(torch.zeros(2), torch.ones(2)),
+        StudentT(2, df=3.0),
+        Box(-torch.ones(2), torch.ones(2)),
+    ],
+    ids=lambda base: type(base).__name__,
+)
+def test_fixed_maps_alone_draw_what_they_score(base: Any) -> None:
+    """A constant is kept in float64, and says nothing of the draws."""
+    flow = Flow(elementwise.Sigmoid().inv >> elementwise.Scale(0.5), base, shape=(2,))
+    x = flow.sample(4)
+    assert x.dtype == flow.log_prob(x).dtype == torch.float32
+    doubled = Flow(flow.bijector, torch.distributions.Normal(torch.zeros(2).double(), torch.ones(2).double()))
+    assert doubled.sample(4).dtype == torch.float64
