@@ -81,13 +81,8 @@ class PictureOptions(ModelOptions):
         super().__post_init__()
         if self.format is not None and self.format not in WRITTEN.split("|"):
             raise UsageError(f"--format {self.format}: one of {WRITTEN}")
-        named = written_format(self.output)
-        if (
-            self.extension
-            and named
-            and named is not written_format(f"x{self.extension}")
-            and not Path(self.output).is_dir()
-        ):
+        asked, named = written_format(f"x{self.extension or ''}"), written_format(self.output)
+        if asked and named and asked is not named and not Path(self.output).is_dir():
             raise UsageError(f"--format {self.format} and -o {self.output} ask for two formats: leave one of them out")
         if not 1 <= self.quality <= 100:
             raise UsageError(f"--quality {self.quality}: from 1 to 100")

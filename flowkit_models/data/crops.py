@@ -31,7 +31,8 @@ Weights: TypeAlias = Mapping[str, float] | Callable[[str], float] | None
 """How often to see an image, 1 for those that a mapping doesn't name; or a function of its name."""
 
 Augment: TypeAlias = Literal["flip", "flips", "colours", "none"]
-"""flip: left-right. flips: left-right, upside down, transposed. Each with probability 1/2."""
+"""flip: left-right. flips: left-right, upside down, transposed. colours: flips, and negatives. Each with probability
+1/2; in colours the channels also come in any order."""
 
 MEMORY = 2 << 30
 """Default bytes for decoded files."""
