@@ -219,6 +219,8 @@ def flow_matching(
     """
     check_net("flow_matching", net, "flowkit.nets.WithTime(flowkit.nets.MLP(3, 2))")
     check_numbers("flow_matching", "[0, 1]", sigma=sigma)
+    if not x1.is_floating_point():
+        raise ValueError(f"flow_matching: x1 must be floating-point numbers, got {describe(x1)}; dequantise it")
     device = x1.device if generator is None else generator.device
     if x0 is None:
         x0 = torch.randn(x1.shape, dtype=x1.dtype, device=device, generator=generator).to(x1.device)
@@ -226,6 +228,7 @@ def flow_matching(
         t = torch.rand(x1.shape[0], dtype=x1.dtype, device=device, generator=generator).to(x1.device)
     if x0.shape != x1.shape or t.shape != x1.shape[:1]:
         raise ValueError(f"flow_matching: x0 {tuple(x0.shape)} and t {tuple(t.shape)} for x1 {tuple(x1.shape)}")
+    x0, t = x0.to(x1.dtype), t.to(x1.dtype)
     each = t.view(-1, *(1 for _ in x1.shape[1:]))
     velocity = net((1 - (1 - sigma) * each) * x0 + each * x1, t, context)
     if not isinstance(velocity, Tensor) or velocity.shape != x1.shape:

@@ -59,7 +59,7 @@ def check_rows(x: Tensor, context: Value, weights: Tensor | None) -> Tensor:
         hint = ", one column is x[:, None]" if isinstance(x, Tensor) and x.ndim == 1 else ""
         raise ValueError(f"fit: expected floating-point rows (N, ...) with N ≥ 1, got {describe(x)}{hint}")
     for what, tensor in (("x", x), *(("the context", leaf) for leaf in leaves(context))):
-        if len(tensor) != len(x):
+        if not isinstance(tensor, Tensor) or not tensor.ndim or len(tensor) != len(x):
             raise ValueError(f"fit: {what} must have {len(x)} rows, as x, got {describe(tensor)}")
         odd = ~tensor.isfinite()
         if odd.any():

@@ -87,7 +87,7 @@ class FlowTransform(Transform):
         self.events = event_dim
         self.context = context
         self._last: tuple[Tensor, Tensor, Tensor] | None = None
-        self._weights: list[tuple[int, int]] = []
+        self._weights: list[Any] = []
 
     @property
     def domain(self) -> Constraint:  # type: ignore[override]
@@ -100,7 +100,10 @@ class FlowTransform(Transform):
         return event_constraint(getattr(self.bijector, "codomain", None), self.events)
 
     def with_cache(self, cache_size: int = 1) -> Transform:
-        """The same bijector; with a cache of 1 the log-det of the last x and y is kept."""
+        """The same bijector; with a cache of 1 the log-det of the last x and y is kept, until a weight changes.
+
+        What is written to a weight's `.data` goes unseen, as everywhere in torch: call `with_cache` again.
+        """
         return FlowTransform(self.bijector, self.events, self.context, cache_size)
 
     def __repr__(self) -> str:
@@ -122,7 +125,8 @@ class FlowTransform(Transform):
         if not self._cache_size:
             return
         held = (*self.bijector.parameters(), *self.bijector.buffers())
-        weights = [(id(t), -1 if t.is_inference() else t._version) for t in held]
+        weights: list[Any] = [(id(t), -1 if t.is_inference() else t._version, t.requires_grad) for t in held]
+        weights.append(torch.is_grad_enabled())  # what was kept without a graph has no gradient
         if weights != self._weights:
             self._weights, self._last, self._cached_x_y = weights, None, (None, None)
 

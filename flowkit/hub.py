@@ -103,8 +103,11 @@ class SharedFlow(Shared):
         # tied weights are stored under each of their names
         stored = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()}
         with tempfile.TemporaryDirectory(dir=folder, prefix=".flowkit-") as unfinished:
-            save_file(stored, Path(unfinished) / WEIGHTS, {"format": "pt", **about})
-            (Path(unfinished) / WEIGHTS).replace(folder / WEIGHTS)
+            weights, ordinary = Path(unfinished) / WEIGHTS, Path(unfinished) / "ordinary"
+            ordinary.touch()
+            save_file(stored, weights, {**about, "format": "pt"})
+            weights.chmod(ordinary.stat().st_mode)  # the library makes files that only their owner can read
+            weights.replace(folder / WEIGHTS)
         count = sum(parameter.numel() for parameter in self.parameters())
         use = (
             "Make the flow as it was made (below), then\n\n"

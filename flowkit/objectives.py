@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from flowkit.arguments import check_numbers, check_whole
+from flowkit.bijector import widest
 from flowkit.data_checks import check_has, check_weights
 from flowkit.tree import Value, describe, map_leaves
 
@@ -42,6 +43,8 @@ def forward_kl(flow: Any, x: Tensor, weights: Tensor | None = None, context: Val
     if weights is None:
         return loss.mean()
     check_weights("forward_kl", weights, len(loss))
+    weights = weights.to(widest(weights.device))  # of which the scale may be any
+    weights = (weights / weights.max()).to(loss.dtype)
     return (weights * loss).sum() / weights.sum()
 
 
@@ -116,34 +119,44 @@ def alpha_divergence(
         generator: source of the draws. None: torch's global one.
 
     Returns:
-        A scalar. Its gradient takes Z as given.
+        A scalar; ∞ for α ≤ 0 where the target is 0 at a draw. Its gradient takes Z as given.
 
     Raises:
         ValueError: if α is not finite, or the target does not return one number a row.
     """
     check_numbers("alpha_divergence", "(-inf, inf)", alpha=alpha)
+    if min(abs(alpha), abs(alpha - 1)) < 1e-6:  # where rounding is larger than what the order changes
+        alpha = round(alpha)
     if path or alpha != 1:
         _tell_of_draws("alpha_divergence", flow)
     log_weights, x, repeated = _log_weights("alpha_divergence", flow, target, n, context, path, generator)
     fixed = log_weights.detach()
-    shares = (alpha * fixed).softmax(0)
+    outside = fixed == -math.inf  # there the target is 0
+    log_weights = log_weights.masked_fill(outside, 0.0)
+    shares = (alpha * log_weights.detach()).masked_fill(outside, -math.inf).softmax(0)
     if path:
         slope = -(shares * log_weights).sum(0)
     elif alpha == 1:  # no weight depends on φ: the gradient of the cross-entropy alone
         slope = -(shares * flow.log_prob(x.detach(), repeated).view_as(shares)).sum(0)
-    else:
+    else:  # less a sum whose mean is 0, that of Z's gradient: as large as the first at α = 1, where its divisor is 0
+        shares = shares - min(max(alpha, 0.0), 1.0) * fixed.softmax(0)
         slope = (shares * log_weights).sum(0) / (alpha - 1)
-    value = _divergence(fixed, alpha)
+    value = _divergence(fixed.to(widest(fixed.device)), alpha).to(fixed.dtype)
     return (value + slope - slope.detach()).mean()
 
 
 def _divergence(log_weights: Tensor, alpha: float) -> Tensor:
-    log_z = _log_mean(log_weights)
+    log_z, outside = _log_mean(log_weights), log_weights == -math.inf
+    inside = log_weights.masked_fill(outside, 0.0)
     if alpha == 0:
-        return log_z - log_weights.mean(0)
-    if alpha == 1:
-        return (log_weights.softmax(0) * (log_weights - log_z)).sum(0)
-    return (_log_mean(alpha * log_weights) - alpha * log_z) / (alpha * (alpha - 1))
+        found = log_z - inside.mean(0)
+    elif alpha == 1:
+        found = (log_weights.softmax(0) * (inside - log_z)).sum(0)
+    else:
+        found = (_log_mean((alpha * inside).masked_fill(outside, -math.inf)) - alpha * log_z) / (alpha * (alpha - 1))
+    if alpha <= 0:  # the flow has mass where the target has none
+        found = found.masked_fill(outside.any(0), math.inf)
+    return found.clamp_min(0)
 
 
 class Importance(NamedTuple):

@@ -128,9 +128,9 @@ class Standardize(nn.Module):
 
     def __init__(self, x: Tensor) -> None:
         super().__init__()
-        std = x.std(0, correction=0)
-        self.register_buffer("mean", x.mean(0))
-        self.register_buffer("std", torch.where(std > 0, std, torch.ones_like(std)))
+        constant = (x == x[0]).all(0)  # of which the deviation is not 0, but rounding
+        self.register_buffer("mean", torch.where(constant, x[0], x.mean(0)))
+        self.register_buffer("std", x.std(0, correction=0).masked_fill(constant, 1.0))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, …) to the same."""

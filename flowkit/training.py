@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from flowkit.arguments import check_numbers, check_whole
+from flowkit.bijector import widest
 from flowkit.data_checks import check_has, check_rows, check_support
 from flowkit.initialization import initialize
 from flowkit.objectives import forward_kl
@@ -128,13 +129,19 @@ def fit(
                 if not count or history.validation[-1] < best:
                     best, history.best_epoch = [*history.train, *history.validation][-1], epoch
                     kept.keep()
-                if (callback is not None and callback(history) is True) or epoch - history.best_epoch >= patience:
+                stop = callback is not None and _is_true(callback(history))
+                if stop or epoch - history.best_epoch >= patience:
                     break
     finally:
         kept.restore()
         for module, mode in modes:
             module.training = mode
     return history
+
+
+def _is_true(found: Any) -> bool:
+    """True, numpy's and torch's included; what a callback returns besides is no answer."""
+    return found is True or (str(getattr(found, "dtype", "")) in ("bool", "torch.bool") and bool(found.all()))
 
 
 class _Adam:
@@ -153,7 +160,7 @@ class _Adam:
             x, context, weights = data.rows(rows)
             loss = forward_kl(self.flow, x, weights, context)
             if weights is not None:  # a batch counts as much as its rows
-                loss = loss * weights.sum() / (data.mean_weight * len(rows))
+                loss = loss * weights.sum() / len(rows)
             self.adam.zero_grad()
             loss.backward()
             norm, value = float(nn.utils.clip_grad_norm_(self.parameters, 5.0)), float(loss.detach())
@@ -170,20 +177,21 @@ class _Adam:
 
 @dataclass
 class _Data:
-    """Rows of x, context and weights on the flow's device."""
+    """Rows of x, context and weights, whose mean over the rows that count becomes 1, on the flow's device."""
 
     flow: Any
     x: Tensor
     context: Value
     weights: Tensor | None
     device: torch.device = field(init=False)
-    mean_weight: float = field(init=False)
 
     def __post_init__(self) -> None:
         known = next(itertools.chain(self.flow.parameters(), self.flow.buffers()), self.x)
         self.device = known.device
-        used = None if self.weights is None else self.weights[self.weights > 0]
-        self.mean_weight = 1.0 if used is None else float(used.double().mean())
+        if self.weights is not None:
+            weights = self.weights.to(widest(self.weights.device))
+            weights = weights / weights.max()
+            self.weights = (weights / weights[weights > 0].mean()).to(self.x.dtype)
 
     def rows(self, rows: Tensor) -> tuple[Tensor, Value, Tensor | None]:
         """Rows of x, context and weights by their numbers, on the flow's device."""
@@ -212,16 +220,26 @@ class _Kept:
     """The best values of parameters and buffers so far."""
 
     def __init__(self, flow: nn.Module) -> None:
-        self.tensors = [*flow.parameters(), *flow.buffers()]
+        self.flow = flow
         self.keep()
 
     def keep(self) -> None:
-        self.values = [tensor.detach().clone() for tensor in self.tensors]
+        self.values = [(held, name, tensor.detach().clone()) for held, name, tensor in self._places()]
 
     @torch.no_grad()
     def restore(self) -> None:
-        for tensor, value in zip(self.tensors, self.values, strict=True):
-            tensor.copy_(value)
+        for held, name, value in self.values:  # a module may have put another tensor in a buffer's place
+            now = held.get(name)
+            if now is None or now.shape != value.shape:
+                held[name] = value
+            else:
+                now.copy_(value)
+
+    def _places(self) -> Iterator[tuple[dict[str, Any], str, Tensor]]:
+        """Where parameters and buffers are held, and what is there now."""
+        for module in self.flow.modules():
+            for held in (module._parameters, module._buffers):
+                yield from ((held, name, tensor) for name, tensor in held.items() if tensor is not None)
 
 
 @contextmanager

@@ -44,8 +44,8 @@ class Options:
     """Photographs that it was trained on, and where their authors are named."""
     scores: str = ""
     """Its scores, in a line."""
-    license: str = "Apache-2.0"
-    """Of the weights."""
+    license: str = ""
+    """Of the weights. Without it: what the checkpoint says, or else Apache-2.0."""
     out: Path = dataclasses.field(default_factory=folder)
     """Folder of the bundled file."""
 
@@ -62,6 +62,7 @@ def main(options: Options) -> None:
         crops = f"{made['batch']} crops of {made['crop']} × {made['crop']}"
         notes["training"] = f"{notes['step']} of {made['steps']} planned steps of {crops}"
     notes |= {name: text for name, text in vars(options).items() if isinstance(text, str) and text and name != "name"}
+    notes.setdefault("license", "Apache-2.0")
     wanted = ("temperature", "use", "recipe", "training", "data", "scores", "license", "step", "run")
     if missing := [name for name in wanted if name not in notes]:
         raise ValueError(f"{source}: says nothing of {', '.join(missing)}: give --{missing[0]}")

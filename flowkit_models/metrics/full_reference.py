@@ -95,6 +95,8 @@ def consistency(sr: Tensor, lr: Tensor) -> Tensor:
     Raises:
         ValueError: if `sr` is not `lr` times one whole number on both sides.
     """
+    check_images(sr)
+    check_images(lr)
     scale = sr.shape[-1] // lr.shape[-1]
     if scale < 1 or sr.shape != (*lr.shape[:-2], scale * lr.shape[-2], scale * lr.shape[-1]):
         raise ValueError(f"SR {tuple(sr.shape)} is no whole multiple of LR {tuple(lr.shape)}: crop it")

@@ -161,7 +161,7 @@ class Options:
     def _schedule(self) -> Milestones | Cosine:
         if self.milestones:
             return Milestones(self.milestones, inclusive=self.halved_at_milestone)
-        if self.restart_every:
+        if self.restart_every is not None:
             return Cosine(self.restart_every, 0, 1e-7 / self.lr, restarts=True)
         return Cosine(self.steps)
 
@@ -171,6 +171,8 @@ class Options:
         Raises:
             ValueError: for numbers that make no sense, or if another process trains there, before anything is done.
         """
+        if self.restart_every is not None and self.restart_every < 1:
+            raise ValueError(f"--restart-every {self.restart_every}: at least 1 iteration; without it nothing restarts")
         if min(self.steps, self.batch, self.crop, self.draws) < 1 or self.lr <= 0:
             raise ValueError("steps, batch, crop and draws must be at least 1, and lr positive")
         folder = check_writable(self.out)
@@ -241,16 +243,18 @@ class Options:
         return AlignedCrops(images, self.crop, reference, augment=augment, weights=weights, seed=self.seed)
 
     def test_pairs(self, scale: float) -> dict[str, Pair]:
-        """The test set, degraded as the crops are: each image always in the same way."""
+        """The test set. LR images that it has not are made of HR as the crops' are: each always in the same way."""
         if self.test is None:
-            pairs = make_pairs(test_photos(), scale)
+            pairs, own = make_pairs(test_photos(), scale), set()
         else:
-            pairs = {files.name: Pair.of(*read_pair(files, scale)) for files in find_pairs(self.test, scale)}
+            files = find_pairs(self.test, scale)
+            pairs = {found.name: Pair.of(*read_pair(found, scale)) for found in files}
+            own = {found.name for found in files if found.lr is not None}
         if self.degrade == "bicubic":
             return pairs
         degrade = self._degradation(round(scale))
         return {
-            name: Pair.of(pair.hr[0], degrade(pair.hr[0], np.random.default_rng(i)))
+            name: pair if name in own else Pair.of(pair.hr[0], degrade(pair.hr[0], np.random.default_rng(i)))
             for i, (name, pair) in enumerate(pairs.items())
         }
 
@@ -290,6 +294,6 @@ class Options:
 
     def _weight(self, name: str) -> float:
         """Weight of a photograph by name; two in the wheels look unlike everyday ones."""
-        known = {"retina": 0.1, "hubble": 0.1} if self.data is None else {}
-        fitting = [w for pattern, w in {**known, **self.source_weights}.items() if fnmatchcase(name, pattern)]
+        known = [("retina", 0.1), ("hubble", 0.1)] if self.data is None else []
+        fitting = [w for pattern, w in [*known, *self.source_weights.items()] if fnmatchcase(name, pattern)]
         return fitting[-1] if fitting else 1.0

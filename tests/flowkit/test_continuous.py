@@ -248,3 +248,12 @@ def test_flow_matching_errors() -> None:
         flow_matching(net, torch.ones(2, 2), torch.ones(2, 1))
     with pytest.raises(ValueError, match=r"the net returned \(2, 1\) float32"):
         flow_matching(net, torch.ones(2, 2))
+    with pytest.raises(ValueError, match=r"x1 must be floating-point numbers, got \(2, 2\) int64"):
+        flow_matching(net, torch.ones(2, 2).long())
+
+
+def test_flow_matching_takes_times_and_noise_in_the_dtype_of_the_data() -> None:
+    net, x, t = WithTime(MLP(3, 2)), torch.randn(5, 2), torch.rand(5)
+    noise = torch.randn(5, 2)
+    expected = flow_matching(net, x, noise, t=t)
+    torch.testing.assert_close(flow_matching(net, x, noise.double(), t=t.double()), expected)

@@ -325,3 +325,15 @@ def test_a_cache_is_not_kept_beyond_a_change_of_the_weights() -> None:
         with torch.no_grad():
             b.log_scale.add_(1.0)
         torch.testing.assert_close(t.inv.log_abs_det_jacobian(x, y), at_start + 2)
+
+
+def test_what_was_kept_without_a_graph_has_none_later() -> None:
+    flow, x = Flow(ActNorm(2), StandardNormal()), torch.randn(64, 2)
+    kept = transform(flow.bijector).with_cache().inv
+    q = d.TransformedDistribution(d.Independent(d.Normal(torch.zeros(2), torch.ones(2)), 1), [kept])
+    with torch.no_grad():
+        before = q.log_prob(x)
+    after = q.log_prob(x)
+    torch.testing.assert_close(after, before)
+    after.sum().backward()
+    assert flow.bijector.log_scale.grad is not None

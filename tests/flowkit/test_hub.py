@@ -1,5 +1,6 @@
 """Weights of a flow in folders and repositories: strict, without executing anything, with errors of one line."""
 
+import os
 import pickle
 import shutil
 import sys
@@ -11,6 +12,7 @@ import huggingface_hub
 import pytest
 import torch
 from huggingface_hub import errors
+from safetensors import safe_open
 
 import flowkit
 from flowkit import ActNorm, Affine, Coupling, Flow, Permutation, StandardNormal
@@ -89,6 +91,20 @@ def test_a_folder_gives_the_flow_back_without_the_library(tmp_path, monkeypatch)
     needed = r'^me/flow: the hub needs huggingface_hub: pip install "flowkit-torch\[hub\]"$'
     with pytest.raises(ImportError, match=needed):
         flow.load_pretrained("me/flow")
+
+
+def test_files_have_ordinary_permissions_and_their_format(tmp_path) -> None:
+    before = os.umask(0o022)
+    try:
+        made(0).save_pretrained(tmp_path, format="x")
+    finally:
+        os.umask(before)
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()} == {
+        "README.md": "0o644",
+        "model.safetensors": "0o644",
+    }
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert file.metadata()["format"] == "pt"
 
 
 def test_what_does_not_fit_changes_nothing(tmp_path) -> None:

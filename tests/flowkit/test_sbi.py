@@ -5,6 +5,7 @@ import torch
 from torch.distributions import MultivariateNormal
 
 import flowkit
+from flowkit.sbi import Standardize
 
 pytest.importorskip("sbi", reason="an extra: pip install flowkit-torch[sbi]")
 
@@ -167,3 +168,16 @@ def test_a_prior_on_the_simplex() -> None:
     assert draws.shape == (5, 4, 3)
     torch.testing.assert_close(draws.sum(2), torch.ones(5, 4))
     assert found.log_prob(draws, torch.randn(4, 2)).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("value", [0.1, 0.3, 1 / 3, 123.456, 0.0])
+def test_constants_are_only_shifted(value: float, dtype: torch.dtype) -> None:
+    x = torch.full((1000, 1), value, dtype=dtype)
+    standardize = Standardize(x)
+    assert standardize.std == 1
+    assert not standardize(x).any()
+    x = torch.cat([x, torch.randn(1000, 1, dtype=dtype)], 1)
+    out = Standardize(x)(x)
+    assert not out[:, 0].any()
+    torch.testing.assert_close(out[:, 1].std(correction=0), torch.ones((), dtype=dtype))

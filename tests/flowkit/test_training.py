@@ -4,6 +4,7 @@ import copy
 import math
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -385,3 +386,41 @@ def test_a_flow_that_has_nothing_to_train_is_told() -> None:
     for flow in (gaussian().requires_grad_(False), flowkit.Flow(flowkit.Permutation(2), flowkit.StandardNormal())):
         with pytest.raises(ValueError, match="fit: no parameter of the flow needs a gradient"):
             fit(flow, x)
+
+
+class Counting(nn.Module):
+    """A network that puts another tensor in its buffer's place, as running averages do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(1, 2)
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x, context=None):
+        if self.training:
+            self.count = self.count + 1
+        return self.linear(x) + 0.05 * self.count
+
+
+def test_buffers_that_are_replaced_are_as_they_were_at_the_best_epoch() -> None:
+    coupling = flowkit.Coupling(Counting(), 1, flowkit.Affine())
+    flow, x = flowkit.Flow(coupling, flowkit.StandardNormal(), shape=(2,)), normal_rows(300)
+    history = fit(flow, x, epochs=12, lr=0.3, batch=32, validation=torch.arange(60), patience=100, seed=1)
+    assert history.best_epoch < 12
+    assert float(coupling.net.count) == 8 * history.best_epoch
+    assert -float(flow.eval().log_prob(x[:60]).mean().detach()) == pytest.approx(min(history.validation), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("answer", "ends"),
+    [(True, True), (np.True_, True), (torch.tensor(True), True), (np.False_, False), (1, False), ("yes", False)],
+)
+def test_a_true_answer_of_the_callback_ends_training(answer, ends) -> None:
+    history = fit(gaussian(), normal_rows(60), epochs=3, callback=lambda _: answer)
+    assert len(history.train) == (1 if ends else 3)
+
+
+@pytest.mark.parametrize("context", [np.zeros((60, 3)), torch.tensor(3.0)])
+def test_a_context_that_is_no_rows_is_told(context) -> None:
+    with pytest.raises(ValueError, match="fit: the context must have 60 rows, as x, got"):
+        fit(coupled(context=3), normal_rows(60), context)

@@ -1,5 +1,6 @@
 """Objectives and importance sampling on targets whose answers are known."""
 
+import copy
 import math
 import warnings
 from functools import partial
@@ -7,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal
 
 import flowkit
-from flowkit import objectives
+from flowkit import ActNorm, Box, Flow, StandardNormal, fit, objectives
 from flowkit.objectives import alpha_divergence, forward_kl, importance, reverse_kl
 from flowkit.testing import perturb
 
@@ -345,3 +346,52 @@ def test_parameters_that_no_gradient_of_draws_reaches_are_told() -> None:
         importance(flow, target, 8)
         flow.base.requires_grad_(False)
         reverse_kl(flow, target, 8)
+
+
+@pytest.mark.parametrize("alpha", [0.99, 0.9999, 1 - 1e-9, 1 + 1e-9, 1.0001, 1.001, 1.1, -1e-9, 1e-9, 1e-6])
+def test_orders_beside_0_and_1_are_as_those(alpha: float) -> None:
+    limit = round(alpha)
+    found = {}
+    for order in (alpha, float(limit)):
+        flow = Flow(ActNorm(2), StandardNormal())
+        target = MultivariateNormal(torch.ones(2), torch.eye(2)).log_prob
+        value = alpha_divergence(flow, target, 20_000, order, generator=torch.Generator().manual_seed(0))
+        value.backward()
+        found[order] = (float(value.detach()), flow.bijector.bias.grad)
+    (value, slope), (expected, its) = found[alpha], found[float(limit)]
+    assert value == pytest.approx(expected, abs=0.02)
+    assert value >= 0
+    assert (slope - its).abs().max() < 0.3  # of about 1; other estimates of one mean
+
+
+@pytest.mark.parametrize("path", [False, True])
+@pytest.mark.parametrize("alpha", [-1.0, 0.0, 0.5, 1.0, 2.0])
+def test_divergences_from_a_target_that_is_0_somewhere(alpha: float, path: bool) -> None:
+    flow = Flow(ActNorm(2), StandardNormal())
+    box = Box(torch.full((2,), -2.0), torch.full((2,), 2.0))
+    value = alpha_divergence(flow, box.log_prob, 1000, alpha, path=path, generator=torch.Generator().manual_seed(0))
+    value.backward()
+    assert all(bool(p.grad.isfinite().all()) for p in flow.parameters())
+    if alpha <= 0:  # mass where the target has none
+        assert value == math.inf
+        return
+    found = importance(flow, box.log_prob, 1000, generator=torch.Generator().manual_seed(0))
+    assert 0 < value < 1
+    if alpha == 2:
+        assert float(value.detach()) == pytest.approx(math.log(1000 / float(found.ess)) / 2, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        torch.full((64,), 2000.0, dtype=torch.float16),
+        torch.full((64,), 3e38),
+        torch.full((64,), 1e-44),
+        torch.full((64,), 1e300, dtype=torch.float64),
+    ],
+)
+def test_the_scale_of_weights_does_not_matter(weights: Tensor) -> None:
+    flow, x = Flow(ActNorm(2), StandardNormal()), torch.randn(64, 2)
+    torch.testing.assert_close(forward_kl(flow, x, weights), forward_kl(flow, x))
+    starts = [fit(copy.deepcopy(flow), x, epochs=2, weights=w).train for w in (weights, None)]
+    assert starts[0] == pytest.approx(starts[1], rel=1e-5)

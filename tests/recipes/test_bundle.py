@@ -43,6 +43,12 @@ def test_a_run_is_bundled(bundle, train, tmp_path) -> None:
     assert bundle(model.path, "toy", "--use", "more tests") == 0
     assert read_about(model.path) == {**about, "use": "more tests"}
 
+    # its licence among them
+    load("toy").save(tmp_path / "theirs.safetensors", **{**about, "license": "CC-BY-NC-4.0"})
+    for given, licence in (((), "CC-BY-NC-4.0"), (("--license", "MIT"), "MIT")):
+        assert bundle(tmp_path / "theirs.safetensors", "theirs", *given) == 0
+        assert list_bundled()["theirs"].license == licence
+
 
 def test_a_file_without_notes_or_a_large_one_is_not_bundled(bundle, tmp_path, monkeypatch) -> None:
     path = tmp_path / "bare.safetensors"

@@ -233,3 +233,10 @@ def test_rejects(call, message):
     with pytest.raises(ValueError, match=message) as error:
         call()
     assert "\n" not in str(error.value)
+
+
+def test_consistency_of_nothing_is_told():
+    sr = torch.rand(1, 3, 16, 16)
+    for lr in (sr[..., :0], sr[0]):
+        with pytest.raises(ValueError, match=r"images \(B, C, H, W\) wanted"):
+            consistency(sr, lr)

@@ -86,6 +86,7 @@ def test_the_photographs_in_the_wheels_have_weights_that_patterns_replace(monkey
     monkeypatch.setattr("flowkit_models.training.options.bundled_photos", lambda: photos)
     assert shares(crops("random"))[50] == pytest.approx(0.1 / 1.1, abs=0.06)
     assert shares(crops("random", source_weights={"ret*": 1}))[50] == pytest.approx(0.5, abs=0.1)
+    assert set(shares(crops("random", source_weights={"*": 1, "retina": 0}))) == {150}  # the last that fits counts
 
 
 @pytest.mark.parametrize(
@@ -119,6 +120,23 @@ def test_degraded_photographs_are_degraded_in_training_and_in_the_test_set(data)
         assert torch.equal(pair.hr, pairs[name].hr)
         assert torch.equal(pairs[name].lr, again[name].lr)
         assert not torch.equal(pair.lr, pairs[name].lr)
+
+
+def test_lr_files_of_a_test_set_are_scored_on_as_they_are(tmp_path) -> None:
+    for folder, side, grey in (("HR", 64, 90), ("LR_bicubic/X4", 16, 77)):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.fromarray(np.full((side, side, 3), grey, dtype=np.uint8)).save(tmp_path / folder / "a.png")
+    (pair,) = Options(test=tmp_path, degrade="photo").test_pairs(4).values()
+    assert pair.lr.unique().tolist() == [77]
+    (tmp_path / "LR_bicubic").rename(tmp_path / "away")
+    (made,) = Options(test=tmp_path / "HR", degrade="photo").test_pairs(4).values()
+    assert len(made.lr.unique()) > 1  # JPEG's blocks
+
+
+def test_a_schedule_that_restarts_never_is_told(tmp_path) -> None:
+    for every in (0, -5):
+        with pytest.raises(ValueError, match=f"--restart-every {every}: at least 1"):
+            Options(out=tmp_path / "out", restart_every=every).folder()
 
 
 def test_degrading_what_is_given_or_what_a_model_makes_is_refused(data) -> None:
