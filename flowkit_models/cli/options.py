@@ -11,7 +11,7 @@ import tyro
 from flowkit_models.cli.checkpoint_options import Convert, Doctor, Export, Info, Models, Taps  # noqa: F401 - for the dispatcher
 from flowkit_models.cli.errors import UsageError
 from flowkit_models.cli.prepare_options import Prepare  # noqa: F401 - among the others, for the dispatcher
-from flowkit_models.images.formats import labels, read_formats, written_format, written_formats
+from flowkit_models.images.formats import labels, read_formats, written_formats
 
 FILES = (
     "Files, folders (searched with those below them) or quoted globs. "
@@ -81,9 +81,6 @@ class PictureOptions(ModelOptions):
         super().__post_init__()
         if self.format is not None and self.format not in WRITTEN.split("|"):
             raise UsageError(f"--format {self.format}: one of {WRITTEN}")
-        asked, named = written_format(f"x{self.extension or ''}"), written_format(self.output)
-        if asked and named and asked is not named and not Path(self.output).is_dir():
-            raise UsageError(f"--format {self.format} and -o {self.output} ask for two formats: leave one of them out")
         if not 1 <= self.quality <= 100:
             raise UsageError(f"--quality {self.quality}: from 1 to 100")
 

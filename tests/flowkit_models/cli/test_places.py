@@ -239,19 +239,6 @@ def test_a_pipe_is_no_picture(tmp_path, flowkit):
         assert "not a regular file, but a device, pipe or socket" in ran.err[0]
 
 
-def test_two_formats_at_once(tmp_path, upscale):
-    path = save(tmp_path / "a.png")
-    ran = upscale(path, "-o", tmp_path / "out.jpg", "--format", "png")
-    assert ran.code == 2
-    assert "--format png and -o" in ran.err[-1]
-    assert "out.jpg ask for two formats" in ran.err[-1]
-    assert tree(tmp_path) == ["a.png"]
-    assert upscale(path, "-o", tmp_path / "out.jpeg", "--format", "jpg").code == 0
-    (tmp_path / "folder.jpg").mkdir()
-    assert upscale(path, "-o", tmp_path / "folder.jpg", "--format", "png").code == 0
-    assert tree(tmp_path) == ["a.png", "folder.jpg", "folder.jpg/a_x4.png", "out.jpeg"]
-
-
 def test_the_old_result_stays_when_the_new_one_fails(tmp_path, upscale, full_disk):
     del full_disk
     path = save(tmp_path / "large.png", noise(60, 60, 1))
