@@ -1,5 +1,6 @@
 """Monotonic rational-quadratic splines, without a data-dependent branch (Durkan et al., Neural Spline Flows)."""
 
+import itertools
 import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -85,7 +86,7 @@ class RationalQuadratic(Kind):
 
     def forward(self, x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Evaluates the spline."""
-        table = parameters.movedim(2, 0)
+        x, table = _along_memory(x, parameters)
         if self.ends == "circular":
             x = self._around(x)
         inside, safe = self._inside(x)
@@ -93,7 +94,7 @@ class RationalQuadratic(Kind):
         theta = _within((safe - piece.x) / piece.width)
         rise, log_slope = piece.at(theta)
         y = piece.y + piece.height * rise
-        return self._placed(y, x, inside, table[-1]), self._total(log_slope, inside)
+        return _as_given(self._placed(y, x, inside, table[-1])), self._total(log_slope, inside)
 
     def inverse(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
         """Solves the quadratic of the piece that y lies in."""
@@ -106,13 +107,13 @@ class RationalQuadratic(Kind):
 
     def _solved(self, y: Tensor, parameters: Tensor) -> tuple[Tensor, "_Piece", Tensor, Tensor]:
         """X, its piece, where in it x lies, and which numbers are inside."""
-        table = parameters.movedim(2, 0)
+        y, table = _along_memory(y, parameters)
         if self.ends == "circular":
             y = self._around(y - table[-1])
         inside, safe = self._inside(y)
         piece = self._piece(safe, table, given_y=True)
         theta = piece.solve(safe)
-        return self._placed(piece.x + piece.width * theta, y, inside, None), piece, theta, inside
+        return _as_given(self._placed(piece.x + piece.width * theta, y, inside, None)), piece, theta, inside
 
     def _inside(self, x: Tensor) -> tuple[Tensor, Tensor]:
         inside = x.abs() <= self.tail_bound
@@ -136,23 +137,33 @@ class RationalQuadratic(Kind):
         return torch.where(inside, self._around(image if turn is None else image + turn), value)
 
     def _total(self, log_slope: Tensor, inside: Tensor) -> Tensor:
-        return sum_per_sample(torch.where(inside, log_slope, -math.inf if self.ends == "box" else 0.0))
+        outside = -math.inf if self.ends == "box" else 0.0
+        return sum_per_sample(_as_given(torch.where(inside, log_slope, outside)))
 
     def _piece(self, value: Tensor, table: Tensor, given_y: bool) -> "_Piece":
         """Finds the piece of every number, and its corners.
 
         The table has the parameters first, so that every pass runs along memory; sums over those pieces that were
-        passed take the place of knots, which would need a scan back in the gradient.
+        passed take the place of knots, which would need a scan back in the gradient. In a graph with gradients the
+        piece is such a sum too, of all pieces times 0 or 1: a gather's gradient goes number by number.
         """
         k = self.bins
-        sizes = self._sizes(table[: 2 * k].unflatten(0, (2, k)))
-        knots = sizes.detach()[1 if given_y else 0, :-1].cumsum(0)
-        passed = value.detach() + self.tail_bound >= knots
-        index, before = passed.sum(0, keepdim=True), passed.to(value.dtype)
-        slopes = self._slopes(table[2 * k :]).gather(0, torch.cat([index, index + 1]))
+        sizes, raw = self._sizes(table[: 2 * k].unflatten(0, (2, k))), self._slopes(table[2 * k :])
+        place, given = value.detach() + self.tail_bound, sizes.detach()[1 if given_y else 0, :-1]
+        if _in_loops(value):
+            passed = [(place >= knot).to(place.dtype) for knot in itertools.accumulate(given.unbind(0))]
+            before = torch.stack(passed) if k > 1 else given
+            here = torch.stack([torch.ones_like(place), *passed]) - torch.stack([*passed, torch.zeros_like(place)])
+            slopes = torch.stack([(raw[:-1] * here).sum(0), (raw[1:] * here).sum(0)])
+            chosen = (sizes * here).sum(1)
+        else:
+            known = place >= given.cumsum(0)
+            index, before = known.sum(0, keepdim=True), known.to(place.dtype)
+            slopes = raw.gather(0, torch.cat([index, index + 1]))
+            chosen = sizes.gather(1, index.expand(2, *index.shape)).squeeze(1)
         left, right = (self.min_slope + F.softplus(slopes)).unbind(0)
         x, y = ((sizes[:, :-1] * before).sum(1) - self.tail_bound).unbind(0)
-        width, height = sizes.gather(1, index.expand(2, *index.shape)).squeeze(1).unbind(0)
+        width, height = chosen.unbind(0)
         return _Piece(x, y, width, height, left, right)
 
     def _slopes(self, raw: Tensor) -> Tensor:
@@ -172,6 +183,29 @@ class RationalQuadratic(Kind):
             return side * self.min_width + side * (1 - self.min_width * self.bins) * shares
         leasts = zip(shares.unbind(0), (self.min_width, self.min_height), strict=True)
         return torch.stack([side * least + side * (1 - least * self.bins) * share for share, least in leasts])
+
+
+def _in_loops(x: Tensor) -> bool:
+    """Whether x is computed in loops that a compiler writes for a CPU, and a gradient will be, too."""
+    return torch.compiler.is_compiling() and torch.is_grad_enabled() and x.device.type == "cpu"
+
+
+def _along_memory(x: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers, and the table of their parameters, these first; in loops vectors lie column by column.
+
+    Numbers of a sample are too few for a loop, those of a batch are not. Strides are asked for so that the columns are
+    copied once, and not read across memory wherever they are used.
+    """
+    table = parameters.movedim(2, 0)
+    if x.ndim != 2 or not _in_loops(x):
+        return x, table
+    columns = x.t().contiguous()
+    return columns.as_strided(columns.shape, (columns.shape[1], 1)), table.mT
+
+
+def _as_given(x: Tensor) -> Tensor:
+    """The inverse of `_along_memory`, for one tensor."""
+    return x.t() if x.ndim == 2 and _in_loops(x) else x
 
 
 def _padded(table: Tensor, first: float, last: float) -> Tensor:

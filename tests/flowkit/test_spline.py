@@ -6,10 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from hypothesis import given
 from hypothesis import strategies as st
 from nflows.transforms.splines.rational_quadratic import unconstrained_rational_quadratic_spline
 from torch import Tensor
+from torch._dynamo.backends.common import aot_autograd
 
 from flowkit import RationalQuadratic
 from flowkit.spline import _Piece
@@ -199,3 +201,48 @@ def test_a_discriminant_that_is_negative_for_sure() -> None:
 def test_what_is_not_finite_stays_visible(value: Any) -> None:
     y = RationalQuadratic(3).forward(torch.tensor([[value]]), torch.zeros(1, 1, 8))[0]
     torch.testing.assert_close(y, torch.tensor([[value]]), equal_nan=True)
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (5, 2, 3, 4)])
+@pytest.mark.parametrize("ends", ["linear", "box", "circular"])
+@pytest.mark.parametrize("bins", [1, 4])
+@pytest.mark.parametrize("method", ["forward", "inverse"])
+def test_a_graph_has_the_same_numbers_and_gradients_and_gathers_none(shape, ends, bins, method) -> None:
+    kind = RationalQuadratic(bins, 2.0, ends=ends)
+    torch.manual_seed(0)
+    x = (2.5 * torch.randn(shape).double()).requires_grad_()
+    parameters = torch.randn(*shape[:2], kind.parameters, *shape[2:]).double().requires_grad_()
+    names: list[str] = []
+
+    def record(graph, inputs):
+        names.extend(str(node.target) for node in graph.graph.nodes)
+        return make_boxed_func(graph.forward)
+
+    def gradients(call):
+        y, logdet = call(x, parameters)
+        total = (y * y.detach().cos()).sum() + torch.where(logdet.isfinite(), logdet, 0.0).sum()
+        return y, logdet, *torch.autograd.grad(total, (x, parameters), allow_unused=bins == 1)
+
+    torch._dynamo.reset()
+    backend = aot_autograd(fw_compiler=record, bw_compiler=record)
+    expected = gradients(getattr(kind, method))
+    for one, other in zip(gradients(torch.compile(getattr(kind, method), backend=backend)), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-13)
+    assert not [name for name in names if "gather" in name or "scatter_add" in name]
+    assert names
+
+
+def test_a_graph_of_draws_alone_gathers() -> None:
+    names: list[str] = []
+
+    def record(graph, inputs):
+        names.extend(str(node.target) for node in graph.graph.nodes)
+        return make_boxed_func(graph.forward)
+
+    kind = RationalQuadratic(4, 2.0)
+    y, parameters = torch.randn(6, 3), torch.randn(6, 3, kind.parameters)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        x, _ = torch.compile(kind.inverse, backend=aot_autograd(fw_compiler=record))(y, parameters)
+        torch.testing.assert_close(x, kind.inverse(y, parameters)[0])
+    assert [name for name in names if "gather" in name]
